@@ -1,0 +1,1 @@
+"""Compares what the model expects with what was observed; the only place that judges."""

@@ -1,0 +1,1 @@
+"""The viommu command, a thin layer on the library."""

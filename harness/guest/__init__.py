@@ -1,0 +1,1 @@
+"""Looks from inside the guest: SSH, console, agent."""

@@ -1,0 +1,1 @@
+"""Builds guest images from the recipes in guest_images/."""

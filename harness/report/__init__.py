@@ -1,0 +1,1 @@
+"""One results record in; console, HTML and JUnit out."""

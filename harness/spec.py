@@ -1,0 +1,265 @@
+"""What is asked for: a machine, its IOMMU, and its devices, each with `iommu=on|off`.
+
+A spec is data: frozen, checked when it is made, and the same after a trip through JSON or TOML.
+
+>>> machine = Machine(iommu=Iommu(kind=IommuKind.INTEL), devices=(Device.parse("virtio-blk,iommu=on"),))
+>>> machine.devices[0].id
+'virtio-blk0'
+>>> Machine.from_json(machine.to_json()) == machine
+True
+
+`iommu=on|off` has the sense that cloud-hypervisor gives it (docs/iommu.md there): *on* puts the device behind
+the virtual IOMMU, *off*, the default, does not. Which bus a device then stands on is `harness.placement`'s to say,
+and which QEMU arguments make it so is `harness.vmm.qemu.command`'s.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Self
+
+import msgspec
+import tomli_w
+
+from harness.errors import SpecError
+
+__all__ = ["Arch", "Device", "DeviceKind", "DmaMode", "Iommu", "IommuKind", "Machine"]
+
+
+class Arch(StrEnum):
+    """Guest architecture, under Debian's name for it."""
+
+    AMD64 = "amd64"
+
+
+class IommuKind(StrEnum):
+    """The virtual IOMMUs that the harness knows."""
+
+    NONE = "none"
+    INTEL = "intel"
+    VIRTIO = "virtio"
+
+
+class DmaMode(StrEnum):
+    """How the guest kernel is told to use its IOMMU for its own drivers.
+
+    Source: Linux, Documentation/admin-guide/kernel-parameters.txt, `iommu=`, `iommu.strict=`, `intel_iommu=`.
+    """
+
+    STRICT = "strict"
+    """Translated; an unmap is invalidated before it returns. Group type `DMA`."""
+    LAZY = "lazy"
+    """Translated; invalidations are batched in a flush queue. Group type `DMA-FQ` where the driver can."""
+    PASSTHROUGH = "passthrough"
+    """`iommu=pt`: devices of the kernel's own drivers are not translated. Group type `identity`."""
+    OFF = "off"
+    """The guest does not use its IOMMU at all."""
+
+
+class DeviceKind(StrEnum):
+    """The devices that the harness can attach, by QEMU's name without `-pci`."""
+
+    VIRTIO_BLK = "virtio-blk"
+    VIRTIO_NET = "virtio-net"
+    EDU = "edu"
+
+    @property
+    def is_virtio(self) -> bool:
+        """Whether VIRTIO_F_ACCESS_PLATFORM decides if its DMA goes through the platform's IOMMU."""
+        return self in (DeviceKind.VIRTIO_BLK, DeviceKind.VIRTIO_NET)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iommu:
+    """The virtual IOMMU of a machine.
+
+    `None` in a field leaves the choice to the VMM build.
+
+    Attributes:
+        interrupt_remapping: VT-d `intremap`.
+        caching_mode: VT-d CAP_REG.CM: not-present entries may be cached, so the guest must invalidate after a map.
+        aw_bits: address width in bits: VT-d 39 or 48, virtio-iommu up to 64.
+        boot_bypass: virtio-iommu `boot-bypass`: whether unattached endpoints bypass it before the driver decides.
+    """
+
+    kind: IommuKind
+    interrupt_remapping: bool | None = None
+    caching_mode: bool | None = None
+    aw_bits: int | None = None
+    boot_bypass: bool | None = None
+
+    def __post_init__(self) -> None:
+        foreign = {
+            IommuKind.NONE: ("interrupt_remapping", "caching_mode", "aw_bits", "boot_bypass"),
+            IommuKind.INTEL: ("boot_bypass",),
+            IommuKind.VIRTIO: ("interrupt_remapping", "caching_mode"),
+        }[self.kind]
+        for name in foreign:
+            if getattr(self, name) is not None:
+                raise SpecError(
+                    f"iommu {self.kind} was asked for with {name}={getattr(self, name)!r}, which it does not have",
+                    hint=f"leave {name} out, or choose an IOMMU that has it",
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One device of a machine.
+
+    Attributes:
+        kind: what it is.
+        iommu: whether it stands behind the virtual IOMMU.
+        hotplug: absent at boot, plugged by QMP into the running guest.
+        id: its name in QMP and in reports; when empty, the machine gives it one (`edu0`, `virtio-blk1`...).
+    """
+
+    kind: DeviceKind
+    iommu: bool = False
+    hotplug: bool = False
+    id: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `KIND[,iommu=on|off][,hotplug=on|off][,id=NAME]`.
+
+        Raises:
+            SpecError: an unknown kind, key or value; the message lists those that there are.
+        """
+        name, *options = text.split(",")
+        try:
+            kind = DeviceKind(name)
+        except ValueError:
+            known = ", ".join(DeviceKind)
+            raise SpecError(f"device {name!r} is not known", hint=f"choose one of: {known}") from None
+        device = cls(kind=kind)
+        for option in options:
+            key, _, value = option.partition("=")
+            match key:
+                case "iommu":
+                    device = replace(device, iommu=_on_off(text, key, value))
+                case "hotplug":
+                    device = replace(device, hotplug=_on_off(text, key, value))
+                case "id" if value:
+                    device = replace(device, id=value)
+                case _:
+                    raise SpecError(
+                        f"device {text!r}: option {option!r} is not known",
+                        hint="write iommu=on|off, hotplug=on|off or id=NAME",
+                    )
+        return device
+
+    def __str__(self) -> str:
+        text = f"{self.kind},iommu={'on' if self.iommu else 'off'}"
+        if self.hotplug:
+            text += ",hotplug=on"
+        return f"{text},id={self.id}" if self.id else text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A whole virtual machine as it is asked for.
+
+    Attributes:
+        iommu: its virtual IOMMU.
+        devices: what is attached, in order; the harness's own management NIC is not among them.
+        dma_mode: how the guest kernel is told to use the IOMMU.
+        arch: guest architecture.
+        memory_mib: guest RAM, MiB.
+        cpus: virtual processors.
+        kernel_args: further words for the guest kernel's command line.
+    """
+
+    iommu: Iommu
+    devices: tuple[Device, ...] = ()
+    dma_mode: DmaMode = DmaMode.STRICT
+    arch: Arch = Arch.AMD64
+    memory_mib: int = 512
+    cpus: int = 1
+    kernel_args: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "devices", _named(self.devices))
+        if self.memory_mib < 128:
+            raise SpecError(f"memory_mib={self.memory_mib}: a guest needs 128 MiB or more")
+        if self.cpus < 1:
+            raise SpecError(f"cpus={self.cpus}: a guest needs one or more")
+        if self.iommu.kind is IommuKind.NONE:
+            tagged = [device.id for device in self.devices if device.iommu]
+            if tagged:
+                raise SpecError(
+                    f"{', '.join(tagged)}: iommu=on was asked for on a machine without an IOMMU",
+                    hint="choose --iommu intel or --iommu virtio, or tag the device iommu=off",
+                )
+
+    def device(self, id: str) -> Device:
+        """The device of that id.
+
+        Raises:
+            SpecError: there is none; the message lists the ids.
+        """
+        for device in self.devices:
+            if device.id == id:
+                return device
+        raise SpecError(f"the machine has no device {id!r}", hint=f"it has: {', '.join(d.id for d in self.devices)}")
+
+    def to_json(self) -> str:
+        """The spec as JSON, keys in the order of the fields."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            SpecError: not JSON, or not a machine; the message names the field.
+        """
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise SpecError(f"this is not a machine spec: {error}") from error
+
+    def to_toml(self) -> str:
+        """The spec as TOML, fields left to the VMM build omitted."""
+        return tomli_w.dumps(_without_none(msgspec.to_builtins(self)))
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """Read what `to_toml` wrote.
+
+        Raises:
+            SpecError: not TOML, or not a machine; the message names the field.
+        """
+        try:
+            return msgspec.toml.decode(text, type=cls)
+        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            raise SpecError(f"this is not a machine spec: {error}") from error
+
+
+def _on_off(text: str, key: str, value: str) -> bool:
+    if value not in ("on", "off"):
+        raise SpecError(f"device {text!r}: {key}={value!r}", hint=f"write {key}=on or {key}=off")
+    return value == "on"
+
+
+def _named(devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """The devices, each with an id of its own."""
+    numbers: Counter[DeviceKind] = Counter()
+    named = []
+    for device in devices:
+        if not device.id:
+            device = replace(device, id=f"{device.kind}{numbers[device.kind]}")
+        elif not device.id.isidentifier() and not device.id.replace("-", "_").isidentifier():
+            raise SpecError(f"device id {device.id!r}", hint="use letters, digits, '-' and '_', a letter first")
+        numbers[device.kind] += 1
+        named.append(device)
+    twice = [id for id, n in Counter(device.id for device in named).items() if n > 1]
+    if twice:
+        raise SpecError(f"device ids are used twice: {', '.join(twice)}", hint="give each device an id of its own")
+    return tuple(named)
+
+
+def _without_none(value: object) -> dict[str, object]:
+    assert isinstance(value, dict)
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in value.items() if v is not None}

@@ -1,0 +1,1 @@
+"""Starts and drives machines; one package for each VMM."""
