@@ -9,8 +9,9 @@ The q35 machine is laid out so that one look at an address says what it is:
                       device is tagged ``iommu=off``: no IOMMU stands between it and memory
 ====================  ==========================================================================
 
-A device attached at boot is an integrated endpoint of its root complex; one that is hot-plugged gets a root port,
-since neither root bus takes hot-plug (QEMU, docs/pcie.txt, section 2).
+A device on `pcie.0` that is attached at boot is an integrated endpoint. One that is hot-plugged gets a root port, since
+the root bus takes no hot-plug, and so does every device outside, since a pxb-pcie takes nothing but bridges (QEMU,
+docs/pcie.txt, section 2, and `pxb_dev_pre_plug` there).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Root(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A PCIe root port, empty at boot, for one device that is hot-plugged.
+    """A PCIe root port with one device below it, which may be absent until it is hot-plugged.
 
     Attributes:
         id: its QEMU id, which is also the name of the bus below it.
@@ -133,7 +134,7 @@ def place(machine: Machine) -> Placement:
     for device in machine.devices:
         root = Root.OUTSIDE if has_iommu and not device.iommu else Root.MAIN
         number = take(root, device.id)
-        if device.hotplug:
+        if device.hotplug or root is Root.OUTSIDE:
             port = Port(id=f"port{len(ports) + 1}", root=root, number=number, index=len(ports) + 1)
             ports.append(port)
             slots.append(Slot(device=device, root=root, number=0, port=port))

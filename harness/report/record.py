@@ -5,6 +5,7 @@ A record is JSON, `schema` first, so that a reader of another version can say so
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -125,13 +126,13 @@ class Run:
         cases: in the order they were collected.
     """
 
+    schema: str = SCHEMA
     harness_version: str
     started: str
     seconds: float
     host: dict[str, str] = field(default_factory=dict)
     artifacts: tuple[Artifact, ...] = ()
     cases: tuple[Case, ...] = ()
-    schema: str = SCHEMA
 
     @property
     def exit_code(self) -> int:
@@ -139,8 +140,9 @@ class Run:
         return exit_code(case.verdict for case in self.cases)
 
     def to_json(self) -> str:
-        """The record as indented JSON."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+        """The record as indented JSON; a lone surrogate, as in a path that is not UTF-8, becomes `?`."""
+        text = json.dumps(msgspec.to_builtins(self), indent=2, ensure_ascii=False)
+        return text.encode("utf-8", "replace").decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

@@ -1,0 +1,5 @@
+"""Start the agent: `python3 /usr/lib/viommu/agent`."""
+
+from loop import main
+
+main()

@@ -1,0 +1,88 @@
+"""Reading what the kernel shows: sysfs, procfs, its log; and loading its modules."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import time
+from collections.abc import Callable
+
+GROUPS = "/sys/kernel/iommu_groups"
+
+
+def read_file(path: str, limit: int = 1 << 20) -> str:
+    """The text of one file, cut to `limit` bytes."""
+    with open(path, "rb") as file:
+        return file.read(limit).decode(errors="replace")
+
+
+def read_bytes(path: str, offset: int, size: int) -> str:
+    """Bytes of one file, in hex: PCI configuration space, for one."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(offset)
+        return file.read(size).hex()
+
+
+def write_file(path: str, text: str) -> int:
+    """Write `text` in one write(2), as sysfs wants it."""
+    with open(path, "wb", buffering=0) as file:
+        return file.write(text.encode()) or 0
+
+
+def iommu_groups() -> list[dict[str, object]]:
+    """Every group: its number, `type` and device names, in the order of the numbers."""
+    numbers = sorted(int(name) for name in os.listdir(GROUPS)) if os.path.isdir(GROUPS) else []
+    return [
+        {
+            "number": number,
+            "type": read_file(f"{GROUPS}/{number}/type").strip(),
+            "devices": sorted(os.listdir(f"{GROUPS}/{number}/devices")),
+        }
+        for number in numbers
+    ]
+
+
+def kernel_log(after: int = -1) -> list[tuple[int, int, float, str]]:
+    """Records of /dev/kmsg above the sequence number `after`: (sequence, level, seconds since boot, text)."""
+    records = []
+    fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        while True:
+            try:
+                raw = os.read(fd, 8192)
+            except BlockingIOError:
+                return records
+            except OSError as error:
+                if error.errno == errno.EPIPE:  # overwritten while we read: the next read goes on behind the gap
+                    continue
+                raise
+            head, _, text = raw.decode(errors="replace").partition(";")
+            level, sequence, microseconds = head.split(",")[:3]
+            if int(sequence) > after:
+                records.append((int(sequence), int(level) & 7, int(microseconds) / 1e6, text.split("\n")[0]))
+    finally:
+        os.close(fd)
+
+
+def modprobe(names: list[str]) -> None:
+    """Load modules with what they depend on. A name may carry parameters: `vfio_iommu_type1 disable_hugepages=1`."""
+    for name in names:
+        done = subprocess.run(["modprobe", *name.split()], stderr=subprocess.PIPE, timeout=30, check=False)
+        if done.returncode:
+            raise RuntimeError(f"modprobe {name}: {done.stderr.decode(errors='replace').strip()}")
+
+
+def wait_path(path: str, seconds: float, present: bool = True) -> float:
+    """Wait until a path is there, or gone; the seconds that it took."""
+    start = time.monotonic()
+    while os.path.exists(path) != present:
+        if time.monotonic() - start > seconds:
+            raise TimeoutError(f"{path} is {'not there' if present else 'still there'} after {seconds} s")
+        time.sleep(0.005)
+    return time.monotonic() - start
+
+
+OPERATIONS: dict[str, Callable[..., object]] = {
+    f.__name__: f for f in (read_file, read_bytes, write_file, iommu_groups, kernel_log, modprobe, wait_path)
+}

@@ -1,0 +1,47 @@
+"""The agent that stays up in the guest: one JSON request a line on stdin, one JSON answer a line on stdout.
+
+Request: `{"id": 1, "op": "read_file", "args": {"path": "/proc/cmdline"}}`. Answer: `{"id": 1, "ok": ...}`, or
+`{"id": 1, "error": "...", "kind": "FileNotFoundError"}`. Standard library only; it runs as root in a throw-away guest.
+The host's side is `harness.guest.agent`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import block
+import files
+import memory
+import network
+import pci
+import vfio
+
+OPERATIONS: dict[str, Callable[..., object]] = {
+    "ping": lambda: {"pid": os.getpid(), "release": os.uname().release},
+    **block.OPERATIONS,
+    **files.OPERATIONS,
+    **memory.OPERATIONS,
+    **network.OPERATIONS,
+    **pci.OPERATIONS,
+    **vfio.OPERATIONS,
+}
+
+
+def answer(line: str) -> dict[str, object]:
+    request = json.loads(line)
+    try:
+        return {"id": request["id"], "ok": OPERATIONS[request["op"]](**request.get("args", {}))}
+    except Exception as error:  # every failure of an operation is the host's to judge
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = f"{error} ({where.filename}:{where.lineno})"
+        return {"id": request["id"], "error": text, "kind": type(error).__name__}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(answer(line)) + "\n")
+        sys.stdout.flush()

@@ -1,0 +1,231 @@
+"""Kernel modules: which there are, what each needs, in which order to load them.
+
+Read from the modules themselves (`.modinfo`) and `modules.builtin`: Debian's packages ship no modules.dep, which
+depmod makes on installation. Sources: Linux, include/linux/module.h (MODULE_INFO), Documentation/kbuild/kbuild.rst;
+modprobe.d(5) for softdep.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from types import MappingProxyType
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from harness.artifacts.image import decompress
+from harness.artifacts.kernel import Kernel
+from harness.errors import ArtifactError, Unsupported
+
+__all__ = ["ModuleFile", "ModuleInfo", "info", "read", "resolve"]
+
+_SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
+
+_OPTIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "e1000e": ("CONFIG_E1000E", "e1000e network"),
+        "uio_pci_generic": ("CONFIG_UIO_PCI_GENERIC", "generic PCI UIO"),
+        "vfio_iommu_type1": ("CONFIG_VFIO_IOMMU_TYPE1", "VFIO type 1 IOMMU"),
+        "vfio_pci": ("CONFIG_VFIO_PCI", "vfio-pci"),
+        "virtio_blk": ("CONFIG_VIRTIO_BLK", "virtio-blk"),
+        "virtio_iommu": ("CONFIG_VIRTIO_IOMMU", "virtio-iommu"),
+        "virtio_net": ("CONFIG_VIRTIO_NET", "virtio-net"),
+        "virtio_pci": ("CONFIG_VIRTIO_PCI", "virtio-pci"),
+    }
+)
+"""Option and plain name of the drivers that the harness asks for; others go by the name of the module."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleFile:
+    """One module.
+
+    Attributes:
+        name: as /proc/modules has it, with '_' for '-'.
+        path: its file; None when it is built in.
+        builtin: it is part of the image and need not be loaded.
+    """
+
+    name: str
+    path: Path | None
+    builtin: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleInfo:
+    """What a module's `.modinfo` says, names with '_' for '-'.
+
+    Attributes:
+        name: `name=`.
+        depends: modules that must be loaded before, whose symbols it uses.
+        pre: modules that should be loaded before (`softdep=pre:`).
+        post: modules that should be loaded after.
+        aliases: `alias=`, as written.
+    """
+
+    name: str
+    depends: tuple[str, ...]
+    pre: tuple[str, ...]
+    post: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+
+def resolve(kernel: Kernel, names: Iterable[str]) -> list[ModuleFile]:
+    """The modules of those names and all that they need, each after what it needs.
+
+    Args:
+        names: '-' and '_' are the same.
+
+    Returns:
+        each module once; those built into the image are among them, so that a caller can say what it found.
+        Soft dependencies are followed where the kernel has them.
+
+    Raises:
+        Unsupported: the kernel has no such module; the message names the configuration option where it is known.
+        ArtifactError: a module file cannot be read.
+    """
+    index = _Index(kernel)
+    order: dict[str, ModuleFile] = {}
+    for name in names:
+        index.add(_plain(name), order, frozenset())
+    return list(order.values())
+
+
+def read(module: ModuleFile) -> bytes:
+    """The module as an uncompressed ELF file; empty for one that is built in.
+
+    Raises:
+        ArtifactError: the file cannot be read, or is damaged.
+    """
+    if module.path is None:
+        return b""
+    try:
+        data = module.path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"module {module.path} cannot be read: {error.strerror}") from error
+    plain = data if module.path.suffix == ".ko" else decompress(data)
+    if plain is None or not plain.startswith(b"\x7fELF"):
+        raise ArtifactError(
+            f"module {module.path} is damaged: it is not a {module.path.suffix} file with an ELF file in it",
+            hint="install or build the kernel's modules again",
+        )
+    return plain
+
+
+def info(module: ModuleFile) -> ModuleInfo:
+    """What the module says of itself; for one that is built in, its name alone.
+
+    Raises:
+        ArtifactError: the file cannot be read, or is damaged.
+    """
+    if module.builtin:
+        return ModuleInfo(name=module.name, depends=(), pre=(), post=(), aliases=())
+    try:
+        section = ELFFile(BytesIO(read(module))).get_section_by_name(".modinfo")
+        entries = b"" if section is None else section.data()
+    except ELFError as error:
+        raise ArtifactError(f"module {module.path} is damaged: {error}") from error
+    fields: dict[str, list[str]] = {}
+    for entry in entries.split(b"\0"):
+        key, _, value = entry.decode(errors="replace").partition("=")
+        fields.setdefault(key, []).append(value)
+    pre, post = _soft(fields.get("softdep", []))
+    return ModuleInfo(
+        name=_plain(fields.get("name", [module.name])[0]),
+        depends=tuple(_plain(name) for value in fields.get("depends", []) for name in value.split(",") if name),
+        pre=pre,
+        post=post,
+        aliases=tuple(fields.get("alias", [])),
+    )
+
+
+class _Index:
+    """The modules of one kernel, by name."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._files: dict[str, Path] = {}
+        self._builtin: set[str] = set()
+        directory = kernel.modules_dir
+        if directory is None:
+            return
+        for place, _, names in os.walk(directory):
+            for name in names:
+                if name.endswith(_SUFFIXES):
+                    self._files[_plain(name.partition(".ko")[0])] = Path(place, name)
+        listing = directory / "modules.builtin"
+        if listing.is_file():
+            self._builtin = {_plain(Path(line).name.partition(".ko")[0]) for line in listing.read_text().split()}
+
+    def find(self, name: str) -> ModuleFile | None:
+        """The module of that plain name."""
+        # Built in wins: a build tree can hold a stale .ko of a driver that has been built in since.
+        if name in self._builtin or (not self._builtin and self._kernel.config.get(_option(name)) == "y"):
+            return ModuleFile(name=name, path=None, builtin=True)
+        path = self._files.get(name)
+        return None if path is None else ModuleFile(name=name, path=path, builtin=False)
+
+    def add(self, name: str, order: dict[str, ModuleFile], above: frozenset[str]) -> None:
+        """Put a module into `order`, what it needs first.
+
+        `above` are those that need it: soft dependencies can be circular.
+        """
+        if name in order or name in above:
+            return
+        module = self.find(name)
+        if module is None:
+            raise self._absent(name, above)
+        found = info(module)
+        for needed in found.depends:
+            self.add(needed, order, above | {name})
+        for wanted in found.pre:
+            if self.find(wanted) is not None:
+                self.add(wanted, order, above | {name})
+        order[name] = module
+        for wanted in found.post:
+            if self.find(wanted) is not None:
+                self.add(wanted, order, above | {name})
+
+    def _absent(self, name: str, above: frozenset[str]) -> Unsupported:
+        kernel = self._kernel
+        option = _option(name)
+        driver = _OPTIONS[name][1] if name in _OPTIONS else name
+        what = f"kernel {kernel.release} has no {driver} driver"
+        if above:
+            what += f" (needed by {', '.join(sorted(above))})"
+        if not kernel.config:
+            reason = "its configuration is not known"
+        elif option in kernel.config:
+            reason = f"{option}={kernel.config[option]}, but there is no module file {name}"
+        else:
+            reason = f"{option} is not set"
+        place = "no modules were found beside it" if kernel.modules_dir is None else f"looked in {kernel.modules_dir}"
+        return Unsupported(
+            f"{what}: {reason}; {place}",
+            hint="use a kernel that has it, or give the directory of the kernel's modules",
+        )
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _option(name: str) -> str:
+    return _OPTIONS[name][0] if name in _OPTIONS else f"CONFIG_{name.upper()}"
+
+
+def _soft(values: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names after `pre:` and after `post:`."""
+    named: dict[str, list[str]] = {"pre:": [], "post:": []}
+    for value in values:
+        into: list[str] = []
+        for word in value.split():
+            if word in named:
+                into = named[word]
+            else:
+                into.append(_plain(word))
+    return tuple(named["pre:"]), tuple(named["post:"])

@@ -1,0 +1,199 @@
+"""The host's side of the agent in the guest: typed calls, one JSON line each way over an SSH channel.
+
+The guest's side is `guest_images/agent/`. What comes back is data from a machine under test: its size is bounded and its
+types are checked before anybody uses it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from harness.errors import AgentError
+from harness.guest.ssh import Channel, SshSession
+from harness.images.userland import AGENT
+
+__all__ = ["Agent", "Function", "Group", "LogRecord", "Pages"]
+
+_T = TypeVar("_T")
+_START_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One directory of /sys/kernel/iommu_groups: its number, `type`, and device names ("0000:00:04.0")."""
+
+    number: int
+    type: str
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One PCI function as sysfs shows it: address, ids, 24-bit class, driver ("" for none), IOMMU group or None."""
+
+    address: str
+    vendor: int
+    device: int
+    class_code: int
+    driver: str
+    group: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """One record of /dev/kmsg: sequence number, level 0 to 7, seconds since boot, text."""
+
+    sequence: int
+    level: int
+    seconds: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Pages of guest RAM held by the agent: its handle for them, and the guest physical address of each."""
+
+    handle: int
+    frames: tuple[int, ...]
+
+
+class Agent:
+    """A running agent.
+
+    Every call raises AgentError when the guest could not do what was asked, and GuestUnreachable when no answer came.
+
+    Args:
+        session: an open SSH session.
+    """
+
+    def __init__(self, session: SshSession) -> None:
+        self._channel: Channel = session.open(f"python3 -S -E -s -B {AGENT}")
+        self._ids = itertools.count(1)
+        self._call("ping", {}, dict[str, object], _START_SECONDS)
+
+    def ping(self) -> None:
+        """Ask whether it is there."""
+        self._call("ping", {}, dict[str, object])
+
+    def read_file(self, path: str) -> str:
+        """Text of one file."""
+        return self._call("read_file", {"path": path}, str)
+
+    def read_bytes(self, path: str, offset: int, size: int) -> bytes:
+        """Bytes of one file."""
+        return bytes.fromhex(self._call("read_bytes", {"path": path, "offset": offset, "size": size}, str))
+
+    def write_file(self, path: str, text: str) -> None:
+        """Write text to a file, in one write."""
+        self._call("write_file", {"path": path, "text": text}, int)
+
+    def iommu_groups(self) -> tuple[Group, ...]:
+        """All IOMMU groups, in the order of their numbers."""
+        return self._call("iommu_groups", {}, tuple[Group, ...])
+
+    def kernel_log(self, after: int = -1) -> tuple[LogRecord, ...]:
+        """Kernel log records above that sequence number."""
+        records = self._call("kernel_log", {"after": after}, list[tuple[int, int, float, str]])
+        return tuple(LogRecord(*record) for record in records)
+
+    def modprobe(self, *names: str) -> None:
+        """Load modules, each with its parameters behind its name."""
+        self._call("modprobe", {"names": list(names)}, type(None), 40.0)
+
+    def wait_path(self, path: str, seconds: float, *, present: bool = True) -> float:
+        """Wait until a path is there, or gone; the seconds that it took."""
+        return self._call("wait_path", {"path": path, "seconds": seconds, "present": present}, float, seconds + 10)
+
+    def pci_functions(self) -> tuple[Function, ...]:
+        """Every PCI function, in the order of the addresses."""
+        return self._call("pci_functions", {}, tuple[Function, ...])
+
+    def pci_bind(self, address: str, driver: str) -> None:
+        """Give a function to a driver, or to none ("")."""
+        self._call("pci_bind", {"address": address, "driver": driver}, type(None))
+
+    def page_allocate(self, count: int, fill: bytes) -> Pages:
+        """Allocate pages of 4096 bytes, filled with a repeated pattern."""
+        return self._call("page_allocate", {"count": count, "fill": fill.hex()}, Pages)
+
+    def page_read(self, pages: Pages, offset: int, size: int) -> bytes:
+        """Bytes of the pages, as the guest's CPU sees them."""
+        return bytes.fromhex(self._call("page_read", {"handle": pages.handle, "offset": offset, "size": size}, str))
+
+    def page_write(self, pages: Pages, offset: int, data: bytes) -> None:
+        """Write bytes into the pages."""
+        self._call("page_write", {"handle": pages.handle, "offset": offset, "data": data.hex()}, type(None))
+
+    def page_frames(self, pages: Pages) -> tuple[int, ...]:
+        """Where the pages are now; the kernel may have moved them."""
+        return self._call("page_frames", {"handle": pages.handle}, tuple[int, ...])
+
+    def vfio_open(self, address: str) -> None:
+        """Put a function bound to vfio-pci into a VFIO container of its own."""
+        self._call("vfio_open", {"address": address}, type(None))
+
+    def vfio_map(self, address: str, pages: Pages, iova: int, permission: str = "rw") -> None:
+        """Map the pages for the device at an IOVA: "r", "w" or "rw"."""
+        arguments = {"address": address, "handle": pages.handle, "iova": iova, "permission": permission}
+        self._call("vfio_map", arguments, type(None))
+
+    def vfio_unmap(self, address: str, iova: int, size: int) -> int:
+        """Unmap a range (bytes); the bytes that were mapped."""
+        return self._call("vfio_unmap", {"address": address, "iova": iova, "size": size}, int)
+
+    def vfio_close(self, address: str) -> None:
+        """Close the container: all its mappings go."""
+        self._call("vfio_close", {"address": address}, type(None))
+
+    def block_device(self, address: str) -> str:
+        """Device node of a virtio-blk."""
+        return self._call("block_device", {"address": address}, str)
+
+    def block_write(self, device: str, offset: int, seed: int, size: int) -> str:
+        """Write data that follows from a seed, past the page cache; its SHA-256."""
+        arguments = {"device": device, "offset": offset, "seed": seed, "size": size}
+        return self._call("block_write", arguments, str, 30.0)
+
+    def block_read(self, device: str, offset: int, size: int) -> str:
+        """SHA-256 of what stands on a disk, read past the page cache."""
+        return self._call("block_read", {"device": device, "offset": offset, "size": size}, str, 30.0)
+
+    def net_open(self, address: str) -> str:
+        """Bring up a network device; its MAC address."""
+        return self._call("net_open", {"address": address}, str)
+
+    def net_send(self, address: str, frames: list[bytes]) -> None:
+        """Send Ethernet frames."""
+        self._call("net_send", {"address": address, "frames": [frame.hex() for frame in frames]}, type(None))
+
+    def net_receive(self, address: str, count: int) -> list[bytes]:
+        """Receive that many frames of the test's EtherType, within 10 s each."""
+        frames = self._call("net_receive", {"address": address, "count": count}, list[str], 15.0)
+        return [bytes.fromhex(frame) for frame in frames]
+
+    def _call(self, op: str, args: dict[str, object], type: type[_T], deadline_seconds: float = 10.0) -> _T:
+        number = next(self._ids)
+        self._channel.send(msgspec.json.encode({"id": number, "op": op, "args": args}) + b"\n")
+        line = self._channel.read_line(deadline_seconds)
+        try:
+            answer = msgspec.json.decode(line, type=_Answer)
+            if answer.id != number:
+                raise AgentError(f"{op}: the guest's agent answered request {answer.id} and not {number}")
+            if answer.error is not None:
+                raise AgentError(f"{op}{tuple(args.values())} failed in the guest: {answer.kind}: {answer.error}")
+            return msgspec.convert(answer.ok, type=type)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            raise AgentError(
+                f"{op}: the guest's agent answered nonsense: {error}", evidence=repr(line[:400])
+            ) from error
+
+
+class _Answer(msgspec.Struct):
+    id: int
+    ok: object = None
+    error: str | None = None
+    kind: str = ""

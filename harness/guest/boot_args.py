@@ -1,0 +1,30 @@
+"""The guest kernel's command line: what a spec's IOMMU and DMA mode mean to Linux.
+
+Source: Linux, Documentation/admin-guide/kernel-parameters.txt.
+"""
+
+from __future__ import annotations
+
+from harness.spec import DmaMode, IommuKind, Machine
+
+__all__ = ["kernel_arguments"]
+
+_DMA_MODE = {
+    DmaMode.STRICT: ("iommu.passthrough=0", "iommu.strict=1"),
+    DmaMode.LAZY: ("iommu.passthrough=0", "iommu.strict=0"),
+    DmaMode.PASSTHROUGH: ("iommu=pt",),
+    DmaMode.OFF: (),
+}
+
+
+def kernel_arguments(machine: Machine) -> tuple[str, ...]:
+    """All words of the command line; those of the spec come last, so that they win."""
+    words = [
+        "console=ttyS0",
+        "panic=-1",  # with -no-reboot a panic ends QEMU at once
+        "random.trust_cpu=on",  # sshd must not wait for entropy that an emulated machine gathers slowly
+        *_DMA_MODE[machine.dma_mode],
+    ]
+    if machine.iommu.kind is IommuKind.INTEL:
+        words.append("intel_iommu=off" if machine.dma_mode is DmaMode.OFF else "intel_iommu=on")
+    return (*words, *machine.kernel_args)

@@ -1,0 +1,112 @@
+"""One guest, from the first line of its console to its last SSH command."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import ExitStack
+from functools import cached_property
+
+from harness.errors import GuestCrashed, GuestUnreachable, VmmDied
+from harness.guest.agent import Agent
+from harness.guest.problems import Problem, ProblemWatch
+from harness.guest.ssh import Completed, SshSession
+from harness.images.keys import Keys
+from harness.vmm.protocol import RunningMachine
+
+__all__ = ["Guest"]
+
+READY = "viommu-init: ready"
+"""What `guest_images/init` says when SSH answers."""
+
+_COMPLAINT = "viommu-init: "
+_POLL_SECONDS = 0.02
+
+
+class Guest:
+    """The inside of a running machine.
+
+    Its console is watched from the start: whatever waits for the guest is told of a panic at once.
+
+    Args:
+        machine: the running machine.
+        keys: the SSH keys that its image was made with.
+    """
+
+    def __init__(self, machine: RunningMachine, keys: Keys) -> None:
+        self._machine = machine
+        self._keys = keys
+        self._watch = ProblemWatch()
+        self._ready = threading.Event()
+        self._complaints: list[str] = []
+        self._stack = ExitStack()
+        machine.console.listen(self._hear)
+
+    def _hear(self, line: str) -> None:
+        self._watch.feed(line)
+        if READY in line:
+            self._ready.set()
+        elif _COMPLAINT in line:
+            self._complaints.append(line.strip())
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What the guest kernel has complained of so far: panics, oopses, WARNs..."""
+        return self._watch.problems
+
+    def check(self) -> None:
+        """See whether there is still somebody to wait for.
+
+        Raises:
+            GuestCrashed: the console tells of a problem from which the guest does not come back.
+            VmmDied: QEMU has ended.
+        """
+        fatal = self._watch.fatal
+        if fatal is None and not self._machine.alive:
+            time.sleep(0.2)  # what it said last may still be on its way
+            fatal = self._watch.fatal
+            if fatal is None:
+                raise VmmDied("QEMU ended while the guest was still needed", evidence=self._machine.console.tail())
+        if fatal is not None:
+            raise GuestCrashed(f"the guest kernel: {fatal.kind}: {fatal.line}", evidence=fatal.text)
+
+    def wait_ready(self, deadline_seconds: float) -> None:
+        """Wait until init says that SSH answers.
+
+        Raises:
+            GuestUnreachable: it does not in time; the console's tail is the evidence.
+            GuestCrashed, VmmDied: as `check`.
+        """
+        end = time.monotonic() + deadline_seconds
+        while not self._ready.wait(_POLL_SECONDS):
+            self.check()
+            if time.monotonic() > end:
+                said = f" Its init says: {'; '.join(self._complaints)}." if self._complaints else ""
+                raise GuestUnreachable(
+                    f"the guest's init did not come up within {deadline_seconds:g} s.{said}",
+                    hint="the console's last lines show how far it got; `viommu boot --console` shows all of them",
+                    evidence=self._machine.console.tail(),
+                )
+
+    @cached_property
+    def ssh(self) -> SshSession:
+        """The SSH connection, made when it is first used."""
+        try:
+            return self._stack.enter_context(SshSession(self._machine.ssh_port, self._keys, self.check))
+        except GuestUnreachable as error:
+            said = "; ".join(self._complaints)
+            error.evidence = "\n".join(filter(None, (error.evidence, said, self._machine.console.tail())))
+            raise
+
+    @cached_property
+    def agent(self) -> Agent:
+        """The agent, started when it is first used."""
+        return Agent(self.ssh)
+
+    def run(self, command: str, *, deadline_seconds: float = 20.0) -> Completed:
+        """Run a shell command over SSH."""
+        return self.ssh.run(command, deadline_seconds=deadline_seconds)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stack.close()

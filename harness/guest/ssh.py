@@ -1,0 +1,224 @@
+"""SSH into a guest: one connection with its host key pinned, many channels."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import paramiko
+
+from harness.errors import GuestUnreachable
+from harness.images.keys import Keys
+
+__all__ = ["Channel", "Completed", "SshSession"]
+
+_POLL_SECONDS = 0.05
+_MAX_OUTPUT = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A command that has ended.
+
+    Attributes:
+        command: as it was given.
+        status: exit status; -1 where the guest gave none.
+        stdout: decoded, what is not UTF-8 replaced.
+        stderr: likewise.
+    """
+
+    command: str
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Channel:
+    """One command that runs in the guest, with its streams.
+
+    Args:
+        channel: the open paramiko channel.
+        check: raises when there is no more point in waiting (QEMU died, the guest panicked).
+        what: what is waited for, for messages.
+    """
+
+    def __init__(self, channel: paramiko.Channel, check: Callable[[], None], what: str) -> None:
+        self._channel = channel
+        self._check = check
+        self._what = what
+        self._pending = b""
+        channel.settimeout(_POLL_SECONDS)
+
+    def send(self, data: bytes) -> None:
+        """Write to the command's standard input.
+
+        Raises:
+            GuestUnreachable: the channel is closed.
+        """
+        try:
+            self._channel.sendall(data)
+        except OSError as error:
+            self._check()
+            raise GuestUnreachable(f"{self._what}: the SSH channel is closed ({error})") from error
+
+    def read_line(self, deadline_seconds: float) -> bytes:
+        """The next line of standard output, without its newline.
+
+        Raises:
+            GuestUnreachable: none came in time, the channel closed, or the line has no end.
+        """
+        end = time.monotonic() + deadline_seconds
+        while (newline := self._pending.find(b"\n")) < 0:
+            try:
+                data = self._channel.recv(65536)
+            except TimeoutError:
+                self._check()
+                if time.monotonic() > end:
+                    raise GuestUnreachable(f"{self._what}: no answer in {deadline_seconds:g} s") from None
+                continue
+            if not data:
+                self._check()
+                raise GuestUnreachable(f"{self._what}: it ended without an answer", evidence=self.stderr())
+            self._pending += data
+            if len(self._pending) > _MAX_OUTPUT:
+                raise GuestUnreachable(f"{self._what}: an answer of over {_MAX_OUTPUT} bytes without an end")
+        line, self._pending = self._pending[:newline], self._pending[newline + 1 :]
+        return line
+
+    def stderr(self) -> str:
+        """What stands in standard error now."""
+        text = b""
+        while self._channel.recv_stderr_ready() and len(text) < _MAX_OUTPUT:
+            text += self._channel.recv_stderr(65536)
+        return text.decode(errors="replace")
+
+    def close(self) -> None:
+        """Close it; the command sees its input end."""
+        self._channel.close()
+
+
+class SshSession:
+    """A connection to one guest.
+
+    Args:
+        port: on 127.0.0.1, forwarded to the guest's port 22.
+        keys: of this run: the guest must show `keys.host`, and lets `keys.client` in.
+        check: raises when there is no more point in waiting.
+        deadline_seconds: for the handshake and the authentication together.
+
+    Raises:
+        GuestUnreachable: no answer in time, another host key, or the client key was refused.
+    """
+
+    def __init__(self, port: int, keys: Keys, check: Callable[[], None], deadline_seconds: float = 20.0) -> None:
+        self._check = check
+        end = time.monotonic() + deadline_seconds
+        try:
+            sock = socket.create_connection(("127.0.0.1", port), timeout=deadline_seconds)
+            self._transport = paramiko.Transport(sock)
+        except OSError as error:
+            check()
+            raise GuestUnreachable(f"nothing answers on 127.0.0.1:{port}, the guest's SSH: {error}") from error
+        try:
+            # The key exchange that is cheapest for an emulated CPU goes first; the guest picks the first of ours it has.
+            options = self._transport.get_security_options()
+            options.kex = tuple(sorted(options.kex, key=lambda name: "curve25519" not in name))
+            options.key_types = ("ssh-ed25519",)
+            self._transport.banner_timeout = deadline_seconds
+            self._handshake(end, deadline_seconds)
+            shown = self._transport.get_remote_server_key()
+            if shown != keys.host_public():
+                raise GuestUnreachable(
+                    f"127.0.0.1:{port} shows a host key that is not this guest's: {shown.get_base64()}",
+                    hint="another program answers on that port; nothing was sent to it",
+                )
+            self._transport.auth_publickey("root", keys.client_private())
+        except paramiko.SSHException as error:
+            self._transport.close()
+            check()
+            raise GuestUnreachable(f"SSH to 127.0.0.1:{port}: {error}") from error
+        except BaseException:
+            self._transport.close()
+            raise
+
+    def _handshake(self, end: float, deadline_seconds: float) -> None:
+        """Key exchange, looking after the machine while it lasts."""
+        import threading
+
+        done = threading.Event()
+        self._transport.start_client(event=done)
+        while not done.wait(_POLL_SECONDS):
+            self._check()
+            if time.monotonic() > end:
+                raise GuestUnreachable(f"the guest's SSH does not finish its handshake in {deadline_seconds:g} s")
+        if not self._transport.is_active():
+            raise self._transport.get_exception() or paramiko.SSHException("the handshake failed")
+
+    def open(self, command: str, *, deadline_seconds: float = 20.0, terminal: bool = False) -> Channel:
+        """Start a command and talk to it.
+
+        Raises:
+            GuestUnreachable: the guest opened no channel in time.
+        """
+        return Channel(self.open_raw(command, deadline_seconds, terminal=terminal), self._check, command)
+
+    def open_raw(self, command: str, deadline_seconds: float = 20.0, *, terminal: bool = False) -> paramiko.Channel:
+        """The paramiko channel of a command; for an interactive shell, with a terminal."""
+        try:
+            channel = self._transport.open_session(timeout=deadline_seconds)
+            if terminal:
+                channel.get_pty()
+            channel.exec_command(command)
+        except (paramiko.SSHException, OSError) as error:
+            self._check()
+            raise GuestUnreachable(f"{command}: the guest opened no SSH channel: {error}") from error
+        return channel
+
+    def run(self, command: str | Sequence[str], *, deadline_seconds: float = 20.0) -> Completed:
+        """Run a command to its end, whatever its exit status.
+
+        Raises:
+            GuestUnreachable: it did not end in time.
+        """
+        text = command if isinstance(command, str) else shlex.join(command)
+        channel = self.open_raw(text, deadline_seconds)
+        channel.shutdown_write()
+        channel.settimeout(_POLL_SECONDS)
+        end = time.monotonic() + deadline_seconds
+        out, err = b"", b""
+        with contextlib.closing(channel):
+            while True:
+                if channel.recv_stderr_ready():
+                    err += channel.recv_stderr(65536)
+                try:
+                    data = channel.recv(65536)
+                except TimeoutError:
+                    data = None
+                if data == b"" and not channel.recv_stderr_ready():
+                    break
+                out += data or b""
+                if data is None:
+                    self._check()
+                if time.monotonic() > end or len(out) + len(err) > _MAX_OUTPUT:
+                    tail = (out + err)[-2000:].decode(errors="replace")
+                    raise GuestUnreachable(f"`{text}` did not end in {deadline_seconds:g} s", evidence=tail)
+            # The exit status comes in a message of its own, which may be behind the end of the output.
+            channel.status_event.wait(max(0.0, end - time.monotonic()))
+            status = channel.recv_exit_status() if channel.exit_status_ready() else -1
+        return Completed(text, status, out.decode(errors="replace"), err.decode(errors="replace"))
+
+    def close(self) -> None:
+        """Close the connection and every channel."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,173 @@
+"""What machines are made of: one QEMU build, one guest kernel, one image, one accelerator; and starting machines with them.
+
+>>> with Lab.open(qemu="trixie", kernel="sid") as lab:                                        # doctest: +SKIP
+...     with lab.boot(Machine(iommu=Iommu(kind=IommuKind.INTEL))) as machine:
+...         print(machine.guest.run("lspci").stdout)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.artifacts.cache import Cache
+from harness.artifacts.kernel import Kernel, find_kernel
+from harness.artifacts.progress import Progress, silent
+from harness.artifacts.qemu import QemuBuild, find_qemu
+from harness.artifacts.vmlinux import bootable
+from harness.defaults import defaults
+from harness.guest.boot_args import kernel_arguments
+from harness.guest.guest import Guest
+from harness.images.build import Image, build_image
+from harness.images.kernel_modules import require_driver
+from harness.images.keys import Keys
+from harness.images.overlay import pack_overlay
+from harness.live import LiveMachine
+from harness.report.record import Artifact
+from harness.spec import Arch, IommuKind, Machine
+from harness.vmm.protocol import LinuxBoot
+from harness.vmm.qemu import accelerator
+from harness.vmm.qemu.capabilities import Capabilities, cached, require
+from harness.vmm.qemu.command import Options
+from harness.vmm.qemu.machine import QemuMachine
+
+__all__ = ["BOOT_SECONDS", "Lab"]
+
+BOOT_SECONDS = 90.0
+"""How long a guest may take until its SSH answers. Under emulation on a busy host the usual six seconds become thirty."""
+
+# The model of a virtio-iommu is fed from these; VT-d's tables are read from memory.
+_VIRTIO_EVENTS = ("attach", "detach", "map", "unmap", "switch_address_space", "report_fault")
+_TRACES = {IommuKind.VIRTIO: tuple(f"virtio_iommu_{event}" for event in _VIRTIO_EVENTS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """One combination of artifacts; make it with `open`.
+
+    Attributes:
+        qemu: the QEMU build.
+        capabilities: what it can do.
+        kernel: the guest kernel.
+        kernel_file: the file that QEMU is given for it: the image itself, or the ELF file unpacked from it.
+        image: the guest image for that kernel.
+        accelerator: what runs the guest's instructions, and why KVM was not chosen.
+    """
+
+    qemu: QemuBuild
+    capabilities: Capabilities
+    kernel: Kernel
+    kernel_file: Path
+    image: Image
+    accelerator: accelerator.Choice
+
+    @classmethod
+    def open(
+        cls,
+        *,
+        qemu: str | None = None,
+        kernel: str | None = None,
+        arch: Arch = Arch.AMD64,
+        cache: Cache | None = None,
+        progress: Progress = silent,
+    ) -> Lab:
+        """Find or fetch everything; the second time it comes from the cache.
+
+        Args:
+            qemu: name of a suite, "host", or a path.
+            kernel: name of a suite, with ":cloud" behind it for that flavour, or a path.
+            arch: guest architecture.
+            cache: where artifacts are kept.
+            progress: told of each step that takes long.
+
+        Raises:
+            SpecError: a name or path that means nothing, or is not what it should be.
+            ArtifactError, HostError: something cannot be had, or the host lacks something.
+        """
+        cache = cache or Cache()
+        names = defaults()
+        build = find_qemu(qemu or names.qemu, arch, cache, progress)
+        guest = find_kernel(kernel or names.kernel, arch, cache, progress)
+        image = build_image(names.suite, arch, guest, cache, progress)
+        return cls(
+            qemu=build,
+            capabilities=cached(build, cache.directory("derived")),
+            kernel=guest,
+            kernel_file=bootable(guest, cache),
+            image=image,
+            accelerator=_accelerator(build, cache),
+        )
+
+    def require(self, machine: Machine) -> None:
+        """Refuse by name what this QEMU or kernel cannot do, before anything starts.
+
+        Raises:
+            Unsupported: the message names the capability, and how it was found to be absent.
+        """
+        require(machine, self.capabilities)
+        require_driver(self.image.recipe, self.kernel, machine.iommu.kind)
+
+    @contextmanager
+    def boot(self, spec: Machine, options: Options | None = None) -> Iterator[LiveMachine]:
+        """Start a machine and wait until its SSH answers; leaving the block gives everything back.
+
+        Raises:
+            Unsupported: as `require`.
+            VmmError: QEMU did not start, or died.
+            GuestError: the guest crashed or never answered.
+        """
+        self.require(spec)
+        with self.start(spec, options) as machine:
+            machine.guest.wait_ready(BOOT_SECONDS)
+            yield machine
+
+    @contextmanager
+    def start(self, spec: Machine, options: Options | None = None) -> Iterator[LiveMachine]:
+        """Start a machine and do not wait for its guest; nothing is refused that QEMU itself does not refuse."""
+        keys = Keys.generate()
+        boot = LinuxBoot(
+            kernel=self.kernel_file,
+            initrd=self.image.archive,
+            overlay=pack_overlay(spec, self.image.recipe, keys),
+            args=kernel_arguments(spec),
+        )
+        options = options or Options(accelerator=self.accelerator.accelerator, trace=_TRACES.get(spec.iommu.kind, ()))
+        with QemuMachine.start(spec, self.qemu, self.capabilities, boot, options) as vmm:
+            guest = Guest(vmm, keys)
+            try:
+                yield LiveMachine(vmm, guest)
+            finally:
+                guest.close()
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """Everything that is used, to the package version."""
+        return (*self.qemu.artifacts, *self.kernel.artifacts, *self.image.artifacts)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What conditions of known issues are compared with."""
+        return {"qemu": self.qemu.version, "kernel": self.kernel.release, "accelerator": self.accelerator.accelerator}
+
+    @property
+    def host(self) -> dict[str, str]:
+        """The host, for the results record."""
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        chosen = self.accelerator
+        return {
+            "machine": f"{platform.machine()}, {os.cpu_count()} processors, {memory:.0f} GiB",
+            "system": f"Linux {platform.release()}, Python {platform.python_version()}",
+            "accelerator": chosen.accelerator + (f" (not kvm: {chosen.rejected})" if chosen.rejected else ""),
+        }
+
+
+def _accelerator(build: QemuBuild, cache: Cache) -> accelerator.Choice:
+    """Tried once for each build in each life of the host: what it finds can change with a reboot."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    key = hashlib.sha256(f"{boot_id} {build.argv_prefix}".encode()).hexdigest()[:32]
+    return cache.remember(key, "accelerator", accelerator.Choice, lambda: accelerator.choose(build))

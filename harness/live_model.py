@@ -1,0 +1,237 @@
+"""The reference model of a running machine's IOMMU, fed with what that machine has: registers, tables, requests.
+
+VT-d keeps its tables in guest memory: registers and tables are read over qtest each time. A virtio-iommu keeps what it was
+asked for in itself: its requests are taken from QEMU's trace log, its configuration from its own configuration space.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from harness.errors import SpecError, VmmError
+from harness.model.access import Access
+from harness.model.access import Mapping as MappedRange
+from harness.model.explanation import Explanation
+from harness.model.memory import CallableMemory, split_ram
+from harness.model.topology import Topology
+from harness.model.virtio_iommu.config import Features, RegionKind, ReservedRegion, VirtioIommuConfig
+from harness.model.virtio_iommu.engine import VirtioIommuEngine
+from harness.model.virtio_iommu.requests import Attach, AttachFlags, Detach, Map, Request, Status, Unmap
+from harness.model.vtd.engine import VtdEngine
+from harness.model.vtd.registers import VtdRegisters
+from harness.spec import IommuKind
+from harness.vmm.qemu import trace
+from harness.vmm.qemu.machine import QemuMachine
+from harness.vmm.qemu.pci import PciFunction
+from harness.vmm.qemu.qmp import QmpError
+from harness.vmm.qemu.qtest import Qtest, Width
+
+__all__ = ["LiveEngine", "live_engine"]
+
+
+class LiveEngine(Protocol):
+    """The model of one running machine's IOMMU."""
+
+    def refresh(self) -> None:
+        """Take over what has changed since the last time."""
+
+    def explain(self, access: Access) -> Explanation:
+        """The walk of one access, with its outcome."""
+
+    def iter_mappings(self, requester: int) -> Iterator[MappedRange]:
+        """What a requester's tables map now."""
+
+
+def live_engine(vmm: QemuMachine, topology: Topology, iommu: PciFunction | None) -> LiveEngine:
+    """The model for a machine.
+
+    Args:
+        vmm: the running machine.
+        topology: which functions stand behind its IOMMU.
+        iommu: configuration space of the IOMMU's own function, where it has one.
+
+    Raises:
+        SpecError: the machine has no IOMMU.
+    """
+    match vmm.spec.iommu.kind:
+        case IommuKind.INTEL:
+            return _LiveVtd(vmm.qtest, vmm.spec.memory_mib << 20)
+        case IommuKind.VIRTIO:
+            assert iommu is not None
+            return _LiveVirtioIommu(vmm, topology, iommu)
+        case IommuKind.NONE:
+            raise SpecError("this machine has no IOMMU, so there is nothing to model")
+
+
+class _LiveVtd:
+    """Reads the remapping unit's registers again at each refresh."""
+
+    _BASE = 0xFED90000  # QEMU, include/hw/i386/intel_iommu.h, Q35_HOST_BRIDGE_IOMMU_ADDR
+    _CAP, _ECAP, _GSTS, _RTADDR = 0x08, 0x10, 0x1C, 0x20  # VT-d 11.4
+    _LOW_RAM = 2 << 30  # QEMU, hw/i386/pc_q35.c: RAM below 4 GiB, for machines with 2.75 GiB or more
+
+    def __init__(self, qtest: Qtest, ram: int) -> None:
+        self._qtest = qtest
+        regions = split_ram(ram, self._LOW_RAM if ram >= 0xB0000000 else ram)
+        self._memory = CallableMemory(lambda address, size: qtest.read(address, size), regions)
+        self.refresh()
+
+    def refresh(self) -> None:
+        def register(offset: int, width: Width) -> int:
+            return self._qtest.read_value(self._BASE + offset, width)
+
+        registers = VtdRegisters(
+            rtaddr=register(self._RTADDR, Width.QUAD),
+            cap=register(self._CAP, Width.QUAD),
+            ecap=register(self._ECAP, Width.QUAD),
+            gsts=register(self._GSTS, Width.LONG),
+        )
+        self._engine = VtdEngine(registers, self._memory)
+
+    def explain(self, access: Access) -> Explanation:
+        return self._engine.explain(access)
+
+    def iter_mappings(self, requester: int) -> Iterator[MappedRange]:
+        return self._engine.iter_mappings(requester)
+
+
+class _LiveVirtioIommu:
+    """Submits to the model what the driver has submitted to QEMU, in the same order.
+
+    QEMU's trace of an ATTACH leaves its flags out. Whether it made a bypass domain is told by the event that follows it,
+    the switch of the endpoint's address space.
+    """
+
+    _SWITCH = re.compile(
+        r"Device ([0-9a-f]+):([0-9a-f]+)\.([0-9a-f]+) switching address space \(iommu enabled=([01])\)"
+    )
+
+    def __init__(self, vmm: QemuMachine, topology: Topology, iommu: PciFunction) -> None:
+        self._trace = vmm.trace
+        reserved = _reserved_regions(vmm)
+        self._device = _DeviceConfig.find(iommu)
+        endpoints = {function.address.requester: reserved for function in topology.functions if function.covered}
+        self._engine = VirtioIommuEngine(self._device.config(endpoints))
+        self._attaching: Attach | None = None
+        self.refresh()
+
+    def refresh(self) -> None:
+        self._engine.write_bypass(self._device.bypass)
+        for event in self._trace.new():
+            if (switch := self._SWITCH.search(event.text)) is not None:
+                self._settle(enabled=switch[4] == "1")
+                continue
+            match trace.virtio_iommu_event(event):
+                case trace.Attach(domain, endpoint):
+                    self._settle(enabled=True)
+                    self._attaching = Attach(domain=domain, endpoint=endpoint)
+                case trace.Detach(domain, endpoint):
+                    self._submit(Detach(domain=domain, endpoint=endpoint))
+                case trace.Map(domain, start, end, physical, flags):
+                    self._submit(Map(domain=domain, virt_start=start, virt_end=end, phys_start=physical, flags=flags))
+                case trace.Unmap(domain, start, end):
+                    self._submit(Unmap(domain=domain, virt_start=start, virt_end=end))
+                case _:
+                    pass
+        self._settle(enabled=True)
+
+    def _settle(self, *, enabled: bool) -> None:
+        """Submit the ATTACH that waits to be told whether its domain is a bypass domain."""
+        if self._attaching is not None:
+            waiting, self._attaching = self._attaching, None
+            flags = AttachFlags.NONE if enabled else AttachFlags.BYPASS
+            self._submit(Attach(domain=waiting.domain, endpoint=waiting.endpoint, flags=flags))
+
+    def _submit(self, request: Request) -> None:
+        if self._attaching is not None and not isinstance(request, Attach):
+            self._settle(enabled=True)
+        status = self._engine.submit(request)
+        if status is not Status.OK:
+            raise VmmError(
+                f"the model answers {request} of the guest's driver with {status!r}: it is not what QEMU did"
+            )
+
+    def explain(self, access: Access) -> Explanation:
+        return self._engine.explain(access)
+
+    def iter_mappings(self, requester: int) -> Iterator[MappedRange]:
+        return self._engine.iter_mappings(requester)
+
+
+@dataclass(frozen=True, slots=True)
+class _DeviceConfig:
+    """The device-specific configuration space of a virtio device on PCI (virtio 1.3, 4.1.4), and its feature bits."""
+
+    function: PciFunction
+    device: int
+    common: int
+
+    _VENDOR_CAPABILITY = 0x09
+    _COMMON, _DEVICE = 1, 4
+
+    @classmethod
+    def find(cls, function: PciFunction) -> _DeviceConfig:
+        """Follow the list of PCI capabilities to the two structures."""
+        found: dict[int, int] = {}
+        pointer = function.read(0x34, Width.BYTE)
+        while pointer:
+            kind, next_pointer = function.read(pointer, Width.BYTE), function.read(pointer + 1, Width.BYTE)
+            if kind == cls._VENDOR_CAPABILITY:
+                structure = function.read(pointer + 3, Width.BYTE)
+                bar = function.read(pointer + 4, Width.BYTE)
+                offset = function.read(pointer + 8, Width.LONG)
+                if structure in (cls._COMMON, cls._DEVICE):
+                    found.setdefault(structure, function.bar(bar) + offset)
+            pointer = next_pointer
+        return cls(function, found[cls._DEVICE], found[cls._COMMON])
+
+    @property
+    def bypass(self) -> bool:
+        """Field `bypass` of struct virtio_iommu_config (5.13.4)."""
+        return bool(self.function.qtest.read(self.device + 36, 1)[0])
+
+    def config(self, endpoints: Mapping[int, tuple[ReservedRegion, ...]]) -> VirtioIommuConfig:
+        """The configuration, with the features that the driver accepted."""
+        raw = self.function.qtest.read(self.device, 36)
+        page_size_mask, first, last, first_domain, last_domain, probe_size = struct.unpack("<QQQIII", raw)
+        return VirtioIommuConfig(
+            endpoints=endpoints,
+            offered=self._features(0),
+            negotiated=self._features(8),
+            page_size_mask=page_size_mask,
+            input_range=(first, last),
+            domain_range=(first_domain, last_domain),
+            probe_size=probe_size,
+            bypass=self.bypass,
+        )
+
+    def _features(self, register: int) -> Features:
+        """The low 32 feature bits, offered (device_feature, register 0) or accepted (driver_feature, register 8).
+
+        Both are windows that a selector moves (4.1.4.3); the driver has no use for them once it runs.
+        """
+        qtest = self.function.qtest
+        qtest.write_value(self.common + register, 0, Width.LONG)
+        known = sum(Features)
+        return Features(qtest.read_value(self.common + register + 4, Width.LONG) & known)
+
+
+def _reserved_regions(vmm: QemuMachine) -> tuple[ReservedRegion, ...]:
+    """The regions that this machine gives to every endpoint: property `reserved-regions` of the device."""
+
+    def get(name: str) -> Any:
+        return vmm.qmp.execute("qom-get", {"path": "/machine/peripheral/iommu", "property": name})
+
+    try:
+        texts = get("reserved-regions")
+    except QmpError:  # before QEMU 9 an array was a length and numbered elements
+        texts = [get(f"reserved-regions[{index}]") for index in range(get("len-reserved-regions"))]
+    regions = []
+    for text in texts:
+        start, end, kind = text.split(":")
+        regions.append(ReservedRegion(int(start, 16), int(end, 16), RegionKind(int(kind))))
+    return tuple(regions)

@@ -1,0 +1,164 @@
+"""What every IOMMU model offers, and how an access of any length is put to it.
+
+An engine answers `translate(access)` with a `Translated`, a `Bypassed` or a `Fault`, never with an exception from the
+inside. What it does not model yet raises `NotModelled`: an unknown is never dressed up as an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from harness.errors import HarnessError, SpecError
+from harness.model.access import Access, Fault, Mapping, Outcome
+from harness.model.explanation import Explanation
+
+__all__ = [
+    "AccessCrossesPage",
+    "Engine",
+    "Interrupt",
+    "InterruptRemapper",
+    "MsiWrite",
+    "NotModelled",
+    "Piece",
+    "check_within_page",
+    "split",
+    "translate_range",
+]
+
+
+class NotModelled(HarnessError):
+    """The question needs a part of the architecture that the model does not have: nothing can be said."""
+
+
+class AccessCrossesPage(SpecError):
+    """An access was put to `translate` that crosses a page boundary; `translate_range` takes those."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MsiWrite:
+    """A write to an interrupt address: requester id, address, and the 32 bits of data."""
+
+    requester: int
+    address: int
+    data: int
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """An interrupt that goes through: the message that reaches the interrupt controller.
+
+    Attributes:
+        address: message address after remapping.
+        data: message data after remapping.
+        remapped: whether a table entry made it, or the message went through as it was.
+    """
+
+    address: int
+    data: int
+    remapped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a longer access, and what became of it."""
+
+    access: Access
+    outcome: Outcome
+
+
+CommandT = TypeVar("CommandT", contravariant=True)
+ReplyT = TypeVar("ReplyT", covariant=True)
+
+
+class Engine(Protocol[CommandT, ReplyT]):
+    """What every IOMMU model offers. Built from its registers or configuration and a physical memory."""
+
+    @property
+    def granule(self) -> int:
+        """Smallest page, bytes: an access handed to `translate` must not cross a multiple of it."""
+        ...
+
+    def translate(self, access: Access) -> Outcome:
+        """What becomes of the access, from the tables as they are now, with no cache.
+
+        Raises:
+            AccessCrossesPage: the access crosses a multiple of `granule`; use `translate_range`.
+            NotModelled: the answer needs a part of the architecture that is not modelled.
+        """
+        ...
+
+    def explain(self, access: Access) -> Explanation:
+        """The same, step by step; `str()` of it is for a person. Raises as `translate` does."""
+        ...
+
+    def submit(self, command: CommandT) -> ReplyT:
+        """Take one command or request of the driver."""
+        ...
+
+    def iter_mappings(self, requester: int) -> Iterator[Mapping]:
+        """Every range that the requester's tables map now, in ascending order."""
+        ...
+
+
+class InterruptRemapper(Protocol):
+    """An engine whose architecture remaps interrupts."""
+
+    def remap_msi(self, write: MsiWrite) -> Interrupt | Fault:
+        """What becomes of a write to the interrupt address range."""
+        ...
+
+
+def check_within_page(access: Access, granule: int) -> None:
+    """Refuse an access that crosses a multiple of `granule`.
+
+    Raises:
+        AccessCrossesPage: it does.
+    """
+    if access.iova % granule + access.length > granule:
+        raise AccessCrossesPage(
+            f"{access} crosses a boundary of {granule:#x} bytes",
+            hint="use translate_range, which splits it",
+        )
+
+
+def split(access: Access, granule: int) -> Iterator[Access]:
+    """The access cut at every multiple of `granule` (bytes, a power of two), in ascending order.
+
+    A zero-length read comes back as it is.
+    """
+    iova = access.iova
+    left = access.length
+    first = True
+    while left or first:
+        length = min(left, granule - iova % granule)
+        yield replace(access, iova=iova, length=length)
+        iova += length
+        left -= length
+        first = False
+
+
+def translate_range(engine: Engine[CommandT, ReplyT], access: Access) -> tuple[Piece, ...]:
+    """Translate an access of any length, and join what is contiguous.
+
+    Neighbouring pieces are joined where they are all translated or all bypassed, to addresses that follow each other,
+    with the same permissions, attributes and mapping size. Faults are never joined: each is a record of its own.
+    """
+    pieces: list[Piece] = []
+    for part in split(access, engine.granule):
+        outcome = engine.translate(part)
+        if pieces and _continues(pieces[-1], outcome):
+            last = pieces[-1]
+            whole = replace(last.access, length=last.access.length + part.length)
+            pieces[-1] = Piece(whole, last.outcome)
+        else:
+            pieces.append(Piece(part, outcome))
+    return tuple(pieces)
+
+
+def _continues(piece: Piece, outcome: Outcome) -> bool:
+    before = piece.outcome
+    if isinstance(before, Fault) or isinstance(outcome, Fault):
+        return False
+    return replace(before, address=before.address + piece.access.length) == outcome

@@ -1,0 +1,59 @@
+"""A walk, step by step, for a person: what was read where, what its fields are, which section says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.model.access import Access, Outcome
+
+__all__ = ["Explanation", "Step"]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that the hardware looks at.
+
+    Attributes:
+        what: its name, as the specification has it ("root-entry [bus 0x00]").
+        section: specification and section.
+        address: where it was read; None for a register or a state of the device.
+        value: the bits that were read; None where memory did not answer, or there are none.
+        fields: field names, as the specification has them, with their values.
+        note: what follows from it, where the fields do not say.
+    """
+
+    what: str
+    section: str
+    address: int | None = None
+    value: int | None = None
+    fields: tuple[tuple[str, int], ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A whole walk. `str()` gives it as aligned text, one line for each step."""
+
+    access: Access
+    steps: tuple[Step, ...]
+    outcome: Outcome
+
+    def __str__(self) -> str:
+        rows = [
+            (
+                step.what,
+                "" if step.address is None else f"@{step.address:#x}",
+                "" if step.value is None else f"= {step.value:#x}",
+                " ".join(f"{name}={value:#x}" for name, value in step.fields),
+                step.note,
+                f"[{step.section}]",
+            )
+            for step in self.steps
+        ]
+        widths = [max((len(row[column]) for row in rows), default=0) for column in range(len(rows[0]))] if rows else []
+        lines = [str(self.access)]
+        for row in rows:
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width]
+            lines.append(f"  {'  '.join(cells)}".rstrip())
+        lines.append(f"  => {self.outcome}")
+        return "\n".join(lines)

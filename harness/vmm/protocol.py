@@ -1,0 +1,123 @@
+"""What a VMM offers to the rest of the harness: machines that can be started, looked at from outside, and changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from harness.report.record import Evidence
+from harness.spec import Machine
+
+__all__ = ["Boot", "Cable", "Console", "FirmwareBoot", "GuestMemory", "LinuxBoot", "RunningMachine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinuxBoot:
+    """Boot a Linux kernel directly.
+
+    Attributes:
+        kernel: bzImage.
+        initrd: cpio archive.
+        overlay: a further archive, which the kernel unpacks over the first; of this one run, and only in memory, since
+            it holds the run's keys.
+        args: the whole kernel command line, word by word.
+    """
+
+    kernel: Path
+    initrd: Path | None = None
+    overlay: bytes = b""
+    args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwareBoot:
+    """Run a firmware image and nothing else.
+
+    Attributes:
+        image: mapped so that it ends at 4 GiB; its size a multiple of 64 KiB.
+    """
+
+    image: Path
+
+
+Boot = LinuxBoot | FirmwareBoot
+
+
+class GuestMemory(Protocol):
+    """Guest physical memory of a live guest, seen from the host: no IOMMU is on this path."""
+
+    def read(self, address: int, count: int, *, deadline: float = ...) -> bytes:
+        """Read `count` bytes; `deadline` in seconds."""
+
+    def write(self, address: int, data: bytes, *, deadline: float = ...) -> None:
+        """Write `data`; `deadline` in seconds."""
+
+
+class Console(Protocol):
+    """The guest's serial console, captured from its first byte."""
+
+    @property
+    def text(self) -> str:
+        """What was kept of it: all, unless the guest was very talkative."""
+
+    def tail(self, count: int = ...) -> str:
+        """The last lines."""
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Have `listener` called with every line, those already there first."""
+
+    def write(self, data: bytes) -> None:
+        """Type into it."""
+
+    def wait_for(self, text: str, *, deadline: float, since: int = ...) -> str:
+        """Wait for a line with `text` in it; returns the line."""
+
+
+class Cable(Protocol):
+    """The harness's end of the cable in a guest's NIC."""
+
+    def send(self, frame: bytes, *, deadline: float = ...) -> None:
+        """Send one Ethernet frame, without its checksum."""
+
+    def receive(self, *, deadline: float) -> bytes:
+        """The next Ethernet frame, without its checksum."""
+
+
+class RunningMachine(Protocol):
+    """A machine that was started. Every wait ends at once when the VMM dies."""
+
+    spec: Machine
+    directory: Path
+    ssh_port: int
+
+    @property
+    def console(self) -> Console:
+        """Its serial console."""
+
+    @property
+    def memory(self) -> GuestMemory:
+        """Its RAM."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the VMM still runs."""
+
+    def plug(self, device_id: str, *, deadline: float = ...) -> None:
+        """Plug a device of the spec that is tagged `hotplug`."""
+
+    def unplug(self, device_id: str, *, deadline: float = ...) -> None:
+        """Ask the guest to let go of a device, and wait until it has."""
+
+    def network(self, device_id: str) -> Cable:
+        """The other end of the cable of a NIC of the spec."""
+
+    def disk(self, device_id: str) -> Path:
+        """The raw image behind a disk of the spec."""
+
+    def evidence(self) -> Evidence:
+        """What there is to show of it, also after it was closed."""
+
+    def close(self) -> None:
+        """End it and give everything back."""

@@ -1,0 +1,264 @@
+"""What a QEMU binary can do, found by asking it, and the refusal of what it cannot before anything is started.
+
+Nothing is concluded from a version. The binary is started twice on a q35 machine that never runs, and asked over QMP;
+whether virtio-iommu works on q35 no query tells (QEMU before 6.2 has the device, and refuses it: it had no ACPI table
+to describe it by), so the second start has one and either comes up or says why not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from harness.artifacts.qemu import QemuBuild
+from harness.errors import HostError, Unsupported, VmmStartError
+from harness.placement import Root, place
+from harness.spec import IommuKind, Machine
+from harness.vmm.qemu import command
+from harness.vmm.qemu.arguments import Arguments
+from harness.vmm.qemu.process import Listener, QemuProcess
+from harness.vmm.qemu.qmp import Qmp, QmpError
+from harness.vmm.rundir import RunDirectory
+
+__all__ = ["Capabilities", "ask", "cached", "require"]
+
+_MACHINE = "q35"
+_DEADLINE = 30.0
+_SCHEMA = 1  # of the cache entry
+# Types whose properties are recorded. Not those of all types: QEMU 7.2 ends when it is asked for the properties of one
+# that it lists and whose module is not installed (virtio-gpu-gl-device).
+_ASKED = (
+    "amd-iommu",
+    "edu",
+    "intel-iommu",
+    "iommu-testdev",
+    "pcie-root-port",
+    "pxb-pcie",
+    "virtio-blk-pci",
+    "virtio-iommu-pci",
+    "virtio-net-pci",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What one binary has.
+
+    Attributes:
+        version: as it reports it ("10.0.13"), for messages.
+        package: the distribution's name for it, may be empty.
+        commands: names of QMP commands.
+        accelerators: that were built in or can be loaded ("tcg", "kvm", "qtest"); whether one works is another matter.
+        cpu_models: names of processor models.
+        machine_properties: of the q35 machine.
+        devices: names of all device types.
+        properties: of each device type that a spec can ask for, the names of its properties.
+        refusals: for a device type that is there and does not work on q35, what QEMU said.
+    """
+
+    version: str
+    package: str
+    commands: frozenset[str]
+    accelerators: frozenset[str]
+    cpu_models: frozenset[str]
+    machine_properties: frozenset[str]
+    devices: frozenset[str]
+    properties: dict[str, frozenset[str]]
+    refusals: dict[str, str]
+
+    def has_device(self, name: str) -> bool:
+        """Whether it has the device type, and q35 takes it."""
+        return name in self.devices and name not in self.refusals
+
+    def has_property(self, device: str, name: str) -> bool:
+        """Whether the device type, one of those that a spec can ask for, is there and has the property."""
+        return name in self.properties.get(device, ())
+
+    def has_command(self, name: str) -> bool:
+        """Whether it has the QMP command."""
+        return name in self.commands
+
+    def machine_has_property(self, name: str) -> bool:
+        """Whether the q35 machine has the property."""
+        return name in self.machine_properties
+
+
+def require(machine: Machine, capabilities: Capabilities) -> None:
+    """Refuse by name what this build cannot do.
+
+    Raises:
+        Unsupported: a device or property is missing, or known not to work.
+        SpecError: the placement is impossible.
+    """
+    placement = place(machine)
+    qemu = f"QEMU {capabilities.version}"
+    outside = [slot.device.id for slot in placement.slots if slot.root is Root.OUTSIDE]
+    hotplugged = [command.device(slot) for slot in placement.slots if slot.device.hotplug]
+    for front in (*command.front_ends(machine, placement), *hotplugged):
+        if front.driver in capabilities.refusals:
+            raise Unsupported(
+                f"{qemu} has {front.driver}, and its q35 machine refuses it",
+                hint="use a later QEMU, or another IOMMU",
+                evidence=capabilities.refusals[front.driver],
+            )
+        if front.driver not in capabilities.devices:
+            raise Unsupported(
+                f"{qemu} has no device {front.driver}, which {front.id} needs",
+                hint="use another QEMU build: `viommu doctor` lists what each can do",
+            )
+        for name in front.values:
+            if name == "bus" or capabilities.has_property(front.driver, name):
+                continue  # `bus` is device_add's own argument, not a property
+            if name == "bypass_iommu":
+                raise Unsupported(
+                    f"{qemu} has no {front.driver}.{name}: {', '.join(outside)} (iommu=off) cannot stand outside the "
+                    f"{machine.iommu.kind} IOMMU",
+                    hint="use a later QEMU, tag the device iommu=on, or leave it out",
+                )
+            raise Unsupported(
+                f"{qemu} has no {front.driver}.{name}, which {front.id} needs",
+                hint=_without(machine, name),
+            )
+
+
+def cached(build: QemuBuild, directory: Path) -> Capabilities:
+    """Like `ask`, with the answer kept in a directory, under the identity of the binary and of how it is started.
+
+    Raises:
+        HostError: the directory cannot be written.
+        VmmStartError: the binary does not start.
+    """
+    entry = directory / f"capabilities-{_identity(build)}.json"
+    try:
+        return msgspec.json.decode(entry.read_bytes(), type=Capabilities)
+    except (FileNotFoundError, msgspec.DecodeError):
+        pass  # never asked, or the entry is damaged: ask, and write it anew
+    answer = ask(build)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        draft = entry.with_name(f"{entry.name}.{os.getpid()}")
+        draft.write_bytes(msgspec.json.encode(answer))
+        draft.replace(entry)
+    except OSError as error:
+        raise HostError(
+            f"what {build.name} can do could not be kept in {directory}: {error.strerror}", hint="free space there"
+        ) from error
+    return answer
+
+
+def ask(build: QemuBuild) -> Capabilities:
+    """Start the binary and ask it; takes about a second.
+
+    Raises:
+        HostError: it cannot be run here.
+        VmmStartError: it does not start; its stderr is the evidence.
+        VmmTimeout: it does not answer.
+    """
+    with ThreadPoolExecutor(2) as pool:
+        answers = pool.submit(_interview, build)
+        refusal = pool.submit(_refusal, build, "virtio-iommu-pci")
+        found = answers.result()
+        text = refusal.result()
+    if text and "virtio-iommu-pci" in found.devices:
+        return replace(found, refusals={"virtio-iommu-pci": text})
+    return found
+
+
+def _interview(build: QemuBuild) -> Capabilities:
+    with ExitStack() as stack:
+        qmp = _start(build, stack)
+        greeting = qmp.execute("query-version", deadline=_DEADLINE)
+        version = greeting["qemu"]
+        machines = qmp.execute("query-machines", deadline=_DEADLINE)
+        name = next((m["name"] for m in machines if _MACHINE in (m["name"], m.get("alias"))), _MACHINE)
+        devices = _types(qmp, "device")
+        return Capabilities(
+            version=f"{version['major']}.{version['minor']}.{version['micro']}",
+            package=greeting.get("package", ""),
+            commands=_names(qmp.execute("query-commands", deadline=_DEADLINE)),
+            accelerators=frozenset(name.removesuffix("-accel") for name in _types(qmp, "accel")),
+            cpu_models=_names(qmp.execute("query-cpu-definitions", deadline=_DEADLINE)),
+            machine_properties=_properties(qmp, "qom-list-properties", f"{name}-machine"),
+            devices=devices,
+            properties={
+                device: _properties(qmp, "device-list-properties", device) for device in _ASKED if device in devices
+            },
+            refusals={},
+        )
+
+
+def _refusal(build: QemuBuild, driver: str) -> str:
+    """What QEMU says when q35 is started with the device; empty when it comes up."""
+    with ExitStack() as stack:
+        try:
+            _start(build, stack, (("-device", driver),))
+        except VmmStartError as error:
+            return error.evidence.strip()
+    return ""
+
+
+def _start(build: QemuBuild, stack: ExitStack, devices: tuple[tuple[str, ...], ...] = ()) -> Qmp:
+    """A q35 machine that never runs, and its QMP."""
+    directory = stack.enter_context(RunDirectory.create())
+    listener = stack.enter_context(Listener(directory.path / "qmp.sock"))
+    arguments = Arguments(
+        (
+            ("-nodefaults",),
+            ("-no-user-config",),
+            ("-display", "none"),
+            ("-machine", _MACHINE),
+            ("-accel", "tcg"),
+            ("-S",),
+            ("-chardev", f"socket,id=qmp,path={listener.path}"),
+            ("-qmp", "chardev:qmp"),
+            *devices,
+        )
+    )
+    # Of a start that may fail, what QEMU says is the answer, and is kept: no socket of today belongs in it.
+    text = "" if devices else arguments.shell(build.argv_prefix, build.env)
+    process = QemuProcess.start([*build.argv_prefix, *arguments], directory=directory, env=build.env, command=text)
+    stack.enter_context(process)
+    qmp = Qmp(process)
+    stack.callback(qmp.close)
+    qmp.connect(listener.accept(process, _DEADLINE), _DEADLINE)
+    return qmp
+
+
+def _names(answer: list[dict[str, Any]]) -> frozenset[str]:
+    return frozenset(entry["name"] for entry in answer)
+
+
+def _types(qmp: Qmp, parent: str) -> frozenset[str]:
+    return _names(qmp.execute("qom-list-types", {"implements": parent, "abstract": False}, deadline=_DEADLINE))
+
+
+def _properties(qmp: Qmp, query: str, name: str) -> frozenset[str]:
+    try:
+        return _names(qmp.execute(query, {"typename": name}, deadline=_DEADLINE))
+    except QmpError:
+        return frozenset()  # an abstract type, or one whose module is not installed
+
+
+def _identity(build: QemuBuild) -> str:
+    status = build.binary.stat()
+    parts = [
+        str(_SCHEMA),
+        *build.argv_prefix,
+        *(f"{name}={value}" for name, value in sorted(build.env.items())),
+        f"{build.binary} {status.st_size} {status.st_mtime_ns}",
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _without(machine: Machine, name: str) -> str:
+    asked = {"aw-bits": "aw_bits", "boot-bypass": "boot_bypass", "caching-mode": "caching_mode"}.get(name)
+    if asked and machine.iommu.kind is not IommuKind.NONE:
+        return f"leave the IOMMU's {asked} out, or use another QEMU build"
+    return "use another QEMU build: `viommu doctor` lists what each can do"

@@ -1,0 +1,196 @@
+"""From a spec to a QEMU command line: the one place that knows which QEMU arguments make a device stand where it must.
+
+`device(...)` makes the front end of one device, for the command line and for hot-plug alike, so that a device that is
+plugged cannot differ from one that was there at boot. All back ends are made at the start, also for what is plugged
+later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from harness.placement import OUTSIDE_BUS, Placement, Port, Root, Slot, place
+from harness.spec import DeviceKind, Iommu, IommuKind, Machine
+from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot
+from harness.vmm.qemu.arguments import Arguments, Properties, Value
+from harness.vmm.qemu.wiring import Wiring, disk_node, netdev_name
+
+__all__ = ["MANAGEMENT", "Accelerator", "Options", "command_line", "device", "front_ends", "machine_arguments"]
+
+MANAGEMENT = "management"
+"""Id of the harness's own NIC, the one that SSH goes through."""
+
+
+class Accelerator(StrEnum):
+    """What executes the guest's instructions."""
+
+    TCG = "tcg"
+    KVM = "kvm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a machine is run, beyond what it is.
+
+    Attributes:
+        accelerator: as `harness.vmm.qemu.accelerator` found it.
+        trace: patterns of QEMU trace events that are on from the start (`vtd_*`).
+        paused: do not run the guest before QMP `cont`.
+        parent: where the run directory is made; the temporary directory when None.
+        start_deadline: seconds from starting the process to an answer on QMP.
+        extra: further arguments, each option with its value, at the end of the command line.
+    """
+
+    accelerator: Accelerator = Accelerator.TCG
+    trace: tuple[str, ...] = ()
+    paused: bool = False
+    parent: Path | None = None
+    start_deadline: float = 20.0
+    extra: tuple[tuple[str, ...], ...] = ()
+
+
+def command_line(
+    machine: Machine, boot: Boot, wiring: Wiring, options: Options, trace_log: Path | None = None
+) -> Arguments:
+    """The whole command line, without the program.
+
+    Args:
+        machine: what is asked for.
+        boot: what runs in it; an overlay has been joined to its initrd already.
+        wiring: what its back ends are.
+        options: how it is run.
+        trace_log: where trace events and messages about the guest's errors go; to stderr when None.
+
+    Raises:
+        SpecError: the placement is impossible.
+    """
+    placement = place(machine)
+    pairs: list[tuple[str, ...]] = [
+        ("-nodefaults",),
+        ("-no-user-config",),
+        ("-display", "none"),
+        ("-no-reboot",),
+        *machine_arguments(options.accelerator),
+        ("-smp", str(machine.cpus)),
+        ("-m", f"{machine.memory_mib}M"),
+    ]
+    pairs += _boot(boot)
+    pairs += wiring.channels()
+    pairs += wiring.management(netdev_name(MANAGEMENT))
+    for slot in placement.slots:
+        pairs += _back_end(slot, wiring)
+    pairs += [("-device", front.text()) for front in front_ends(machine, placement)]
+    if options.paused:
+        pairs.append(("-S",))
+    # Timestamps are what makes the lines of a log comparable with the harness's own.
+    pairs.append(("-msg", "timestamp=on"))
+    if trace_log is not None:
+        pairs.append(("-D", str(trace_log)))
+    pairs += [("-trace", f"enable={pattern}") for pattern in options.trace]
+    pairs += options.extra
+    return Arguments(tuple(pairs))
+
+
+def machine_arguments(accelerator: Accelerator) -> tuple[tuple[str, ...], ...]:
+    """Machine type, accelerator and processor."""
+    match accelerator:
+        case Accelerator.KVM:
+            # Interrupt remapping needs the I/O APIC in userspace, where KVM's is in the kernel if it is not asked.
+            return ("-machine", "q35,kernel-irqchip=split"), ("-accel", "kvm"), ("-cpu", "host")
+        case Accelerator.TCG:
+            # QEMU 5.2's TCG tells guests that it has BMI2 and raises #UD on SHLX, with which Linux 6.12 unpacks itself.
+            return ("-machine", "q35"), ("-accel", "tcg"), ("-cpu", "max,bmi2=off")
+
+
+def front_ends(machine: Machine, placement: Placement) -> tuple[Properties, ...]:
+    """All devices of the command line, in its order: the IOMMU first, so that those after it are put behind it."""
+    fronts = _iommu(machine.iommu, placement)
+    if placement.outside_number is not None:
+        fronts.append(_outside(placement.outside_number))
+    fronts += [_port(port) for port in placement.ports]
+    fronts.append(_management(placement.management_number))
+    fronts += [device(slot) for slot in placement.slots if not slot.device.hotplug]
+    return tuple(fronts)
+
+
+def device(slot: Slot) -> Properties:
+    """The front end of one device of the spec, for `-device` and for `device_add`."""
+    id = slot.device.id
+    values: dict[str, Value] = {"bus": slot.bus, "addr": hex(slot.number)}
+    match slot.device.kind:
+        case DeviceKind.VIRTIO_BLK:
+            return Properties("virtio-blk-pci", id, values | {"drive": disk_node(id)} | _platform(slot.device.iommu))
+        case DeviceKind.VIRTIO_NET:
+            # No option ROM: nothing boots from it, and firmware would spend time on running it.
+            backend: dict[str, Value] = {"netdev": netdev_name(id), "romfile": ""}
+            return Properties("virtio-net-pci", id, values | backend | _platform(slot.device.iommu))
+        case DeviceKind.EDU:
+            # Its default mask of 28 bits would turn an address that it was never given into another one.
+            return Properties("edu", id, values | {"dma_mask": (1 << 64) - 1})
+
+
+def _platform(iommu: bool) -> dict[str, Value]:
+    """virtio 1.2, 6.3, VIRTIO_F_ACCESS_PLATFORM; without it a virtio device goes around any IOMMU."""
+    return {"iommu_platform": iommu, "disable-legacy": "on"}
+
+
+def _iommu(iommu: Iommu, placement: Placement) -> list[Properties]:
+    values: dict[str, Value] = {}
+    match iommu.kind:
+        case IommuKind.NONE:
+            return []
+        case IommuKind.INTEL:
+            if iommu.interrupt_remapping is not None:
+                values["intremap"] = "on" if iommu.interrupt_remapping else "off"
+            if iommu.caching_mode is not None:
+                values["caching-mode"] = iommu.caching_mode
+            if iommu.aw_bits is not None:
+                values["aw-bits"] = iommu.aw_bits
+            return [Properties("intel-iommu", "iommu", values)]
+        case IommuKind.VIRTIO:
+            assert placement.iommu_number is not None
+            values |= {"bus": Root.MAIN.value, "addr": hex(placement.iommu_number)}
+            if iommu.aw_bits is not None:
+                values["aw-bits"] = iommu.aw_bits
+            if iommu.boot_bypass is not None:
+                values["boot-bypass"] = iommu.boot_bypass
+            return [Properties("virtio-iommu-pci", "iommu", values)]
+
+
+def _outside(number: int) -> Properties:
+    values: dict[str, Value] = {"bus": Root.MAIN.value, "addr": hex(number), "bus_nr": OUTSIDE_BUS}
+    return Properties("pxb-pcie", Root.OUTSIDE.value, values | {"bypass_iommu": True})
+
+
+def _port(port: Port) -> Properties:
+    values: dict[str, Value] = {"bus": port.root.value, "addr": hex(port.number)}
+    return Properties("pcie-root-port", port.id, values | {"chassis": port.index, "slot": port.index})
+
+
+def _management(number: int) -> Properties:
+    values: dict[str, Value] = {"bus": Root.MAIN.value, "addr": hex(number), "netdev": netdev_name(MANAGEMENT)}
+    return Properties("virtio-net-pci", MANAGEMENT, values | {"romfile": ""} | _platform(iommu=False))
+
+
+def _back_end(slot: Slot, wiring: Wiring) -> list[tuple[str, ...]]:
+    match slot.device.kind:
+        case DeviceKind.VIRTIO_BLK:
+            return wiring.disk(slot.device.id)
+        case DeviceKind.VIRTIO_NET:
+            return wiring.cable(slot.device.id)
+        case DeviceKind.EDU:
+            return []
+
+
+def _boot(boot: Boot) -> list[tuple[str, ...]]:
+    match boot:
+        case FirmwareBoot(image=image):
+            return [("-bios", str(image))]
+        case LinuxBoot(kernel=kernel, initrd=initrd, args=args):
+            pairs: list[tuple[str, ...]] = [("-kernel", str(kernel))]
+            if initrd is not None:
+                pairs.append(("-initrd", str(initrd)))
+            pairs.append(("-append", " ".join(args)))
+            return pairs

@@ -1,0 +1,182 @@
+"""The guest's serial console: everything it says is kept, and told line by line to whoever listens."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.errors import GuestUnreachable, HostError
+from harness.vmm.qemu.process import QemuProcess
+
+__all__ = ["SerialConsole"]
+
+_LINE_BYTES = 4096
+_KEPT_CHARACTERS = 8 * 1024 * 1024
+_FILE_BYTES = 64 * 1024 * 1024
+_TAIL_LINES = 60
+
+
+class SerialConsole:
+    """The console of one process.
+
+    A line ends at a line feed, or after 4096 bytes: a guest may write one that never ends. Bytes that are not UTF-8
+    come out as U+FFFD, carriage returns are dropped. Of a guest that says more than 8 Mi characters the oldest lines
+    go.
+    """
+
+    def __init__(self, connection: socket.socket, process: QemuProcess, log: Path) -> None:
+        """Take over a connected socket.
+
+        Args:
+            connection: the socket; it is this object's from now on.
+            process: who is at the other end.
+            log: file that the raw bytes are written to, up to 64 MiB.
+
+        Raises:
+            HostError: the log cannot be written.
+        """
+        self._socket = connection
+        self._process = process
+        self._changed = threading.Condition()
+        self._lines: list[str] = []
+        self._first = 0  # number of the line at _lines[0]
+        self._kept = 0
+        self._partial = bytearray()
+        self._listeners: list[Callable[[str], None]] = []
+        self._ended = False
+        self._room = _FILE_BYTES
+        try:
+            self._file = log.open("wb", buffering=0)
+        except OSError as error:
+            raise HostError(f"{log} cannot be written: {error.strerror}", hint="free space there") from error
+        self._thread = threading.Thread(target=self._read, name="viommu-console", daemon=True)
+        self._thread.start()
+
+    @property
+    def line_count(self) -> int:
+        """How many lines have come; the mark to give as `since`."""
+        return self._first + len(self._lines)
+
+    @property
+    def text(self) -> str:
+        """All that was kept, with the line that is not finished yet."""
+        with self._changed:
+            return "\n".join([*self._lines, _decoded(self._partial)])
+
+    def lines_since(self, mark: int = 0) -> tuple[str, ...]:
+        """The finished lines after the mark that were kept."""
+        with self._changed:
+            return tuple(self._lines[max(0, mark - self._first) :])
+
+    def tail(self, count: int = _TAIL_LINES) -> str:
+        """The last lines."""
+        return "\n".join(self.text.splitlines()[-count:])
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Have `listener` called with every line, those already there first.
+
+        It is called in the console's own thread, one line at a time and in order; it must be quick, and must not raise.
+        """
+        with self._changed:
+            for line in self._lines:
+                listener(line)
+            self._listeners.append(listener)
+
+    def write(self, data: bytes) -> None:
+        """Type into the console.
+
+        Raises:
+            VmmDied: QEMU has ended.
+        """
+        try:
+            self._socket.sendall(data)
+        except OSError:
+            raise self._process.died("for its serial console") from None
+
+    def wait_for(self, text: str, *, deadline: float, since: int = 0) -> str:
+        """The first line after the mark that has `text` in it; waits for it.
+
+        Args:
+            text: to look for.
+            deadline: seconds.
+            since: `line_count` at the moment from which lines count.
+
+        Raises:
+            GuestUnreachable: no such line in time; the console's tail is the evidence.
+            VmmDied: QEMU ended first.
+        """
+        end = time.monotonic() + deadline
+        position = since
+        with self._changed:
+            while True:
+                for line in self._lines[max(0, position - self._first) :]:
+                    if text in line:
+                        return line
+                position = self.line_count
+                left = end - time.monotonic()
+                if self._ended or left <= 0:
+                    break
+                self._changed.wait(left)
+        if self._ended:
+            raise self._process.died(f"for {text!r} on the console")
+        raise GuestUnreachable(f"the guest's console did not say {text!r} within {deadline:g} s", evidence=self.tail())
+
+    def close(self) -> None:
+        """Stop reading. What was read stays readable."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # ends the thread's recv, which close() alone does not
+        self._thread.join(5)
+        self._socket.close()
+        self._file.close()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = self._socket.recv(65536)
+            except OSError:
+                data = b""
+            self._keep(data)
+            with self._changed:
+                self._take(data)
+                self._ended = not data
+                self._changed.notify_all()
+            if not data:
+                return
+
+    def _keep(self, data: bytes) -> None:
+        part = data[: max(0, self._room)]
+        self._room -= len(part)
+        try:
+            self._file.write(part)
+        except OSError:
+            self._room = 0  # a full disk costs the file, not the run; what is in memory goes on
+
+    def _take(self, data: bytes) -> None:
+        self._partial += data
+        while True:
+            line, found, rest = self._partial.partition(b"\n")
+            if not found and len(line) < _LINE_BYTES and (data or not line):
+                return
+            if len(line) > _LINE_BYTES or not found:
+                rest = self._partial[_LINE_BYTES:]
+                line = line[:_LINE_BYTES]
+            self._partial = rest
+            self._add(_decoded(line))
+
+    def _add(self, line: str) -> None:
+        self._lines.append(line)
+        self._kept += len(line)
+        while self._kept > _KEPT_CHARACTERS:
+            self._kept -= len(self._lines.pop(0))
+            self._first += 1
+        for listener in self._listeners:
+            listener(line)
+
+
+def _decoded(line: bytearray) -> str:
+    return re.sub(r"\r", "", line.decode(errors="replace"))

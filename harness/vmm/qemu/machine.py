@@ -1,0 +1,308 @@
+"""A machine that runs: process, QMP, qtest, console, cables and disks, started together and given back together."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from harness.artifacts.qemu import QemuBuild
+from harness.errors import GuestError, HostError, SpecError, VmmError, VmmTimeout
+from harness.placement import place
+from harness.report.record import Evidence
+from harness.spec import Device, DeviceKind, Machine
+from harness.vmm.protocol import Boot, LinuxBoot
+from harness.vmm.qemu.capabilities import Capabilities, require
+from harness.vmm.qemu.command import Options, command_line, device
+from harness.vmm.qemu.console import SerialConsole
+from harness.vmm.qemu.network import NetworkCable
+from harness.vmm.qemu.process import Listener, QemuProcess
+from harness.vmm.qemu.qmp import Qmp
+from harness.vmm.qemu.qtest import Qtest
+from harness.vmm.qemu.trace import TraceReader
+from harness.vmm.qemu.wiring import DISK_BYTES, HandWiring, HarnessWiring
+from harness.vmm.rundir import RunDirectory
+
+__all__ = ["QemuMachine", "command_by_hand"]
+
+_TRACE_TAIL_BYTES = 32 * 1024
+# HMP `info usernet`: "TCP[HOST_FORWARD]  9   127.0.0.1 42967   10.0.2.15    22     0     0"
+_FORWARD = re.compile(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\s")
+
+
+class QemuMachine:
+    """A running machine; leaving the `with` block, or `close()`, ends it.
+
+    Attributes:
+        spec: what was asked for.
+        command: a command line that runs the same machine by hand, its console on the terminal.
+        directory: its run directory, there until it is closed.
+        process: the QEMU process.
+        qmp: its QMP connection.
+        qtest: its qtest channel.
+        console: its serial console.
+        trace: reader of its trace events.
+        ssh_port: port on 127.0.0.1 that leads to port 22 of the guest.
+        start_time: `time.monotonic()` just before the process was started.
+    """
+
+    def __init__(
+        self,
+        spec: Machine,
+        command: str,
+        stack: ExitStack,
+        process: QemuProcess,
+        wiring: HarnessWiring,
+        cables: dict[str, NetworkCable],
+        qmp: Qmp,
+        qtest: Qtest,
+        console: SerialConsole,
+        start_time: float,
+    ) -> None:
+        """Put the parts together; use `start`."""
+        self.spec = spec
+        self.command = command
+        self.directory = wiring.directory
+        self.process = process
+        self.qmp = qmp
+        self.qtest = qtest
+        self.console = console
+        self.trace = TraceReader(_trace_log(wiring.directory))
+        self.start_time = start_time
+        self._stack = stack
+        self._wiring = wiring
+        self._cables = cables
+        self._placement = place(spec)
+        self._evidence: Evidence | None = None
+        self.ssh_port = self._forwarded_port()
+
+    @classmethod
+    def start(
+        cls, spec: Machine, build: QemuBuild, capabilities: Capabilities, boot: Boot, options: Options | None = None
+    ) -> Self:
+        """Start a machine; it runs when this returns, unless it was asked to be paused.
+
+        Args:
+            spec: what is asked for.
+            build: the QEMU to run it.
+            capabilities: of that build.
+            boot: what runs in it.
+            options: how it is run.
+
+        Raises:
+            SpecError: the spec is impossible.
+            Unsupported: this build cannot do it.
+            HostError: no space, no permission, a path too long for a socket.
+            VmmStartError: QEMU ended; its stderr and command line are the evidence.
+            VmmTimeout: QEMU neither ended nor answered.
+        """
+        options = options or Options()
+        require(spec, capabilities)
+        with ExitStack() as stack:
+            directory = stack.enter_context(RunDirectory.create(options.parent))
+            cables = {d.id: stack.enter_context(NetworkCable(d.id)) for d in _of(spec, DeviceKind.VIRTIO_NET)}
+            wiring = HarnessWiring(directory.path, {id: cable.guest_end for id, cable in cables.items()})
+            boot_here = _prepare(spec, boot, wiring)
+            listeners = {
+                channel: stack.enter_context(Listener(wiring.socket(channel)))
+                for channel in ("console", "qmp", "qtest")
+            }
+            arguments = command_line(spec, boot_here, wiring, options, _trace_log(directory.path))
+            by_hand = command_by_hand(spec, build, boot, options)
+            start_time = time.monotonic()
+            process = stack.enter_context(
+                QemuProcess.start(
+                    [*build.argv_prefix, *arguments],
+                    directory=directory,
+                    env=build.env,
+                    command=f"{arguments.shell(build.argv_prefix, build.env)}\n\nor, by hand:\n\n{by_hand}",
+                    pass_fds=tuple(wiring.cables.values()),
+                )
+            )
+            try:
+                for cable in cables.values():
+                    cable.attach(process)
+                qmp = Qmp(process, directory.path / "qmp.log")
+                stack.callback(qmp.close)
+                connections = {
+                    channel: listener.accept(process, options.start_deadline) for channel, listener in listeners.items()
+                }
+                console = SerialConsole(connections["console"], process, directory.path / "console.log")
+                stack.callback(console.close)
+                qtest = Qtest(connections["qtest"], process)
+                stack.callback(qtest.close)
+                qmp.connect(connections["qmp"], options.start_deadline)
+                machine = cls(spec, by_hand, stack, process, wiring, cables, qmp, qtest, console, start_time)
+            except BaseException:
+                process.kill()  # before its connections are closed one by one, and whatever ended the start
+                raise
+            machine._stack = stack.pop_all()
+            return machine
+
+    @property
+    def memory(self) -> Qtest:
+        """Guest physical memory, seen from the host."""
+        return self.qtest
+
+    @property
+    def alive(self) -> bool:
+        """Whether QEMU still runs."""
+        return self.process.alive
+
+    def plug(self, device_id: str, *, deadline: float = 10.0) -> None:
+        """Plug a device of the spec that is tagged `hotplug`; the guest finds it a moment later.
+
+        Raises:
+            SpecError: there is no such device, or it was there at boot.
+            QmpError: QEMU refuses it; it is plugged already, for one.
+            VmmTimeout: no answer.
+            VmmDied: QEMU has ended.
+        """
+        slot = self._placement.slot(device_id)
+        if not slot.device.hotplug:
+            raise SpecError(f"{device_id} is there from the start", hint=f"ask for {slot.device},hotplug=on")
+        self.qmp.execute("device_add", device(slot).json(), deadline=deadline)
+
+    def unplug(self, device_id: str, *, deadline: float = 10.0) -> None:
+        """Have the guest let go of a device, and wait until it is gone.
+
+        Raises:
+            GuestError: the guest refused, or did not in time.
+            QmpError: QEMU refuses: there is no such device, or it cannot be unplugged.
+            VmmDied: QEMU has ended.
+        """
+        mark = self.qmp.event_count
+        self.qmp.execute("device_del", {"id": device_id}, deadline=deadline)
+        try:
+            event = self.qmp.wait_event(
+                ("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"),
+                lambda event: event.data.get("device") == device_id,
+                deadline=deadline,
+                since=mark,
+            )
+        except VmmTimeout:
+            raise GuestError(
+                f"the guest did not let go of {device_id} within {deadline:g} s", evidence=self.console.tail()
+            ) from None
+        if event.name != "DEVICE_DELETED":
+            raise GuestError(f"the guest refused to let go of {device_id}", evidence=self.console.tail())
+
+    def network(self, device_id: str) -> NetworkCable:
+        """The other end of the cable in a NIC of the spec.
+
+        Raises:
+            SpecError: there is no such NIC.
+        """
+        if device_id not in self._cables:
+            raise SpecError(
+                f"no NIC {device_id!r} in this machine", hint=f"it has: {', '.join(self._cables) or 'none'}"
+            )
+        return self._cables[device_id]
+
+    def disk(self, device_id: str) -> Path:
+        """The raw image behind a disk of the spec, all zeroes at first; QEMU and the host see each other's writes.
+
+        Raises:
+            SpecError: there is no such disk.
+        """
+        disks = [d.id for d in _of(self.spec, DeviceKind.VIRTIO_BLK)]
+        if device_id not in disks:
+            raise SpecError(f"no disk {device_id!r} in this machine", hint=f"it has: {', '.join(disks) or 'none'}")
+        return self._wiring.image(device_id)
+
+    def evidence(self) -> Evidence:
+        """What there is to show of it; once it is closed, what there was at that moment."""
+        return self._evidence or Evidence(
+            spec=self.spec.to_json(),
+            command=self.command,
+            console=self.console.tail(),
+            qmp_log=self.qmp.tail(),
+            vmm_stderr=self.process.stderr,
+            trace=_file_tail(_trace_log(self.directory)),
+        )
+
+    def close(self) -> None:
+        """Kill QEMU and give everything back; a second call does nothing.
+
+        Raises:
+            VmmError: QEMU does not end.
+        """
+        if self._evidence is None:
+            self.process.kill()
+            self._evidence = self.evidence()
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _forwarded_port(self) -> int:
+        answer = self.qmp.execute("human-monitor-command", {"command-line": "info usernet"})
+        found = _FORWARD.search(answer)
+        if not found:
+            raise VmmError("QEMU does not say which port leads to the guest's SSH", evidence=answer)
+        return int(found[1])
+
+
+def command_by_hand(spec: Machine, build: QemuBuild, boot: Boot, options: Options) -> str:
+    """Shell command that runs the same machine from a terminal, without the overlay: the harness's keys are not shown.
+
+    Raises:
+        SpecError: the spec is impossible.
+    """
+    return command_line(spec, boot, HandWiring(), options).shell(build.argv_prefix, build.env)
+
+
+def _prepare(spec: Machine, boot: Boot, wiring: HarnessWiring) -> Boot:
+    """Make the disks, and join overlay and initrd; returns what to boot then."""
+    try:
+        for disk in _of(spec, DeviceKind.VIRTIO_BLK):
+            with wiring.image(disk.id).open("xb") as file:
+                file.truncate(DISK_BYTES)
+        if isinstance(boot, LinuxBoot) and boot.overlay:
+            joined = wiring.directory / "initrd"
+            _join(boot.initrd, boot.overlay, joined)
+            return replace(boot, initrd=joined, overlay=b"")
+        return boot
+    except OSError as error:
+        raise HostError(
+            f"{error.filename or wiring.directory}: {error.strerror}",
+            hint=f"check that it is there, and that {wiring.directory.parent} has space",
+        ) from error
+
+
+def _join(initrd: Path | None, overlay: bytes, whole: Path) -> None:
+    """One archive behind the other, at a multiple of 4: Linux, driver-api/early-userspace/buffer-format.rst."""
+    with whole.open("xb") as out:
+        whole.chmod(0o600)
+        if initrd is not None:
+            with initrd.open("rb") as file:
+                shutil.copyfileobj(file, out, 1 << 20)
+            out.write(b"\0" * (-out.tell() % 4))
+        out.write(overlay)
+
+
+def _of(spec: Machine, kind: DeviceKind) -> tuple[Device, ...]:
+    return tuple(d for d in spec.devices if d.kind is kind)
+
+
+def _trace_log(directory: Path) -> Path:
+    return directory / "trace.log"
+
+
+def _file_tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _TRACE_TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,325 @@
+"""A QEMU process: started so that it dies with the harness, watched so that its death is known at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from harness.errors import HostError, VmmDied, VmmError, VmmStartError, VmmTimeout
+from harness.vmm import background
+from harness.vmm.rundir import RunDirectory
+
+__all__ = ["Listener", "QemuProcess"]
+
+_SOCKET_PATH_MAX = 107  # sizeof(sockaddr_un.sun_path) less the NUL: unix(7)
+_STDERR_TAIL = 16 * 1024
+_DEATH_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Identity:
+    command: str
+    stderr: Path
+
+
+class QemuProcess:
+    """One QEMU process.
+
+    It is tied to the harness three times over: the kernel kills it when the harness's thread that started it ends
+    (`PR_SET_PDEATHSIG`, where setpriv(1) is installed), the keeper kills it when the harness is gone, and closing its
+    run directory kills it too.
+
+    Attributes:
+        pid: its process id.
+        pidfd: a handle on it that polls readable when it has ended (pidfd_open(2)).
+    """
+
+    def __init__(self, popen: subprocess.Popen[bytes], pidfd: int, identity: _Identity) -> None:
+        self.pid = popen.pid
+        self.pidfd = pidfd
+        self._popen = popen
+        self._identity = identity
+        self._listeners: list[Callable[[], None]] = []
+        self._closed = False
+
+    @classmethod
+    def start(
+        cls,
+        argv: Sequence[str],
+        *,
+        directory: RunDirectory,
+        env: Mapping[str, str],
+        command: str,
+        pass_fds: Sequence[int] = (),
+    ) -> Self:
+        """Start it.
+
+        Args:
+            argv: the whole command line.
+            directory: the run directory that it belongs to; its stdout and stderr go to `stderr.log` there.
+            env: environment variables on top of the harness's own.
+            command: the command line as text, for messages.
+            pass_fds: file descriptors that it inherits under the same numbers.
+
+        Raises:
+            HostError: the binary cannot be run, or the run directory cannot be written.
+        """
+        stderr = directory.path / "stderr.log"
+        setpriv = shutil.which("setpriv")
+        tie = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+        def spawn() -> tuple[subprocess.Popen[bytes], int]:
+            with stderr.open("ab") as file:
+                popen = subprocess.Popen(
+                    [*tie, *argv],
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **env, **directory.mark()},
+                    pass_fds=pass_fds,
+                    start_new_session=True,  # Ctrl-C is for the harness, which then ends it in its own order
+                )
+            return popen, os.pidfd_open(popen.pid)
+
+        if shutil.which(argv[0]) is None:
+            raise HostError(
+                f"{argv[0]} cannot be run: there is no such program, or it is not executable",
+                hint="name another QEMU, or let the harness fetch one",
+            )
+        try:
+            popen, pidfd = background.call(spawn)
+        except OSError as error:
+            raise HostError(
+                f"QEMU could not be started: {error}",
+                hint=f"check that {argv[0]} can be run, and that {directory.path} has space",
+                evidence=command,
+            ) from error
+        process = cls(popen, pidfd, _Identity(command, stderr))
+        background.call(lambda: background.loop().add_reader(pidfd, process._ended))
+        return process
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._popen.poll() is None
+
+    @property
+    def status(self) -> str:
+        """What became of it, to be read after "QEMU": "is running", "exited with status 1"..."""
+        match self._popen.poll():
+            case None:
+                return "is running"
+            case code if code < 0:
+                return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+            case code:
+                return f"exited with status {code}"
+
+    @property
+    def exit_status(self) -> int | None:
+        """Its exit status, minus the signal's number where a signal killed it; None while it runs."""
+        return self._popen.poll()
+
+    @property
+    def stderr(self) -> str:
+        """The last 16 KiB of what it wrote to stdout and stderr; empty once its run directory is gone."""
+        try:
+            with self._identity.stderr.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _STDERR_TAIL))
+                return file.read().decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def on_end(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called, in the loop's thread, when it ends; at once if it has."""
+        self._listeners.append(listener)
+        if not self.alive:
+            listener()
+
+    def wait(self, deadline: float) -> int:
+        """Wait until it ends; returns its exit status, minus the signal's number where a signal killed it.
+
+        Args:
+            deadline: seconds.
+
+        Raises:
+            VmmTimeout: it still runs.
+        """
+        try:
+            return self._popen.wait(deadline)
+        except subprocess.TimeoutExpired:
+            raise self.timeout("to end", deadline) from None
+
+    def check(self, asked: str) -> None:
+        """Raise `VmmDied` if it has ended.
+
+        Args:
+            asked: what it was needed for, to be read after "while it was needed".
+        """
+        if not self.alive:
+            raise self.died(asked)
+
+    def start_error(self) -> VmmStartError:
+        """The error of a QEMU that ended before the machine was up: its stderr and command line are the evidence."""
+        return VmmStartError(
+            f"QEMU {self.status} at start: {_last_line(self.stderr)}",
+            hint="the command line below can be run by hand",
+            evidence=f"{self.stderr.rstrip()}\n{self._identity.command}",
+        )
+
+    def died(self, asked: str) -> VmmDied:
+        """The error of a QEMU that ended while it was needed."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._popen.wait(1)  # its sockets close a moment before it can be waited for
+        return VmmDied(f"QEMU {self.status} while it was needed {asked}", evidence=self.stderr)
+
+    def timeout(self, asked: str, seconds: float, evidence: str = "") -> VmmTimeout:
+        """The error of a QEMU that was asked for something and did not do it in time.
+
+        Args:
+            asked: to be read after "QEMU was asked".
+            seconds: how long it was given.
+            evidence: what was seen last.
+        """
+        state = f"QEMU {self.status}{_kernel_state(self.pid) if self.alive else ''}"
+        return VmmTimeout(f"QEMU was asked {asked} and had not after {seconds:g} s; {state}", evidence=evidence)
+
+    def kill(self) -> None:
+        """Kill it and wait until it is gone.
+
+        Raises:
+            VmmError: SIGKILL did not end it within 10 s.
+        """
+        self._popen.kill()
+        try:
+            self._popen.wait(_DEATH_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise VmmError(
+                f"QEMU (pid {self.pid}) did not end within {_DEATH_SECONDS:g} s of SIGKILL{_kernel_state(self.pid)}",
+                hint="look at what the kernel says of it: dmesg, /proc/PID/stack",
+            ) from None
+
+    def close(self) -> None:
+        """Kill it if it runs, and give back its handle; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.kill()
+        finally:
+            background.call(self._unwatch)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ended(self) -> None:
+        """In the loop's thread: the pidfd is readable."""
+        background.loop().remove_reader(self.pidfd)
+        self._popen.wait()
+        for listener in self._listeners:
+            listener()
+
+    def _unwatch(self) -> None:
+        if background.loop().remove_reader(self.pidfd):
+            for listener in self._listeners:
+                listener()
+        os.close(self.pidfd)
+
+
+class Listener:
+    """A Unix socket in the run directory that QEMU connects to.
+
+    QEMU connects while it reads its command line, or it ends: so there is nothing to poll for.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Bind and listen.
+
+        Raises:
+            HostError: the path is too long, or taken.
+        """
+        self.path = path
+        if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+            raise HostError(
+                f"the path of a Unix socket has {_SOCKET_PATH_MAX} bytes at most, "
+                f"this has {len(os.fsencode(path))}: {path}",
+                hint="point TMPDIR at a directory with a shorter path",
+            )
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._socket.bind(os.fspath(path))
+            self._socket.listen(1)
+        except OSError as error:
+            self._socket.close()
+            raise HostError(
+                f"the socket {path} cannot be made: {error.strerror}",
+                hint="something else uses that path: remove it, or point TMPDIR elsewhere",
+            ) from error
+
+    def accept(self, process: QemuProcess, deadline: float) -> socket.socket:
+        """Wait until the process connects; the connection is a blocking socket.
+
+        Args:
+            process: who will connect.
+            deadline: seconds.
+
+        Raises:
+            VmmStartError: it ended instead.
+            VmmTimeout: it did neither.
+        """
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        poll.register(process.pidfd, select.POLLIN)
+        end = time.monotonic() + deadline
+        ready = {fd for fd, _ in poll.poll(max(0, end - time.monotonic()) * 1000)}
+        if self._socket.fileno() in ready:
+            return self._socket.accept()[0]
+        if ready:
+            process.wait(_DEATH_SECONDS)
+            raise process.start_error()
+        raise process.timeout(f"to connect to {self.path}", deadline, process.stderr)
+
+    def close(self) -> None:
+        """Stop listening; connections that were accepted stay."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "it wrote nothing to stderr"
+
+
+def _kernel_state(pid: int) -> str:
+    """What the kernel says the process is doing, to be read after "is running"."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return ""
+    for line in status.splitlines():
+        if line.startswith("State:"):
+            return f", in state {line.split(maxsplit=1)[1]}"
+    return ""

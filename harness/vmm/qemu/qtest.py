@@ -1,0 +1,183 @@
+"""qtest: the host's hand on memory, device registers and I/O ports of a live guest.
+
+The protocol is QEMU's system/qtest.c ("QTest Protocol"): one command a line, one `OK ...` or `FAIL ...` line for each,
+in order, with `IRQ ...` lines between them at any time. It works beside TCG and KVM, while the guest runs.
+
+Addresses are guest physical, as the first processor sees them; they go through no IOMMU.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+
+from harness.errors import SpecError, VmmError
+from harness.vmm.qemu.process import QemuProcess
+
+__all__ = ["Qtest", "QtestError", "Width"]
+
+_BLOCK = 64 * 1024
+# What may be under way at once. QEMU answers each command before it reads the next, and blocks when nobody takes its
+# answers: so the commands of one batch must fit into the socket's buffer even if QEMU reads none of them.
+_BATCH_BYTES = 32 * 1024
+_BATCH_COMMANDS = 128
+
+
+class Width(IntEnum):
+    """Size of one access, bytes."""
+
+    BYTE = 1
+    WORD = 2
+    LONG = 4
+    QUAD = 8
+
+    @property
+    def letter(self) -> str:
+        """The letter that qtest's commands end with."""
+        return {1: "b", 2: "w", 4: "l", 8: "q"}[self.value]
+
+
+class QtestError(VmmError):
+    """QEMU answered `FAIL` to a qtest command."""
+
+
+class Qtest:
+    """The qtest channel of one process.
+
+    Every call takes a `deadline`, seconds, and raises `VmmTimeout` when it passes, `VmmDied` when QEMU has ended, and
+    `QtestError` when QEMU refuses the command.
+    """
+
+    def __init__(self, connection: socket.socket, process: QemuProcess) -> None:
+        """Take over a connected socket."""
+        self._socket = connection
+        self._process = process
+        self._lock = threading.Lock()
+        self._buffer = bytearray()
+        self._owed = 0  # answers to commands whose caller has given up
+        self._has_base64: bool | None = None
+
+    def read(self, address: int, count: int, *, deadline: float = 10.0) -> bytes:
+        """Read `count` bytes of guest memory."""
+        blocks = [(address + offset, min(_BLOCK, count - offset)) for offset in range(0, count, _BLOCK)]
+        if not blocks:
+            return b""
+        if self._base64(deadline):
+            answers = self.batch([f"b64read {at:#x} {size:#x}" for at, size in blocks], deadline=deadline)
+            return b"".join(base64.b64decode(answer) for answer in answers)
+        answers = self.batch([f"read {at:#x} {size:#x}" for at, size in blocks], deadline=deadline)
+        return b"".join(bytes.fromhex(answer.removeprefix("0x")) for answer in answers)
+
+    def write(self, address: int, data: bytes, *, deadline: float = 10.0) -> None:
+        """Write guest memory."""
+        blocks = [(address + offset, data[offset : offset + _BLOCK]) for offset in range(0, len(data), _BLOCK)]
+        if not blocks:
+            return
+        if self._base64(deadline):
+            lines = [f"b64write {at:#x} {len(part):#x} {base64.b64encode(part).decode()}" for at, part in blocks]
+        else:
+            lines = [f"write {at:#x} {len(part):#x} 0x{part.hex()}" for at, part in blocks]
+        self.batch(lines, deadline=deadline)
+
+    def read_value(self, address: int, width: Width, *, deadline: float = 10.0) -> int:
+        """One access of that width to memory or to a device's registers."""
+        return int(self.command(f"read{width.letter} {address:#x}", deadline=deadline), 0)
+
+    def write_value(self, address: int, value: int, width: Width, *, deadline: float = 10.0) -> None:
+        """One access of that width to memory or to a device's registers."""
+        self.command(f"write{width.letter} {address:#x} {value:#x}", deadline=deadline)
+
+    def read_port(self, port: int, width: Width, *, deadline: float = 10.0) -> int:
+        """Read an x86 I/O port (1, 2 or 4 bytes)."""
+        return int(self.command(f"in{_port_letter(width)} {port:#x}", deadline=deadline), 0)
+
+    def write_port(self, port: int, value: int, width: Width, *, deadline: float = 10.0) -> None:
+        """Write an x86 I/O port (1, 2 or 4 bytes)."""
+        self.command(f"out{_port_letter(width)} {port:#x} {value:#x}", deadline=deadline)
+
+    def command(self, line: str, *, deadline: float = 10.0) -> str:
+        """One command of the protocol; returns what follows `OK`."""
+        return self.batch([line], deadline=deadline)[0]
+
+    def batch(self, lines: Sequence[str], *, deadline: float = 10.0) -> list[str]:
+        """Commands sent without waiting for each other's answers; returns what follows each `OK`.
+
+        All are run, also after one that failed.
+
+        Raises:
+            QtestError: one or more failed; the message names the first.
+        """
+        with self._lock:
+            end = time.monotonic() + deadline
+            answers: list[str] = []
+            for part in _parts(lines):
+                try:
+                    self._send("".join(f"{line}\n" for line in part).encode(), end)
+                    self._owed += len(part)
+                    while self._owed > len(part):
+                        self._answer(end)
+                    answers += [self._answer(end) for _ in part]
+                except TimeoutError:
+                    raise self._process.timeout(f"qtest {part[0][:80]!r}", deadline) from None
+                except (OSError, EOFError):
+                    raise self._process.died(f"for qtest {part[0][:80]!r}") from None
+        for line, answer in zip(lines, answers, strict=True):
+            if not answer.startswith("OK"):
+                raise QtestError(f"qtest {line[:200]!r}: {answer}")
+        return [answer[2:].strip() for answer in answers]
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._socket.close()
+
+    def _base64(self, deadline: float) -> bool:
+        if self._has_base64 is None:
+            try:
+                self.command("b64read 0x0 0x1", deadline=deadline)
+                self._has_base64 = True
+            except QtestError:
+                self._has_base64 = False
+        return self._has_base64
+
+    def _send(self, data: bytes, end: float) -> None:
+        self._socket.settimeout(max(0.001, end - time.monotonic()))
+        self._socket.sendall(data)
+
+    def _answer(self, end: float) -> str:
+        while True:
+            line, found, rest = self._buffer.partition(b"\n")
+            if found:
+                self._buffer = rest
+                if line.startswith(b"IRQ "):
+                    continue
+                self._owed -= 1
+                return line.decode(errors="replace")
+            self._socket.settimeout(max(0.001, end - time.monotonic()))
+            data = self._socket.recv(1 << 20)
+            if not data:
+                raise EOFError
+            self._buffer += data
+
+
+def _port_letter(width: Width) -> str:
+    if width is Width.QUAD:
+        raise SpecError("an I/O port is accessed by 1, 2 or 4 bytes, not 8")
+    return width.letter
+
+
+def _parts(lines: Iterable[str]) -> Iterable[list[str]]:
+    """The lines in groups that are safe to have under way at once."""
+    part: list[str] = []
+    size = 0
+    for line in lines:
+        if part and (size + len(line) > _BATCH_BYTES or len(part) == _BATCH_COMMANDS):
+            yield part
+            part, size = [], 0
+        part.append(line)
+        size += len(line) + 1
+    if part:
+        yield part

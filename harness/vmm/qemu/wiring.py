@@ -1,0 +1,116 @@
+"""What a machine is connected to: the harness that runs it, or the terminal of a person who runs the same one again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+__all__ = ["DISK_BYTES", "HandWiring", "HarnessWiring", "Wiring", "disk_node", "netdev_name"]
+
+DISK_BYTES = 16 * 1024 * 1024
+"""Size of the disk behind each virtio-blk, bytes."""
+
+_FORWARD = "restrict=on,hostfwd=tcp:127.0.0.1:0-:22"
+"""User networking that reaches nothing, with SSH on a port that the host's kernel picks: `info usernet` tells it."""
+
+
+def disk_node(device_id: str) -> str:
+    """Name of the block node that a disk's front end takes as its `drive`."""
+    return f"{device_id}-disk"
+
+
+def netdev_name(device_id: str) -> str:
+    """Name of the network back end that a NIC's front end takes as its `netdev`."""
+    return f"{device_id}-net"
+
+
+class Wiring(Protocol):
+    """The back ends of a machine."""
+
+    def channels(self) -> list[tuple[str, ...]]:
+        """Console, QMP, and whatever else QEMU is driven by."""
+
+    def disk(self, device_id: str) -> list[tuple[str, ...]]:
+        """The block node `disk_node(device_id)`, with 512-byte sectors."""
+
+    def cable(self, device_id: str) -> list[tuple[str, ...]]:
+        """The network back end `netdev_name(device_id)` of a NIC of the spec."""
+
+    def management(self, netdev: str) -> list[tuple[str, ...]]:
+        """The network back end of the NIC that SSH goes through."""
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessWiring:
+    """Everything leads to the harness.
+
+    Attributes:
+        directory: the run directory, with `qmp.sock`, `qtest.sock` and `console.sock`, and the disks.
+        cables: for each NIC of the spec, the file descriptor of QEMU's end of its cable.
+    """
+
+    directory: Path
+    cables: Mapping[str, int]
+
+    def socket(self, channel: str) -> Path:
+        """Where QEMU connects for `qmp`, `qtest` or `console`."""
+        return self.directory / f"{channel}.sock"
+
+    def image(self, device_id: str) -> Path:
+        """The raw image behind a disk."""
+        return self.directory / f"{disk_node(device_id)}.raw"
+
+    def channels(self) -> list[tuple[str, ...]]:
+        """See `Wiring`."""
+        return [
+            ("-chardev", f"socket,id=console,path={_text(self.socket('console'))}"),
+            ("-serial", "chardev:console"),
+            ("-chardev", f"socket,id=qmp,path={_text(self.socket('qmp'))}"),
+            ("-qmp", "chardev:qmp"),
+            ("-chardev", f"socket,id=qtest,path={_text(self.socket('qtest'))}"),
+            ("-qtest", "chardev:qtest"),
+            ("-qtest-log", "none"),
+        ]
+
+    def disk(self, device_id: str) -> list[tuple[str, ...]]:
+        """See `Wiring`."""
+        node = disk_node(device_id)
+        return [
+            ("-blockdev", f"driver=file,node-name={node}-file,filename={_text(self.image(device_id))}"),
+            ("-blockdev", f"driver=raw,node-name={node},file={node}-file"),
+        ]
+
+    def cable(self, device_id: str) -> list[tuple[str, ...]]:
+        """See `Wiring`."""
+        return [("-netdev", f"socket,id={netdev_name(device_id)},fd={self.cables[device_id]}")]
+
+    def management(self, netdev: str) -> list[tuple[str, ...]]:
+        """See `Wiring`."""
+        return [("-netdev", f"user,id={netdev},{_FORWARD}")]
+
+
+@dataclass(frozen=True, slots=True)
+class HandWiring:
+    """The console and QEMU's monitor on the terminal (Ctrl-A C switches), disks and networks that lead nowhere."""
+
+    def channels(self) -> list[tuple[str, ...]]:
+        """See `Wiring`."""
+        return [("-serial", "mon:stdio")]
+
+    def disk(self, device_id: str) -> list[tuple[str, ...]]:
+        """See `Wiring`."""
+        return [("-blockdev", f"driver=null-co,node-name={disk_node(device_id)},size={DISK_BYTES},read-zeroes=on")]
+
+    def cable(self, device_id: str) -> list[tuple[str, ...]]:
+        """See `Wiring`."""
+        return [("-netdev", f"user,id={netdev_name(device_id)},restrict=on")]
+
+    def management(self, netdev: str) -> list[tuple[str, ...]]:
+        """See `Wiring`."""
+        return [("-netdev", f"user,id={netdev},{_FORWARD}")]
+
+
+def _text(path: Path) -> str:
+    return str(path).replace(",", ",,")

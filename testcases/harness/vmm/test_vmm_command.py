@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from vmm_rig import spec
+
+from harness.placement import place
+from harness.spec import Device, Iommu, IommuKind, Machine
+from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot
+from harness.vmm.qemu.arguments import Arguments, Properties
+from harness.vmm.qemu.command import Accelerator, Options, command_line, device
+from harness.vmm.qemu.wiring import HandWiring, HarnessWiring
+
+_BOOT = FirmwareBoot(image=Path("/rom"))
+
+
+def _line(machine: Machine, options: Options | None = None, boot: Boot = _BOOT) -> Arguments:
+    return command_line(machine, boot, HandWiring(), options or Options())
+
+
+def _devices(machine: Machine) -> list[str]:
+    return [pair[1] for pair in _line(machine).pairs if pair[0] == "-device"]
+
+
+def test_iommu_on_is_a_platform_device_on_the_main_root() -> None:
+    (blk,) = [d for d in _devices(spec("virtio-blk,iommu=on", iommu=IommuKind.INTEL)) if "blk" in d]
+    assert "bus=pcie.0,addr=0x4," in blk
+    assert blk.endswith("iommu_platform=on,disable-legacy=on")
+
+
+def test_iommu_off_is_no_platform_device_behind_the_root_that_bypasses() -> None:
+    devices = _devices(spec("virtio-blk,iommu=off", iommu=IommuKind.INTEL))
+    assert "pxb-pcie,id=outside,bus=pcie.0,addr=0x3,bus_nr=0x80,bypass_iommu=on" in devices
+    assert "pcie-root-port,id=port1,bus=outside,addr=0x0,chassis=1,slot=1" in devices
+    (blk,) = [d for d in devices if "blk" in d]
+    assert "bus=port1,addr=0x0," in blk
+    assert blk.endswith("iommu_platform=off,disable-legacy=on")
+
+
+def test_there_is_no_second_root_where_nothing_stands_outside() -> None:
+    assert not [d for d in _devices(spec("edu,iommu=on", iommu=IommuKind.INTEL)) if "pxb" in d]
+
+
+@pytest.mark.parametrize("kind", [IommuKind.INTEL, IommuKind.VIRTIO])
+def test_the_iommu_stands_before_every_other_device(kind: IommuKind) -> None:
+    assert _devices(spec("edu,iommu=on", "virtio-net,iommu=off", iommu=kind))[0].startswith(f"{kind}-iommu")
+
+
+def test_what_the_spec_leaves_open_is_not_on_the_command_line() -> None:
+    assert _devices(spec(iommu=IommuKind.INTEL))[0] == "intel-iommu,id=iommu"
+    assert _devices(spec(iommu=IommuKind.VIRTIO))[0] == "virtio-iommu-pci,id=iommu,bus=pcie.0,addr=0x1"
+
+
+def test_what_the_spec_says_of_intel_iommu_is_on_the_command_line() -> None:
+    iommu = Iommu(kind=IommuKind.INTEL, interrupt_remapping=False, caching_mode=True, aw_bits=39)
+    assert _devices(Machine(iommu=iommu))[0] == "intel-iommu,id=iommu,intremap=off,caching-mode=on,aw-bits=39"
+
+
+def test_what_the_spec_says_of_virtio_iommu_is_on_the_command_line() -> None:
+    iommu = Iommu(kind=IommuKind.VIRTIO, aw_bits=48, boot_bypass=False)
+    assert _devices(Machine(iommu=iommu))[0].endswith("aw-bits=48,boot-bypass=off")
+
+
+def test_a_device_for_hotplug_has_its_back_end_and_is_not_there_yet() -> None:
+    machine = spec("virtio-blk,hotplug=on")
+    assert not [d for d in _devices(machine) if "blk" in d]
+    assert any("node-name=virtio-blk0-disk" in word for word in _line(machine))
+
+
+def test_hotplug_takes_the_same_properties_as_the_command_line() -> None:
+    machine = spec("virtio-net,iommu=on,hotplug=on", iommu=IommuKind.INTEL)
+    front = device(place(machine).slot("virtio-net0"))
+    words = dict(word.split("=") for word in front.text().split(",")[1:])
+    on_off: dict[object, object] = {True: "on", False: "off"}
+    assert {k: on_off.get(v, v) for k, v in front.json().items() if k != "driver"} == words
+
+
+def test_edu_can_put_every_address_on_the_bus() -> None:
+    assert "edu,id=edu0,bus=pcie.0,addr=0x4,dma_mask=0xffffffffffffffff" in _devices(spec("edu"))
+
+
+def test_a_comma_in_a_value_does_not_start_another_option() -> None:
+    assert Properties("x", "i", {"drive": "a,b"}).text() == "x,id=i,drive=a,,b"
+    sockets = [w for w in HarnessWiring(Path("/a,b"), {}).channels() if w[1].startswith("socket,id=qmp")]
+    assert sockets[0][1] == "socket,id=qmp,path=/a,,b/qmp.sock"
+
+
+def test_the_printed_command_means_the_same_words_to_a_shell() -> None:
+    boot = LinuxBoot(kernel=Path("/k"), initrd=Path("/i i"), args=("console=ttyS0", "quiet"))
+    line = _line(spec("edu"), boot=boot)
+    text = line.shell(("qemu", "-L", "a b"), {"X": "1 2"})
+    assert shlex.split(text.replace("\\\n", "")) == ["X=1 2", "qemu", "-L", "a b", *line]
+    assert "\n    -append 'console=ttyS0 quiet'" in text
+
+
+def test_interrupt_remapping_has_the_irqchip_that_it_needs_under_kvm() -> None:
+    pairs = _line(spec(), Options(accelerator=Accelerator.KVM)).pairs
+    assert ("-machine", "q35,kernel-irqchip=split") in pairs
+
+
+def test_every_device_has_an_id_and_an_address() -> None:
+    machine = Machine(
+        iommu=Iommu(kind=IommuKind.VIRTIO),
+        devices=tuple(Device.parse(f"{kind},iommu={tag}") for kind in ("edu", "virtio-net") for tag in ("on", "off")),
+    )
+    devices = _devices(machine)
+    assert len(devices) == 1 + 1 + 2 + 1 + 4
+    assert all(",id=" in text and ",bus=" in text and ",addr=" in text for text in devices)
+
+
+def test_a_disk_of_a_machine_run_by_hand_leads_to_no_file() -> None:
+    replaced = replace(spec("virtio-blk"), memory_mib=256)
+    assert any("null-co" in word for word in _line(replaced))

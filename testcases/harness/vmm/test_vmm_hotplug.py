@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+from conftest import Start
+from vmm_rig import spec
+
+from harness.errors import GuestError, SpecError, Unsupported
+from harness.spec import IommuKind
+from harness.vmm.qemu.capabilities import Capabilities, require
+from harness.vmm.qemu.qmp import QmpError
+
+
+@pytest.mark.parametrize("kind", ["virtio-blk", "virtio-net", "edu"])
+@pytest.mark.parametrize("tag", ["on", "off"])
+def test_a_device_is_plugged_into_a_running_machine(
+    start: Start, capabilities: Capabilities, kind: str, tag: str
+) -> None:
+    machine = spec(f"{kind},iommu={tag},hotplug=on", iommu=IommuKind.INTEL)
+    try:
+        require(machine, capabilities)
+    except Unsupported as error:
+        pytest.skip(error.message)
+    running = start(machine)
+    running.plug(f"{kind}0")
+    children = running.qmp.execute("qom-list", {"path": "/machine/peripheral"})
+    assert f"{kind}0" in [child["name"] for child in children]
+
+
+def test_what_is_plugged_has_the_properties_of_what_is_there_at_boot(start: Start) -> None:
+    machine = start(spec("edu", "edu,hotplug=on"))
+    machine.plug("edu1")
+    masks = [
+        machine.qmp.execute("qom-get", {"path": f"/machine/peripheral/{id}", "property": "dma_mask"})
+        for id in ("edu0", "edu1")
+    ]
+    assert masks == [(1 << 64) - 1] * 2
+
+
+def test_a_device_that_is_there_at_boot_cannot_be_plugged(start: Start) -> None:
+    with pytest.raises(SpecError, match="edu0 is there from the start"):
+        start(spec("edu")).plug("edu0")
+
+
+def test_plugging_twice_is_refused_in_qemus_words(start: Start) -> None:
+    machine = start(spec("edu,hotplug=on"))
+    machine.plug("edu0")
+    with pytest.raises(QmpError, match=r"[Dd]uplicate"):
+        machine.plug("edu0")
+
+
+def test_a_guest_that_does_not_let_go_is_a_guest_error(start: Start) -> None:
+    machine = start(spec("edu,hotplug=on"))
+    machine.plug("edu0")
+    with pytest.raises(GuestError, match=r"did not let go of edu0 within 0\.3 s"):
+        machine.unplug("edu0", deadline=0.3)
+
+
+def test_unplugging_what_is_not_there_is_refused(start: Start) -> None:
+    with pytest.raises(QmpError, match="edu0"):
+        start(spec("edu,hotplug=on")).unplug("edu0")

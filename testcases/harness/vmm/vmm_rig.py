@@ -1,0 +1,97 @@
+"""Machines for the tests of `vmm`: no guest, a processor that halts at once, devices driven by the host."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.pci import Address
+from harness.spec import Device, Iommu, IommuKind, Machine
+from harness.vmm.keeper_main import MARK
+from harness.vmm.protocol import FirmwareBoot
+from harness.vmm.qemu.pci import PciFunction
+from harness.vmm.qemu.process import QemuProcess
+from harness.vmm.qemu.qtest import Qtest, Width
+from harness.vmm.rundir import RunDirectory
+
+ECAM = 0xB000_0000
+_BAR = 0xE000_0000
+
+
+def halt_rom(path: Path) -> FirmwareBoot:
+    """64 KiB of firmware that is `cli; hlt; jmp` back to the hlt."""
+    rom = bytearray(64 * 1024)
+    rom[0xFFF0:0xFFF4] = bytes.fromhex("fa f4 eb fd")
+    path.write_bytes(rom)
+    return FirmwareBoot(image=path)
+
+
+def spec(*devices: str, iommu: IommuKind = IommuKind.NONE) -> Machine:
+    return Machine(iommu=Iommu(kind=iommu), devices=tuple(Device.parse(text) for text in devices), memory_mib=128)
+
+
+def function(qtest: Qtest, device: int) -> PciFunction:
+    """The function on bus 0, with ECAM enabled and its BAR 0 placed, as firmware would have done."""
+    # PCIEXBAR: Intel 3 Series (P35) datasheet, 5.1.17; QEMU, hw/pci-host/q35.c
+    qtest.write_port(0xCF8, 0x8000_0060, Width.LONG)
+    qtest.write_port(0xCFC, ECAM | 1, Width.LONG)
+    found = PciFunction(qtest, ECAM, Address(0, device))
+    found.write(0x10, _BAR + (device << 20), Width.LONG)
+    return found
+
+
+@contextmanager
+def stand_in(directory: RunDirectory, *argv: str) -> Iterator[QemuProcess]:
+    """Any program in the place of QEMU."""
+    with QemuProcess.start(argv, directory=directory, env={}, command=" ".join(argv)) as process:
+        yield process
+
+
+def marked_processes(parent: Path) -> list[int]:
+    """Processes that were started for a run directory under `parent`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environ = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if f"{MARK}={parent}/".encode() in environ:
+                found.append(int(entry.name))
+    return found
+
+
+def shared_memory() -> set[str]:
+    return {entry.name for entry in Path("/dev/shm").iterdir() if entry.name.startswith("viommu-")}
+
+
+def left_behind(parent: Path) -> list[str]:
+    return [f"process {pid}" for pid in marked_processes(parent)] + [str(path) for path in parent.rglob("*")]
+
+
+def wait_until_gone(parent: Path, seconds: float = 5.0) -> list[str]:
+    """What is left under `parent`, or of its processes, once nothing is or the time is up."""
+    end = time.monotonic() + seconds
+    while left_behind(parent) and time.monotonic() < end:
+        time.sleep(0.02)
+    return left_behind(parent)
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process does not run in this block."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        while not is_stopped(pid):
+            time.sleep(0.001)
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
