@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,8 @@ _log = logging.getLogger(__name__)
 _SCHEMA = "viommu-harness/resolved/1"
 _FRESH_SECONDS = 24 * 3600
 """How long package lists, and what was resolved from them, are used before the mirror is asked again."""
+_RETRY_SECONDS = 600
+"""How long a mirror that did not answer is left alone when the cache has what it said last."""
 _UNPACK_SECONDS = 300
 _NOTHING: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
@@ -51,7 +54,7 @@ class Tree:
         packages: what is unpacked there, sorted by name.
         suite: where they come from.
         resolved: when the mirror last said that these are the current ones, UTC.
-        offline: the mirror should have been asked again, but did not answer.
+        offline: the mirror should have been asked again, but did not answer (or the cache cannot be written).
     """
 
     root: Path
@@ -107,8 +110,8 @@ def fetch(
 ) -> Tree:
     """Packages and all that they depend on (no recommendations), unpacked.
 
-    The mirror is asked at most once a day. In between, and when it does not answer while what it last said is
-    still in the cache, no network is used.
+    The mirror is asked at most once a day. In between, and when it does not answer (or its answer cannot be written)
+    while what it said before is still in the cache, that is used; the tree then says `offline`, and so does the log.
 
     Args:
         suite: "trixie", "sid", "trixie-backports"...
@@ -129,10 +132,10 @@ def fetch(
     request = _Request(cache, suite, arch, tuple(sorted(set(names))), assumed, sources)
     known = request.recall()
     fresh = known is not None and time.time() - known.when < _FRESH_SECONDS
-    if known is not None and fresh and not refresh:
+    if known is not None and not refresh and (fresh or request.tried_lately()):
         root = cache.tree(cache.key(known.entries))
         if root is not None:
-            return request.tree(known, root)
+            return request.tree(known, root, offline=not fresh)
     try:
         if known is None or not fresh or refresh:
             known = request.resolve(progress, refresh=refresh)
@@ -141,12 +144,15 @@ def fetch(
         except Superseded:
             known = request.resolve(progress, refresh=True)
             return request.tree(known, request.unpacked(known, progress))
-    except MirrorUnreachable as error:
-        root = cache.tree(cache.key(known.entries)) if known is not None else None
-        if known is None or root is None:
+    except (MirrorUnreachable, HostError) as error:
+        if known is None:
             raise
+        root = request.at_hand(known, progress)
+        if root is None:
+            raise
+        request.note_try()
         tree = request.tree(known, root, offline=True)
-        _log.warning("%s Using the packages of %s, resolved %s.", error.message, suite, f"{tree.resolved:%F %R} UTC")
+        _log.warning("%s. Using the packages of %s, resolved %s UTC", error.message, suite, f"{tree.resolved:%F %R}")
         return tree
 
 
@@ -179,6 +185,7 @@ class _Request:
         words = "\n".join([*names, "", *(f"{name} {provides}" for name, provides in sorted(assumed.items()))])
         digest = hashlib.sha256(words.encode()).hexdigest()[:16]
         self._record = cache.root / "resolved" / f"{self._place}-{digest}.json"
+        self._tried = self._record.with_suffix(".tried")
 
     def recall(self) -> _Resolved | None:
         """What the request came to the last time, if that is known."""
@@ -217,6 +224,25 @@ class _Request:
             self._unpack(known.packages, root, progress)
 
         return self._cache.build(known.entries, fill, progress)
+
+    def at_hand(self, known: _Resolved, progress: Progress) -> Path | None:
+        """The root of the tree, if it can be had without asking the mirror for anything."""
+        root = self._cache.tree(self._cache.key(known.entries))
+        if root is None and not self._missing(known):
+            root = self.unpacked(known, progress)
+        return root
+
+    def tried_lately(self) -> bool:
+        """Whether the mirror was asked for news within the last minutes, and did not answer."""
+        try:
+            return time.time() - self._tried.stat().st_mtime < _RETRY_SECONDS
+        except OSError:
+            return False
+
+    def note_try(self) -> None:
+        """Remember that the mirror did not answer, where the cache can be written."""
+        with suppress(OSError):
+            self._tried.touch()
 
     def tree(self, known: _Resolved, root: Path, *, offline: bool = False) -> Tree:
         """The answer."""

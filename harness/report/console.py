@@ -22,7 +22,7 @@ from harness.report.text import harmless, head
 from harness.report.write import Written
 from harness.verdict import Verdict
 
-__all__ = ["print_run"]
+__all__ = ["print_case_line", "print_run"]
 
 _STYLES = {
     Verdict.PASS: "green",
@@ -63,6 +63,11 @@ def print_run(run: Run, console: Console | None = None, written: Written | None 
     _Printer(console or Console()).print(run, written)
 
 
+def print_case_line(case: Case, console: Console | None = None) -> None:
+    """Print one line for a case that has just ended: verdict, IOMMU, seconds, sentence."""
+    _Printer(console or Console()).print_line(case)
+
+
 class _Printer:
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -84,6 +89,13 @@ class _Printer:
         style = _EXIT_STYLES[run.exit_code]
         self._console.print(self._text(exit_meaning(run), style))
         self._console.print(self._text(str(totals), style))
+
+    def print_line(self, case: Case) -> None:
+        verdict = self._verdict(case.verdict)
+        verdict.pad_right(6 - verdict.cell_len)
+        where = f"{case.iommu or '-':8}{case.seconds:6.1f} s  "
+        line = Text.assemble(verdict, " ", (where, "dim"), self._text(case.claim))
+        self._console.print(line, no_wrap=True, overflow="ellipsis")
 
     def _table(self, run: Run) -> Table:
         kinds = iommus(run)

@@ -113,7 +113,7 @@ def _owner_is_dead(path: Path) -> bool:
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             return False
-        lock = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        lock = os.open(path / _LOCK, os.O_RDWR)
     except OSError:
         return False  # being made, or being removed
     try:

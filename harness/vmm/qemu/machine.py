@@ -55,7 +55,6 @@ class QemuMachine:
         self,
         spec: Machine,
         command: str,
-        stack: ExitStack,
         process: QemuProcess,
         wiring: HarnessWiring,
         cables: dict[str, NetworkCable],
@@ -74,7 +73,7 @@ class QemuMachine:
         self.console = console
         self.trace = TraceReader(_trace_log(wiring.directory))
         self.start_time = start_time
-        self._stack = stack
+        self._stack = ExitStack()
         self._wiring = wiring
         self._cables = cables
         self._placement = place(spec)
@@ -124,23 +123,20 @@ class QemuMachine:
                     pass_fds=tuple(wiring.cables.values()),
                 )
             )
-            try:
-                for cable in cables.values():
-                    cable.attach(process)
-                qmp = Qmp(process, directory.path / "qmp.log")
-                stack.callback(qmp.close)
-                connections = {
-                    channel: listener.accept(process, options.start_deadline) for channel, listener in listeners.items()
-                }
-                console = SerialConsole(connections["console"], process, directory.path / "console.log")
-                stack.callback(console.close)
-                qtest = Qtest(connections["qtest"], process)
-                stack.callback(qtest.close)
-                qmp.connect(connections["qmp"], options.start_deadline)
-                machine = cls(spec, by_hand, stack, process, wiring, cables, qmp, qtest, console, start_time)
-            except BaseException:
-                process.kill()  # before its connections are closed one by one, and whatever ended the start
-                raise
+            for cable in cables.values():
+                cable.attach(process)
+            qmp = Qmp(process, directory.path / "qmp.log")
+            stack.callback(qmp.close)
+            connections = {
+                channel: stack.enter_context(listener.accept(process, options.start_deadline))
+                for channel, listener in listeners.items()
+            }
+            console = SerialConsole(connections["console"], process, directory.path / "console.log")
+            stack.callback(console.close)
+            qtest = Qtest(connections["qtest"], process)
+            stack.callback(qtest.close)
+            qmp.connect(connections["qmp"], options.start_deadline)
+            machine = cls(spec, by_hand, process, wiring, cables, qmp, qtest, console, start_time)
             machine._stack = stack.pop_all()
             return machine
 

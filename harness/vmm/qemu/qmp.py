@@ -257,6 +257,7 @@ class _Client(QMPClient):
     def __init__(self, record: Callable[[str, Message], None]) -> None:
         super().__init__()
         self._record = record
+        self.remove_listener(self.events)  # a queue that nobody reads: events are recorded as they come in
 
     def _cb_inbound(self, msg: Message) -> Message:
         self._record("<-", msg)
@@ -265,9 +266,6 @@ class _Client(QMPClient):
     def _cb_outbound(self, msg: Message) -> Message:
         self._record("->", msg)
         return msg
-
-    async def _event_dispatch(self, msg: Message) -> None:
-        """Events were recorded as they came in: qemu.qmp's own queue, which nobody reads, must not grow."""
 
     async def end(self) -> None:
         # The reader's error is how QEMU's end looks from here; the process itself has said it already.

@@ -24,7 +24,6 @@ _BLOCK = 64 * 1024
 # What may be under way at once. QEMU answers each command before it reads the next, and blocks when nobody takes its
 # answers: so the commands of one batch must fit into the socket's buffer even if QEMU reads none of them.
 _BATCH_BYTES = 32 * 1024
-_BATCH_COMMANDS = 128
 
 
 class Width(IntEnum):
@@ -174,7 +173,7 @@ def _parts(lines: Iterable[str]) -> Iterable[list[str]]:
     part: list[str] = []
     size = 0
     for line in lines:
-        if part and (size + len(line) > _BATCH_BYTES or len(part) == _BATCH_COMMANDS):
+        if part and size + len(line) > _BATCH_BYTES:
             yield part
             part, size = [], 0
         part.append(line)

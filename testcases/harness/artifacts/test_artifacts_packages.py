@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from artifacts_archive import ARCH, SUITE, Archive, Fault, serving
 
-from harness.artifacts import apt
+from harness.artifacts import apt, packages
 from harness.artifacts.cache import Cache
 from harness.artifacts.packages import Tree, fetch
 from harness.artifacts.sources import VENDORS, Repository, Sources
@@ -246,6 +246,34 @@ def test_what_was_resolved_before_is_used_and_said_to_be_old_when_the_mirror_is_
         tree = get(cache, archive, "lib")
     assert (tree.root, tree.offline, online.offline) == (online.root, True, False)
     assert f"resolved {tree.resolved:%F %R} UTC" in caplog.text
+
+
+def test_a_mirror_that_did_not_answer_is_left_alone_for_a_while(
+    cache: Cache, archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get(cache, archive, "lib")
+    age(cache, 3 * DAY)
+    archive.faults["Release"] = Fault.TRUNCATE
+    archive.faults["Packages"] = Fault.TRUNCATE
+    assert get(cache, archive, "lib").offline
+    asked = len(archive.requests)
+    assert get(cache, archive, "lib").offline
+    assert len(archive.requests) == asked
+    monkeypatch.setattr(packages, "_RETRY_SECONDS", 0)
+    archive.faults.clear()
+    assert not get(cache, archive, "lib").offline
+
+
+def test_a_damaged_tree_is_built_again_from_the_archives_when_the_mirror_is_gone(
+    cache: Cache, archive: Archive
+) -> None:
+    tree = get(cache, archive, "lib")
+    (tree.root / "usr/lib/lib.so").unlink()
+    age(cache, 3 * DAY)
+    archive.faults["Release"] = Fault.TRUNCATE
+    archive.faults["Packages"] = Fault.TRUNCATE
+    again = get(Cache(cache.root), archive, "lib")
+    assert (again.offline, (again.root / "usr/lib/lib.so").read_bytes()) == (True, b"lib")
 
 
 def test_too_little_space_is_found_before_anything_is_downloaded(

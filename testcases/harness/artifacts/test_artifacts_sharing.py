@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -190,6 +191,16 @@ def test_a_complete_entry_of_a_read_only_cache_is_used(root: Path, archive: Arch
     tree = get(root, archive)
     before = in_mount_namespace(f"mount --bind {root} {root}; mount -o remount,ro,bind {root}")
     assert said(child(root, archive, "big", before=before)) == str(tree)
+
+
+def test_a_complete_entry_of_a_read_only_cache_is_used_also_when_it_is_old(root: Path, archive: Archive) -> None:
+    tree = get(root, archive)
+    (record,) = (root / "resolved").glob("*.json")
+    record.write_text(re.sub(r'"when":[\d.]+', '"when":1000.0', record.read_text()))
+    before = in_mount_namespace(f"mount --bind {root} {root}; mount -o remount,ro,bind {root}")
+    text = said(child(root, archive, "big", before=before))
+    assert text.splitlines()[-1] == str(tree)
+    assert "resolved 1970-01-01" in text
 
 
 def test_a_read_only_cache_without_the_entry_is_a_host_error(root: Path, archive: Archive) -> None:

@@ -250,6 +250,13 @@ def test_mappings_are_found_after_any_order_of_insertions_and_removals(seed: int
         assert ranges.overlapping(number * 10 + 4, number * 10 + 9) == ([expected] if expected else [])
 
 
+def test_every_mapping_is_found_right_after_a_bucket_splits() -> None:
+    ranges = RangeMap()
+    for number in range(513):
+        ranges.insert(MappedRange(number, number, number, 1))
+    assert [entry and entry.phys_start for entry in map(ranges.find, range(513))] == list(range(513))
+
+
 class AgainstPages(RuleBasedStateMachine):
     """The engine beside the simplest thing that could be right: a dict of pages for each domain."""
 

@@ -102,6 +102,15 @@ def test_what_a_dying_guest_said_last_is_there(rig: Rig) -> None:
     assert console.lines_since() == ("last words", "no line end")
 
 
+def test_a_full_disk_costs_the_file_and_not_the_console(parent: Path) -> None:
+    here, guest = socket.socketpair()
+    with RunDirectory.create(parent) as directory, stand_in(directory, "sleep", "60") as process, guest:
+        console = SerialConsole(here, process, Path("/dev/full"))
+        guest.sendall(b"one\ntwo\n")
+        assert console.wait_for("two", deadline=5) == "two"
+        console.close()
+
+
 def test_what_is_typed_reaches_the_guest(rig: Rig) -> None:
     console, guest, _ = rig
     console.write(b"root\n")

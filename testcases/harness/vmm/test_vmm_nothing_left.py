@@ -105,6 +105,15 @@ def test_nothing_is_left_after_ctrl_c_in_the_terminal(
         assert wait_until_gone(parent) == []
 
 
+def test_nothing_is_left_when_the_whole_process_group_is_killed(
+    build: QemuBuild, capabilities: Capabilities, parent: Path
+) -> None:
+    with _harness(build, capabilities, parent, "while it runs") as (run, _):
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait(10)
+        assert wait_until_gone(parent) == []
+
+
 @pytest.mark.parametrize("moment", _MOMENTS)
 def test_qemu_dies_with_the_harness_even_when_the_keeper_was_killed(
     build: QemuBuild, capabilities: Capabilities, parent: Path, moment: str

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import threading
@@ -11,9 +12,12 @@ import pytest
 from conftest import Start
 from vmm_rig import left_behind, spec, stand_in, stopped
 
+from harness.artifacts.qemu import QemuBuild
 from harness.errors import HostError, VmmDied, VmmStartError, VmmTimeout
-from harness.vmm.protocol import FirmwareBoot
+from harness.vmm.protocol import FirmwareBoot, LinuxBoot
+from harness.vmm.qemu.capabilities import Capabilities
 from harness.vmm.qemu.command import Options
+from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.process import Listener
 from harness.vmm.qemu.qtest import Width
 from harness.vmm.rundir import RunDirectory
@@ -57,10 +61,23 @@ def test_a_program_that_is_not_there_is_a_host_error(parent: Path) -> None:
         pass
 
 
-def test_a_full_disk_is_a_host_error(start: Start) -> None:
-    # A file system that takes no directory: what mkdir says there, a full one says with another word.
+def test_a_file_system_that_takes_no_directory_is_a_host_error(start: Start) -> None:
     with pytest.raises(HostError, match="no run directory could be made in /proc"):
         start(None, Options(parent=Path("/proc")))
+
+
+def test_an_initrd_that_does_not_fit_is_a_host_error_and_leaves_nothing(
+    build: QemuBuild, capabilities: Capabilities, parent: Path
+) -> None:
+    boot = LinuxBoot(kernel=Path("/nowhere"), overlay=b"x" * 100_000)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(HostError, match="File too large"):
+            QemuMachine.start(spec(), build, capabilities, boot, Options(parent=parent))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert left_behind(parent) == []
 
 
 def test_a_process_that_never_connects_is_a_timeout_that_says_what_was_waited_for(parent: Path) -> None:

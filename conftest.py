@@ -1,0 +1,1 @@
+"""Nothing of its own: options, fixtures and the record are in harness/plugin.py, which pyproject.toml names."""

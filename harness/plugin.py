@@ -1,0 +1,197 @@
+"""The pytest plugin: options, the `boot` fixture, and a results record of every case that carries a claim.
+
+A case is a test with ``@pytest.mark.claim("CH-4")``; the first paragraph of its docstring is the sentence that it checks.
+Tests without the mark, those of the harness itself, are left to pytest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import pytest
+from rich.console import Console
+
+from harness.checks.known_issues import KnownIssues
+from harness.errors import GuestCrashed, HarnessError, Unsupported
+from harness.lab import BOOT_SECONDS, Lab
+from harness.live import LiveMachine
+from harness.plugin_record import CaseLog, LabFacts, RunLog, pack
+from harness.report.console import print_case_line, print_run
+from harness.report.write import write_all
+from harness.resources import KNOWN_ISSUES
+from harness.spec import IommuKind, Machine
+from harness.verdict import Verdict
+
+__all__ = ["Boot"]
+
+Boot = Callable[[Machine], LiveMachine]
+"""What the `boot` fixture gives: starts a machine, waits for its SSH, and ends it with the test."""
+
+_LOG = pytest.StashKey[CaseLog]()
+_LAB = pytest.StashKey[Lab]()
+_KNOWN = pytest.StashKey[KnownIssues]()
+_WORKER_OUTPUT = "viommu-lab"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of `viommu run`, which hands them on."""
+    group = parser.getgroup("viommu")
+    kinds = [kind.value for kind in IommuKind if kind is not IommuKind.NONE]
+    group.addoption("--iommu", action="append", choices=kinds, help="only this IOMMU; may be given several times")
+    group.addoption("--qemu", help="suite name, 'host', or path of a QEMU binary")
+    group.addoption("--kernel", help="suite name, or path of a kernel image")
+    group.addoption("--viommu-report", type=Path, metavar="DIR", help="write results.json, report.html, junit.xml there")
+    group.addoption("--viommu-live", action="store_true", help="a line for each case as it ends, instead of dots")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark, and keep a record where one is kept: not in a worker of pytest-xdist."""
+    config.addinivalue_line("markers", "claim(*ids): ids of the claims that this case shows (docs/reference/claims.md)")
+    config.stash[_KNOWN] = KnownIssues.load(KNOWN_ISSUES)
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Recorder(config), "viommu-recorder")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Multiply a case that asks for `iommu` by the IOMMUs."""
+    if "iommu" in metafunc.fixturenames:
+        kinds = metafunc.config.getoption("--iommu") or [IommuKind.INTEL, IommuKind.VIRTIO]
+        metafunc.parametrize("iommu", [IommuKind(kind) for kind in kinds], ids=str)
+
+
+@pytest.fixture(scope="session")
+def lab(pytestconfig: pytest.Config) -> Lab:
+    """QEMU, kernel and image that `--qemu` and `--kernel` name."""
+    opened = Lab.open(qemu=pytestconfig.getoption("--qemu"), kernel=pytestconfig.getoption("--kernel"))
+    pytestconfig.stash[_LAB] = opened
+    return opened
+
+
+@pytest.fixture
+def boot(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Boot]:
+    """Start machines; when the test ends they are ended, and their consoles looked at.
+
+    A panic, oops, BUG or WARN on a console fails the case even where nothing else was seen to be wrong.
+    """
+    machines: list[LiveMachine] = []
+    with ExitStack() as stack:
+
+        def start(spec: Machine) -> LiveMachine:
+            lab.require(spec)
+            machine = stack.enter_context(lab.start(spec))
+            machines.append(machine)
+            machine.guest.wait_ready(BOOT_SECONDS)
+            return machine
+
+        yield start
+    if (log := request.node.stash.get(_LOG, None)) is not None:
+        log.machines = tuple(machine.vmm.evidence() for machine in machines)
+    for machine in machines:
+        for problem in machine.guest.problems:
+            raise GuestCrashed(f"the guest kernel: {problem.kind}: {problem.line}", evidence=problem.text)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Start the log of a case."""
+    mark = item.get_closest_marker("claim")
+    if mark is not None:
+        item.stash[_LOG] = CaseLog.of(item, mark.args)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give each phase its verdict; the last one carries the whole case to whoever keeps the record."""
+    report = yield
+    error = call.excinfo.value if call.excinfo is not None else None
+    if isinstance(error, Unsupported):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), item.location[1] or 0, f"Skipped: {error.message}")
+    elif isinstance(error, HarnessError):
+        report.longrepr = f"{type(error).__name__}: {error}"
+    log = item.stash.get(_LOG, None)
+    if log is None:
+        return report
+    if (lab := item.config.stash.get(_LAB, None)) is not None:
+        log.lab = LabFacts.of(lab)
+    log.add(call, report)
+    case = log.judged(item.config.stash[_KNOWN])
+    if case.verdict is Verdict.KNOWN and report.failed:
+        report.outcome = "skipped"
+        report.wasxfail = case.message  # type: ignore[attr-defined]
+    elif case.verdict is Verdict.FIXED and report.when == "call":
+        report.outcome = "failed"
+        report.longrepr = case.message
+    if report.when == "teardown":
+        report.user_properties.append(pack(case))
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker sends what it says of its lab with its last message."""
+    output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    lab = session.config.stash.get(_LAB, None)
+    if output is not None and lab is not None:
+        output[_WORKER_OUTPUT] = msgspec.json.encode(LabFacts.of(lab)).decode()
+
+
+class _Recorder:
+    """Keeps the record, in the only process or in the one that directs the workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._log = RunLog()
+        self._live: bool = config.getoption("--viommu-live")
+        self._other_failures = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take what a report says of a case."""
+        case = self._log.take(report)
+        if case is not None and self._live:
+            print_case_line(case, self._console())
+        if report.failed and "claim" not in report.keywords:
+            self._other_failures = True
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """Keep pytest's dots out of the lines of `--viommu-live`."""
+        if not self._live:
+            return None
+        outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
+        return (outcome if report.when == "call" or outcome != "passed" else "", "", "")
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: object) -> None:
+        """A worker of pytest-xdist has ended."""
+        text = getattr(node, "workeroutput", {}).get(_WORKER_OUTPUT)
+        if text is not None:
+            self._log.take_lab(msgspec.json.decode(text, type=LabFacts))
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Turn the verdicts into the exit code, and write the reports."""
+        if (lab := self._config.stash.get(_LAB, None)) is not None:
+            self._log.take_lab(LabFacts.of(lab))
+        self._run = self._log.finish()
+        self._written = None
+        if self._run is None:
+            return
+        directory: Path | None = self._config.getoption("--viommu-report")
+        if directory is not None:
+            self._written = write_all(self._run, directory)
+        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            session.exitstatus = 1 if self._other_failures else self._run.exit_code
+
+    def pytest_terminal_summary(self) -> None:
+        """The table of verdicts."""
+        if self._run is not None:
+            print_run(self._run, self._console(), self._written)
+
+    def _console(self) -> Console:
+        """A console on pytest's own output, which its capturing of the tests' output does not touch."""
+        return Console(file=self._config.get_terminal_writer()._file)

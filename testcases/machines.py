@@ -1,0 +1,12 @@
+"""The machines that the cases ask for."""
+
+from __future__ import annotations
+
+from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
+
+__all__ = ["machine"]
+
+
+def machine(iommu: IommuKind, *devices: str, dma_mode: DmaMode = DmaMode.STRICT) -> Machine:
+    """A machine with that IOMMU, and devices as `viommu boot --device` takes them."""
+    return Machine(iommu=Iommu(kind=iommu), devices=tuple(map(Device.parse, devices)), dma_mode=dma_mode)
