@@ -1,8 +1,8 @@
 """Find and compile what the agent imports. Run by the guest's own Python, on the host, when an image is built.
 
 `freeze.py AGENT_DIR OUTPUT_DIR MODULE...` imports the agent's modules and the MODULEs named, and writes every file that
-this took into OUTPUT_DIR: `agent/...` and, below the prefix, `usr/...`; bytecode without source, extension modules as they
-are. Starting the agent from source takes six times as long under emulation.
+this took into OUTPUT_DIR: `agent/...` and, below the prefix, `usr/...`; bytecode without source, extension modules as
+they are. Starting the agent from source takes six times as long under emulation.
 """
 
 from __future__ import annotations

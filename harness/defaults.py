@@ -28,9 +28,9 @@ class Defaults:
 def defaults() -> Defaults:
     """`VIOMMU_QEMU`, `VIOMMU_KERNEL` and `VIOMMU_SUITE` of the environment, and these without them:
 
-    On Debian the QEMU of the stable release and the kernel of unstable: of Debian's kernels those before 6.15 or so leave
-    devices without a driver out of virtio-iommu's care (docs/findings.md), and a first look should show protection that
-    works. On another distribution all three are of the host's own suite.
+    On Debian the QEMU of the stable release and the kernel of unstable: of Debian's kernels those before 6.15 or so
+    leave devices without a driver out of virtio-iommu's care (docs/findings.md), and a first look should show
+    protection that works. On another distribution all three are of the host's own suite.
 
     Raises:
         HostError: this host has no apt suites to take them from, and the environment does not name all three.

@@ -1,4 +1,4 @@
-"""What machines are made of: one QEMU build, one guest kernel, one image, one accelerator; and starting machines with them.
+"""What machines are made of, one QEMU, kernel, image and accelerator; and starting machines with them.
 
 >>> with Lab.open(qemu="trixie", kernel="sid") as lab:                                        # doctest: +SKIP
 ...     with lab.boot(Machine(iommu=Iommu(kind=IommuKind.INTEL))) as machine:
@@ -39,7 +39,7 @@ from harness.vmm.qemu.machine import QemuMachine
 __all__ = ["BOOT_SECONDS", "Lab"]
 
 BOOT_SECONDS = 90.0
-"""How long a guest may take until its SSH answers. Under emulation on a busy host the usual six seconds become thirty."""
+"""How long a guest may take until its SSH answers: six seconds under emulation, thirty on a busy host."""
 
 # The model of a virtio-iommu is fed from these; VT-d's tables are read from memory.
 _VIRTIO_EVENTS = ("attach", "detach", "map", "unmap", "switch_address_space", "report_fault")

@@ -14,9 +14,12 @@ from harness.guest.agent import Agent
 from harness.guest.faults import ReportedFault, parse_faults
 from harness.guest.guest import Guest
 from harness.live_model import LiveEngine, live_engine
-from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Outcome
+from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Mapping, Outcome
 from harness.model.topology import PciFunction, Topology, topology
 from harness.pci import Address
+from harness.placement import place
+from harness.report.record import Finding
+from harness.spec import IommuKind
 from harness.vmm.qemu.edu import Edu
 from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.pci import PciFunction as ConfigSpace
@@ -127,6 +130,33 @@ class LiveMachine:
         device.dma_from_device(0, iova, len(payload))
         after = {address: self.vmm.memory.read(address, _PAGE) for address in watch}
         return DmaSeen(before=before, after=after, payload=payload)
+
+    def compare(self, subject: str, wanted: bytes, address: int) -> tuple[Finding, ...]:
+        """Whether guest memory at an address is as it must be."""
+        seen = self.vmm.memory.read(address, len(wanted))
+        return () if seen == wanted else (Finding(subject=subject, expected=wanted.hex(" "), seen=seen.hex(" ")),)
+
+    def mappings(self, id: str) -> tuple[Mapping, ...]:
+        """What the model finds mapped for a device now."""
+        return tuple(self.engine.iter_mappings(self.function(id).address.requester))
+
+    def virtio_features(self, id: str) -> frozenset[int]:
+        """Numbers of the feature bits that a virtio device and its driver agreed on, from the guest's sysfs."""
+        base = f"/sys/bus/pci/devices/{self.address(id)}"
+        bits = self.guest.run(f"cat {base}/virtio*/features").stdout.strip()
+        return frozenset(number for number, bit in enumerate(bits) if bit == "1")
+
+    def give_to_vfio(self, id: str) -> None:
+        """Bind a device to vfio-pci and open it in a container of its own.
+
+        Where interrupts are not remapped VFIO is told to put up with that: it refuses the device otherwise, and DMA is
+        what this is for.
+        """
+        remapped = self.spec.iommu.kind is IommuKind.INTEL and place(self.spec).interrupt_remapping
+        unsafe = "" if remapped else " allow_unsafe_interrupts=1"
+        self.agent.modprobe(f"vfio_iommu_type1{unsafe}", "vfio_pci")
+        self.agent.pci_bind(self.address(id), "vfio-pci")
+        self.agent.vfio_open(self.address(id))
 
     def faults(self, *, wait: bool) -> tuple[ReportedFault, ...]:
         """DMA faults that the guest's log reports.

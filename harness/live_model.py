@@ -1,7 +1,8 @@
 """The reference model of a running machine's IOMMU, fed with what that machine has: registers, tables, requests.
 
-VT-d keeps its tables in guest memory: registers and tables are read over qtest each time. A virtio-iommu keeps what it was
-asked for in itself: its requests are taken from QEMU's trace log, its configuration from its own configuration space.
+VT-d keeps its tables in guest memory: registers and tables are read over qtest each time. A virtio-iommu keeps what it
+was asked for in itself: its requests are taken from QEMU's trace log, its configuration from its own configuration
+space.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from harness.errors import SpecError, VmmError
@@ -23,8 +24,10 @@ from harness.model.virtio_iommu.engine import VirtioIommuEngine
 from harness.model.virtio_iommu.requests import Attach, AttachFlags, Detach, Map, Request, Status, Unmap
 from harness.model.vtd.engine import VtdEngine
 from harness.model.vtd.registers import VtdRegisters
+from harness.pci import Address
 from harness.spec import IommuKind
 from harness.vmm.qemu import trace
+from harness.vmm.qemu.command import IOMMU
 from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.pci import PciFunction
 from harness.vmm.qemu.qmp import QmpError
@@ -102,13 +105,12 @@ class _LiveVtd:
 class _LiveVirtioIommu:
     """Submits to the model what the driver has submitted to QEMU, in the same order.
 
-    QEMU's trace of an ATTACH leaves its flags out. Whether it made a bypass domain is told by the event that follows it,
-    the switch of the endpoint's address space.
+    QEMU's trace of an ATTACH leaves its flags out. Whether it made a bypass domain is told by the events that follow
+    it: the endpoint's address space is switched when it leaves its old domain, and again, to what counts, in the new
+    one.
     """
 
-    _SWITCH = re.compile(
-        r"Device ([0-9a-f]+):([0-9a-f]+)\.([0-9a-f]+) switching address space \(iommu enabled=([01])\)"
-    )
+    _SWITCH = re.compile(r"Device ([0-9a-f:.]+) switching address space \(iommu enabled=([01])\)")
 
     def __init__(self, vmm: QemuMachine, topology: Topology, iommu: PciFunction) -> None:
         self._trace = vmm.trace
@@ -117,17 +119,18 @@ class _LiveVirtioIommu:
         endpoints = {function.address.requester: reserved for function in topology.functions if function.covered}
         self._engine = VirtioIommuEngine(self._device.config(endpoints))
         self._attaching: Attach | None = None
+        self._translated: dict[int, bool] = {}
         self.refresh()
 
     def refresh(self) -> None:
         self._engine.write_bypass(self._device.bypass)
         for event in self._trace.new():
             if (switch := self._SWITCH.search(event.text)) is not None:
-                self._settle(enabled=switch[4] == "1")
+                self._translated[Address.parse(switch[1]).requester] = switch[2] == "1"
                 continue
             match trace.virtio_iommu_event(event):
                 case trace.Attach(domain, endpoint):
-                    self._settle(enabled=True)
+                    self._settle()
                     self._attaching = Attach(domain=domain, endpoint=endpoint)
                 case trace.Detach(domain, endpoint):
                     self._submit(Detach(domain=domain, endpoint=endpoint))
@@ -137,18 +140,18 @@ class _LiveVirtioIommu:
                     self._submit(Unmap(domain=domain, virt_start=start, virt_end=end))
                 case _:
                     pass
-        self._settle(enabled=True)
+        self._settle()
 
-    def _settle(self, *, enabled: bool) -> None:
+    def _settle(self) -> None:
         """Submit the ATTACH that waits to be told whether its domain is a bypass domain."""
         if self._attaching is not None:
             waiting, self._attaching = self._attaching, None
-            flags = AttachFlags.NONE if enabled else AttachFlags.BYPASS
-            self._submit(Attach(domain=waiting.domain, endpoint=waiting.endpoint, flags=flags))
+            bypass = not self._translated.get(waiting.endpoint, True)
+            flags = AttachFlags.BYPASS if bypass else AttachFlags.NONE
+            self._submit(replace(waiting, flags=flags))
 
     def _submit(self, request: Request) -> None:
-        if self._attaching is not None and not isinstance(request, Attach):
-            self._settle(enabled=True)
+        self._settle()
         status = self._engine.submit(request)
         if status is not Status.OK:
             raise VmmError(
@@ -224,7 +227,7 @@ def _reserved_regions(vmm: QemuMachine) -> tuple[ReservedRegion, ...]:
     """The regions that this machine gives to every endpoint: property `reserved-regions` of the device."""
 
     def get(name: str) -> Any:
-        return vmm.qmp.execute("qom-get", {"path": "/machine/peripheral/iommu", "property": name})
+        return vmm.qmp.execute("qom-get", {"path": f"/machine/peripheral/{IOMMU}", "property": name})
 
     try:
         texts = get("reserved-regions")

@@ -15,7 +15,7 @@ _TEXT = re.compile(r"(?:([0-9a-f]{4}):)?([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", r
 
 @dataclass(frozen=True, slots=True, order=True)
 class Address:
-    """Where a PCI function is.
+    """Where a PCI function is. Raises SpecError for numbers that no function has.
 
     >>> Address.parse("0000:00:1f.2").requester == 0x00FA
     True
@@ -28,12 +28,19 @@ class Address:
     function: int = 0
     segment: int = 0
 
+    def __post_init__(self) -> None:
+        for name, size in (("bus", 256), ("device", 32), ("function", 8), ("segment", 65536)):
+            if not 0 <= getattr(self, name) < size:
+                raise SpecError(
+                    f"a PCI address with {name} {getattr(self, name):#x}", hint=f"it is less than {size:#x}"
+                )
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read "00:04.0" or "0000:00:04.0".
 
         Raises:
-            SpecError: it is neither.
+            SpecError: it is neither, or no function can have it.
         """
         match = _TEXT.fullmatch(text)
         if match is None:

@@ -1,11 +1,13 @@
 """Where each device of a spec stands on the PCI topology: the one plan that model and command line share.
 
+The ids of the harness's own devices have a dot in them, which those of a spec cannot.
+
 The q35 machine is laid out so that one look at an address says what it is:
 
 ====================  ==========================================================================
 ``pcie.0`` (bus 0)    devices behind the IOMMU, the IOMMU's own function (virtio-iommu), the
                       management NIC, the chipset's functions at 1f
-``outside`` (bus 80)  a second root complex (pxb-pcie) with ``bypass_iommu=on``, made only where a
+``outside.0`` (80)    a second root complex (pxb-pcie) with ``bypass_iommu=on``, made only where a
                       device is tagged ``iommu=off``: no IOMMU stands between it and memory
 ====================  ==========================================================================
 
@@ -35,7 +37,7 @@ class Root(StrEnum):
     """A root complex, under its QEMU bus name."""
 
     MAIN = "pcie.0"
-    OUTSIDE = "outside"
+    OUTSIDE = "outside.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,9 @@ class Placement:
         management_number: device number of the management NIC on bus 0.
         outside_number: device number on bus 0 of the host bridge that carries the outside root complex;
             None where there is none.
+        interrupt_remapping: whether VT-d remaps interrupts. Where the spec leaves it open it does, unless a device
+            stands outside: Linux takes MSI away from a device that no remapping unit covers while others remap
+            (drivers/iommu/intel/irq_remapping.c, map_dev_to_ir), and its driver then waits for interrupts for ever.
     """
 
     slots: tuple[Slot, ...]
@@ -95,6 +100,7 @@ class Placement:
     iommu_number: int | None
     management_number: int
     outside_number: int | None
+    interrupt_remapping: bool
 
     def slot(self, id: str) -> Slot:
         """The slot of the device with that id.
@@ -122,9 +128,10 @@ def place(machine: Machine) -> Placement:
     def take(root: Root, what: str) -> int:
         number = next_number[root]
         if number > _LAST_DEVICE:
+            room = _LAST_DEVICE + 1 - (_FIRST_DEVICE if root is Root.MAIN else 0)
             raise SpecError(
                 f"{what}: no free device number is left on {root}",
-                hint=f"a root complex takes {_LAST_DEVICE - _FIRST_DEVICE + 1} devices at most; ask for fewer",
+                hint=f"this root complex takes {room} devices at most; ask for fewer",
             )
         next_number[root] += 1
         return number
@@ -135,12 +142,13 @@ def place(machine: Machine) -> Placement:
         root = Root.OUTSIDE if has_iommu and not device.iommu else Root.MAIN
         number = take(root, device.id)
         if device.hotplug or root is Root.OUTSIDE:
-            port = Port(id=f"port{len(ports) + 1}", root=root, number=number, index=len(ports) + 1)
+            port = Port(id=f"port.{len(ports) + 1}", root=root, number=number, index=len(ports) + 1)
             ports.append(port)
             slots.append(Slot(device=device, root=root, number=0, port=port))
         else:
             slots.append(Slot(device=device, root=root, number=number, port=None))
 
+    asked = machine.iommu.interrupt_remapping
     outside = any(slot.root is Root.OUTSIDE for slot in slots)
     return Placement(
         slots=tuple(slots),
@@ -148,4 +156,5 @@ def place(machine: Machine) -> Placement:
         iommu_number=1 if machine.iommu.kind is IommuKind.VIRTIO else None,
         management_number=2,
         outside_number=3 if outside else None,
+        interrupt_remapping=not outside if asked is None else asked,
     )

@@ -1,7 +1,7 @@
 """The pytest plugin: options, the `boot` fixture, and a results record of every case that carries a claim.
 
-A case is a test with ``@pytest.mark.claim("CH-4")``; the first paragraph of its docstring is the sentence that it checks.
-Tests without the mark, those of the harness itself, are left to pytest.
+A case is a test with ``@pytest.mark.claim("CH-4")``; the first paragraph of its docstring is the sentence that it
+checks. Tests without the mark, those of the harness itself, are left to pytest.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--iommu", action="append", choices=kinds, help="only this IOMMU; may be given several times")
     group.addoption("--qemu", help="suite name, 'host', or path of a QEMU binary")
     group.addoption("--kernel", help="suite name, or path of a kernel image")
-    group.addoption("--viommu-report", type=Path, metavar="DIR", help="write results.json, report.html, junit.xml there")
+    group.addoption(
+        "--viommu-report", type=Path, metavar="DIR", help="write results.json, report.html, junit.xml there"
+    )
     group.addoption("--viommu-live", action="store_true", help="a line for each case as it ends, instead of dots")
 
 
@@ -124,7 +126,7 @@ def pytest_runtest_makereport(
     case = log.judged(item.config.stash[_KNOWN])
     if case.verdict is Verdict.KNOWN and report.failed:
         report.outcome = "skipped"
-        report.wasxfail = case.message  # type: ignore[attr-defined]
+        report.wasxfail = case.message
     elif case.verdict is Verdict.FIXED and report.when == "call":
         report.outcome = "failed"
         report.longrepr = case.message

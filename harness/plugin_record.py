@@ -1,4 +1,4 @@
-"""From pytest's phases to the results record: `CaseLog` in the process that runs a case, `RunLog` in the one that reports."""
+"""From pytest's phases to the results record: `CaseLog` where a case runs, `RunLog` where the run is reported."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class RunLog:
                 case = msgspec.json.decode(str(value), type=Case)
                 self._cases[case.id] = case
                 return case
-        if report.when == "???":  # pytest-xdist's word for a test whose worker died
+        if str(report.when) == "???":  # pytest-xdist's word for a test whose worker died
             text = str(report.longrepr)
             case = Case(id=report.nodeid, claim=report.nodeid, verdict=Verdict.MISS, seconds=0.0, message=text)
             self._cases[case.id] = case

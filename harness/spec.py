@@ -15,6 +15,8 @@ and which QEMU arguments make it so is `harness.vmm.qemu.command`'s.
 
 from __future__ import annotations
 
+import re
+import tomllib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -23,6 +25,7 @@ from typing import Self
 import msgspec
 import tomli_w
 
+from harness import strict
 from harness.errors import SpecError
 
 __all__ = ["Arch", "Device", "DeviceKind", "DmaMode", "Iommu", "IommuKind", "Machine"]
@@ -75,12 +78,13 @@ class DeviceKind(StrEnum):
 class Iommu:
     """The virtual IOMMU of a machine.
 
-    `None` in a field leaves the choice to the VMM build.
+    `None` in a field leaves the choice to the VMM build, or to `harness.placement` where that says so.
 
     Attributes:
         interrupt_remapping: VT-d `intremap`.
         caching_mode: VT-d CAP_REG.CM: not-present entries may be cached, so the guest must invalidate after a map.
-        aw_bits: address width in bits: VT-d 39 or 48, virtio-iommu up to 64.
+        aw_bits: address width in bits: VT-d 39 or 48, virtio-iommu 32 to 64 (QEMU, hw/i386/intel_iommu.c and
+            hw/virtio/virtio-iommu.c).
         boot_bypass: virtio-iommu `boot-bypass`: whether unattached endpoints bypass it before the driver decides.
     """
 
@@ -102,6 +106,12 @@ class Iommu:
                     f"iommu {self.kind} was asked for with {name}={getattr(self, name)!r}, which it does not have",
                     hint=f"leave {name} out, or choose an IOMMU that has it",
                 )
+        widths = (39, 48) if self.kind is IommuKind.INTEL else range(32, 65)
+        if self.aw_bits is not None and self.aw_bits not in widths:
+            raise SpecError(
+                f"iommu {self.kind} was asked for with aw_bits={self.aw_bits}",
+                hint="choose 39 or 48" if self.kind is IommuKind.INTEL else "choose 32 to 64",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +191,9 @@ class Machine:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "devices", _named(self.devices))
+        for word in self.kernel_args:
+            if not word or not word.isprintable():
+                raise SpecError(f"kernel argument {word!r}", hint="leave out empty words and control characters")
         if self.memory_mib < 128:
             raise SpecError(f"memory_mib={self.memory_mib}: a guest needs 128 MiB or more")
         if self.cpus < 1:
@@ -216,8 +229,8 @@ class Machine:
             SpecError: not JSON, or not a machine; the message names the field.
         """
         try:
-            return msgspec.json.decode(text, type=cls)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            return strict.convert(msgspec.json.decode(text), cls)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SpecError(f"this is not a machine spec: {error}") from error
 
     def to_toml(self) -> str:
@@ -232,9 +245,13 @@ class Machine:
             SpecError: not TOML, or not a machine; the message names the field.
         """
         try:
-            return msgspec.toml.decode(text, type=cls)
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+            return strict.convert(tomllib.loads(text), cls)
+        except (msgspec.ValidationError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise SpecError(f"this is not a machine spec: {error}") from error
+
+
+_ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # QEMU, util/id.c, allows '.' too, and any length
+_TAKEN = ("virtio-iommu", "SMBus")  # functions of every machine, harness.model.topology; the VMM's own ids have a '.'
 
 
 def _on_off(text: str, key: str, value: str) -> bool:
@@ -250,8 +267,12 @@ def _named(devices: tuple[Device, ...]) -> tuple[Device, ...]:
     for device in devices:
         if not device.id:
             device = replace(device, id=f"{device.kind}{numbers[device.kind]}")
-        elif not device.id.isidentifier() and not device.id.replace("-", "_").isidentifier():
-            raise SpecError(f"device id {device.id!r}", hint="use letters, digits, '-' and '_', a letter first")
+        elif not _ID.fullmatch(device.id):
+            raise SpecError(
+                f"device id {device.id!r}", hint="use up to 64 letters, digits, '-' and '_', a letter first"
+            )
+        elif device.id in _TAKEN:
+            raise SpecError(f"device id {device.id!r} is that of a part of every machine", hint="choose another id")
         numbers[device.kind] += 1
         named.append(device)
     twice = [id for id, n in Counter(device.id for device in named).items() if n > 1]

@@ -128,6 +128,7 @@ class Apt:
                 continue  # a suite without security updates, such as sid
             break
         if missing:
+            missing = missing - {self._sources.security_suite(self._suite)} or missing
             known = ", ".join(self._sources.vendor.suites)
             raise SpecError(
                 f"the package archive has no suite {' or '.join(sorted(missing))}",

@@ -263,5 +263,6 @@ def _version(prefix: tuple[str, ...], env: Mapping[str, str], binary: Path) -> s
             f"{binary} is not a QEMU system emulator: --version ended with status {done.returncode} "
             f"and said {said[:300]!r}",
             hint="give the path of a qemu-system binary",
+            evidence=said,
         )
     return match[1]

@@ -1,8 +1,8 @@
 """The form of a kernel that boots fastest: the ELF file inside a bzImage, where QEMU can start that directly.
 
 Under emulation a bzImage spends a third of its boot on unpacking itself. The host does it once, in a second, and QEMU
-enters the kernel at its PVH entry point (Xen, docs/misc/pvh.pandoc; Linux, arch/x86/platform/pvh). What is lost is address
-space randomisation, which the unpacking code does.
+enters the kernel at its PVH entry point (Xen, docs/misc/pvh.pandoc; Linux, arch/x86/platform/pvh). What is lost is
+address space randomisation, which the unpacking code does.
 """
 
 from __future__ import annotations
@@ -49,8 +49,5 @@ def _has_pvh_entry(elf: bytes) -> bool:
     if not elf.startswith(b"\x7fELF"):
         return False
     notes = (section for section in ELFFile(io.BytesIO(elf)).iter_sections() if isinstance(section, NoteSection))
-    return any(
-        note["n_name"] == "Xen" and note["n_type"] == _PHYS32_ENTRY
-        for section in notes
-        for note in section.iter_notes()
-    )
+    found = {(str(note["n_name"]), str(note["n_type"])) for section in notes for note in section.iter_notes()}
+    return ("Xen", _PHYS32_ENTRY) in found

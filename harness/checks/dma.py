@@ -1,7 +1,7 @@
-"""One DMA of a rogue device: what the model says of it, against what memory and the guest's log show.
+"""One DMA of a rogue device: what is claimed of it, against the model's walk, guest memory, and the guest's log.
 
-`judge_write` takes what is expected of an access and what was seen, and says where they differ. Whoever did the DMA and
-looked at memory does not judge; this module does no I/O.
+A claim is the guest physical address that the DMA must land at, or None where it must be blocked. Whoever did the DMA
+and looked at memory does not judge; this module does no I/O.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from harness.model.access import Access, AccessKind, Bypassed, Fault, Outcome, T
 from harness.pci import Address
 from harness.report.record import Finding
 
-__all__ = ["DmaSeen", "check_outcome", "check_reported", "check_unreported", "check_write"]
+__all__ = ["DmaSeen", "check_memory", "check_outcome", "check_reported", "check_unreported"]
 
 _PAGE = 4096
 
@@ -34,36 +34,54 @@ class DmaSeen:
     payload: bytes
 
 
-def check_outcome(access: Access, expected: type[Outcome], outcome: Outcome, walk: str, why: str) -> Iterator[Finding]:
-    """The machine's own tables, walked by the model, give the kind of outcome that the spec demands."""
-    if not isinstance(outcome, expected):
+def check_outcome(access: Access, target: int | None, outcome: Outcome, walk: str, why: str) -> Iterator[Finding]:
+    """The machine's own tables, walked by the model, say what is claimed.
+
+    Args:
+        access: the DMA.
+        target: address that it must land at; None where it must be blocked.
+        outcome: what the model makes of it.
+        walk: how the model came to that, for a person.
+        why: where the claim comes from.
+    """
+    match outcome:
+        case Fault():
+            says = None
+        case Translated(address=address) | Bypassed(address=address):
+            says = address
+    if says != target:
         yield Finding(
-            subject=f"the model's walk for {access}",
-            expected=f"{expected.__name__.lower()} ({why})",
+            subject=f"the model's walk of this machine's tables for {access}",
+            expected="blocked" if target is None else f"goes to {target:#x}",
             seen=str(outcome),
             citation=why,
             detail=walk,
         )
 
 
-def check_write(access: Access, outcome: Outcome, seen: DmaSeen, walk: str) -> Iterator[Finding]:
-    """Memory holds the payload exactly where the outcome says, and is unchanged everywhere else that was looked at."""
-    match outcome:
-        case Fault():
-            target = None
-        case Translated(address=address) | Bypassed(address=address):
-            target = address
+def check_memory(access: Access, target: int | None, seen: DmaSeen, walk: str) -> Iterator[Finding]:
+    """Memory holds the payload exactly at the target, and is unchanged everywhere else that was looked at.
+
+    Raises:
+        ValueError: the case could not fail: nobody looked at the target, or it held the payload before.
+    """
+    if target is not None:
+        old = next(
+            (b[target - a :][: len(seen.payload)] for a, b in seen.before.items() if 0 <= target - a < len(b)), b""
+        )
+        if len(old) != len(seen.payload) or old == seen.payload:
+            raise ValueError(f"a DMA to {target:#x} would not show: there stood {old.hex(' ') or 'nothing looked at'}")
     for start, before in sorted(seen.before.items()):
         wanted = bytearray(before)
         if target is not None and start <= target and target + len(seen.payload) <= start + len(before):
             wanted[target - start : target - start + len(seen.payload)] = seen.payload
         after = seen.after[start]
         if after != wanted:
-            first = next(i for i, (a, b) in enumerate(zip(after, wanted, strict=True)) if a != b)
-            first -= first % 8
+            first = next(i for i, (a, b) in enumerate(zip(after, wanted, strict=True)) if a != b) & ~7
+            due = "unchanged" if wanted[first : first + 16] == before[first : first + 16] else "payload"
             yield Finding(
                 subject=f"memory at {start + first:#x} after {access}",
-                expected=f"{bytes(wanted[first : first + 16]).hex(' ')} ({outcome})",
+                expected=f"{wanted[first : first + 16].hex(' ')} ({due})",
                 seen=after[first : first + 16].hex(" "),
                 detail=walk,
             )

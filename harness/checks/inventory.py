@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from harness.errors import SpecError
 from harness.guest.agent import Group
 from harness.guest.lspci import ListedFunction
 from harness.model.topology import Topology
@@ -20,9 +21,17 @@ def check_groups(topology: Topology, seen: Collection[Group]) -> Iterator[Findin
     expected = {address: group.members for group in topology.groups for address in group.members}
     seen_in: dict[Address, list[frozenset[Address]]] = {}
     for group in seen:
-        members = frozenset(Address.parse(name) for name in group.devices)
+        members = frozenset(address for name in group.devices if (address := _address(name)) is not None)
         for member in members:
             seen_in.setdefault(member, []).append(members)
+        for name in group.devices:
+            if _address(name) is None:
+                yield Finding(
+                    subject=f"IOMMU group {group.number}",
+                    expected="PCI functions alone",
+                    seen=f"a device {name!r}",
+                    citation=_GROUPS_ABI,
+                )
     for function in topology.functions:
         address = function.address
         subject = f"IOMMU group of {address} ({function.what})"
@@ -59,7 +68,8 @@ def check_group_types(topology: Topology, seen: Collection[Group]) -> Iterator[F
         )
     for group in seen:
         for name in group.devices:
-            types = allowed.get(Address.parse(name))
+            address = _address(name)
+            types = allowed.get(address) if address else None
             if types is not None and group.type not in types:
                 yield Finding(
                     subject=f"type of IOMMU group {group.number} ({', '.join(group.devices)})",
@@ -89,6 +99,14 @@ def check_functions(topology: Topology, seen: Collection[ListedFunction]) -> Ite
             expected="nothing: the machine has no such function",
             seen=_ids(found.vendor, found.device, found.class_code),
         )
+
+
+def _address(name: str) -> Address | None:
+    """The address of a device that is a PCI function; None for another, as of the platform bus."""
+    try:
+        return Address.parse(name)
+    except SpecError:
+        return None
 
 
 def _members(members: frozenset[Address] | None) -> str:

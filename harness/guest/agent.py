@@ -1,7 +1,7 @@
 """The host's side of the agent in the guest: typed calls, one JSON line each way over an SSH channel.
 
-The guest's side is `guest_images/agent/`. What comes back is data from a machine under test: its size is bounded and its
-types are checked before anybody uses it.
+The guest's side is `guest_images/agent/`. What comes back is data from a machine under test: its size is bounded and
+its types are checked before anybody uses it.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
+from harness.guest.kernel_line import LINE_LIMIT, MESSAGE_START
+
 __all__ = ["Problem", "ProblemKind", "ProblemWatch", "recognise"]
 
 
@@ -50,61 +52,66 @@ class Problem:
     text: str
 
 
-_STAMP = r"(?:^|\s|\])"  # a time stamp, a caller id or nothing stands before the message
 _PATTERNS: tuple[tuple[ProblemKind, re.Pattern[str]], ...] = tuple(
-    (kind, re.compile(_STAMP + pattern))
+    (kind, re.compile(MESSAGE_START + pattern))
     for kind, pattern in (
-        (ProblemKind.PANIC, r"Kernel panic - not syncing"),  # kernel/panic.c, vpanic
+        # kernel/panic.c, vpanic. A prompt without a newline may stand before it; its last line repeats it.
+        (ProblemKind.PANIC, r".*(?<!---\[ end )Kernel panic - not syncing"),
+        (ProblemKind.PANIC, r"PANIC: early exception 0x"),  # arch/x86/mm/extable.c: it halts after that
         (ProblemKind.KASAN, r"BUG: (?:KASAN|KFENCE|KMSAN|KCSAN): "),  # mm/kasan/report.c and its like
-        (ProblemKind.SANITIZER, r"UBSAN: "),  # lib/ubsan.c
-        (ProblemKind.BUG, r"kernel BUG at \S+:\d+!"),  # lib/bug.c, report_bug
+        (ProblemKind.SANITIZER, r"UBSAN: [\w -]+ in \S+:\d+"),  # lib/ubsan.c
+        # lib/bug.c, report_bug; the second without CONFIG_DEBUG_BUGVERBOSE.
+        (ProblemKind.BUG, r"[Kk]ernel BUG at (?:\S+:\d+!|\S+ (?:\[\w+\] )?\[verbose debug info unavailable\])"),
+        (ProblemKind.OOPS, r"BUG: (?:unable to handle |kernel NULL pointer dereference)"),  # arch/x86/mm/fault.c
+        # __die in arch/x86/kernel/dumpstack.c and arch/arm64/kernel/traps.c: what died, the error code, the count.
+        (ProblemKind.OOPS, r"\S.{0,160}: [0-9a-f]{4,16} \[#\d+\]"),
+        (ProblemKind.OOPS, r"(?:Oops(?: - [\w -]+)?|[Kk]ernel BUG) \[#\d+\]"),  # arch/riscv/kernel/traps.c, die
+        (ProblemKind.OOPS, r"Unable to handle kernel "),  # arch/arm64/mm/fault.c, arch/riscv/mm/fault.c
+        (ProblemKind.OOPS, r"(?:traps: )?PANIC: double fault"),  # arch/x86/kernel/traps.c
+        (ProblemKind.LOCKUP, r"(?:watchdog: )?BUG: (?:soft|workqueue) lockup"),  # kernel/watchdog.c, workqueue.c
+        (ProblemKind.LOCKUP, r"(?:NMI )?watchdog: (?:CPU\d+: )?Watchdog detected hard LOCKUP"),
+        # kernel/rcu/tree_stall.h, tree_exp.h; tasks.h, which has no prefix.
+        (ProblemKind.STALL, r"(?:rcu: )?INFO: rcu\S* (?:self-)?detected (?:expedited )?stall"),
         (
-            ProblemKind.OOPS,
-            r"BUG: (?:unable to handle|kernel NULL pointer|scheduling while atomic)",
-        ),  # arch/x86/mm/fault.c
-        (ProblemKind.OOPS, r"(?:Oops|Internal error): \S+ \[#\d+\]|Oops: [0-9a-f]{4} "),  # arch/x86/kernel/dumpstack.c
-        (ProblemKind.OOPS, r"(?:Oops: )?general protection fault\b.*(?:\[#\d+\]|: [0-9a-f]{4} )"),  # traps.c
-        (ProblemKind.OOPS, r"Unable to handle kernel "),  # arch/arm64, arch/riscv
-        (ProblemKind.LOCKUP, r"(?:watchdog: )?BUG: (?:soft|hard|workqueue) lockup"),  # kernel/watchdog.c, workqueue.c
-        (ProblemKind.LOCKUP, r"(?:watchdog: )?Watchdog detected hard LOCKUP"),
-        (ProblemKind.STALL, r"rcu: INFO: \S+ (?:self-)?detected (?:expedited )?stall"),  # kernel/rcu/tree_stall.h
-        (ProblemKind.HUNG_TASK, r"INFO: task \S+ (?:<\S+> )?blocked (?:on|for more than|in I/O wait)"),  # hung_task.c
-        (ProblemKind.OUT_OF_MEMORY, r"Out of memory: Killed process|oom-kill:constraint="),  # mm/oom_kill.c
+            ProblemKind.HUNG_TASK,
+            r"INFO: task \S.{0,20}:\d+ (?:<\w+> )?(?:is )?blocked (?:on|for|in) ",
+        ),  # kernel/hung_task.c
         (
-            ProblemKind.LOCKDEP,
-            r"WARNING: (?:possible |inconsistent lock state|bad unlock balance|suspicious RCU usage)",
-        ),
-        (ProblemKind.LOCKDEP, r"INFO: possible (?:recursive|circular|irq lock)"),  # kernel/locking/lockdep.c
-        (ProblemKind.LOCKDEP, r"WARNING: (?:HARDIRQ|SOFTIRQ|RECLAIM_FS)-\S+ .*lock order detected"),
-        (ProblemKind.WARN, r"WARNING: CPU: \d+ PID: \d+ at "),  # kernel/panic.c, __warn, up to 6.17
-        (ProblemKind.WARN, r"WARNING: (?:\S+:\d+ at )?\S+\+0x[0-9a-f]+/0x[0-9a-f]+.*, CPU#\d+: "),  # and since 6.18
-        (ProblemKind.WARN, r"WARNING: \S+:\d+ at .*CPU#\d+: "),
+            ProblemKind.OUT_OF_MEMORY,
+            r"(?:Memory cgroup o|O)ut of memory\b.{0,40}: Kill(?:ed)? process",
+        ),  # mm/oom_kill.c
+        (ProblemKind.OUT_OF_MEMORY, r"oom-kill:constraint=|\S.{0,20} invoked oom-killer: "),
+        (ProblemKind.OUT_OF_MEMORY, r"\S.{0,20}: page allocation failure: order:"),  # mm/page_alloc.c, warn_alloc
+        # kernel/locking/lockdep.c, include/linux/rcupdate.h
+        (ProblemKind.LOCKDEP, r"WARNING: possible (?:recursive locking|circular locking|irq lock inversion)"),
+        (ProblemKind.LOCKDEP, r"WARNING: (?:HARDIRQ|SOFTIRQ|RECLAIM_FS|FS_RECLAIM)-\S+ .*lock order detected"),
+        (ProblemKind.LOCKDEP, r"WARNING: (?:inconsistent lock state|bad (?:unlock balance|contention) detected)"),
+        (ProblemKind.LOCKDEP, r"WARNING: (?:held lock freed!|lock held when returning to user space!)"),
+        (ProblemKind.LOCKDEP, r"WARNING: (?:\S.{0,20}/\d+ still has locks held!|Nested lock was not taken)"),
+        (ProblemKind.LOCKDEP, r"WARNING: suspicious RCU usage"),
+        (ProblemKind.LOCKDEP, r"\[ BUG: Invalid wait context \]|INFO: trying to register non-static key"),
+        # All others with BUG at the start: page, rss-counter and dentry accounting, spinlocks, sleeping or
+        # preemption where there must be none.
+        (ProblemKind.BUG, r"BUG: "),
+        (ProblemKind.WARN, r"WARNING: CPU: \d+ PID: \d+ at "),  # kernel/panic.c, __warn, up to 6.18
+        # and since 6.19, where the condition may stand before the file.
+        (ProblemKind.WARN, r"WARNING: (?:\S.{0,300} )?at \S+(?: \[\w+\])?, CPU#\d+: "),
     )
 )
+# Every announcement has one of these: most lines are done with after looking for them.
+_WORDS = (
+    "BUG", "WARNING: ", "INFO: ", "anic - ", "PANIC: ", "SAN: ", " [#", "nable to handle", "of memory", "oom-kill",
+    "LOCKUP", "allocation failure",
+)  # fmt: skip
 
 _BEFORE, _AFTER = 2, 40
+_MOST = 100
 
 
 def recognise(line: str) -> ProblemKind | None:
     """The kind of problem that a console line announces, or None."""
-    # Every announcement has one of these words: most lines are done with here.
-    if not any(
-        word in line
-        for word in (
-            "BUG",
-            "WARNING",
-            "INFO: ",
-            "panic",
-            "ops: ",
-            "SAN: ",
-            "nable to",
-            "Out of",
-            "oom-",
-            "fault",
-            "rror: ",
-            "LOCKUP",
-        )
-    ):
+    line = line[:LINE_LIMIT]
+    if not any(word in line for word in _WORDS):
         return None
     return next((kind for kind, pattern in _PATTERNS if pattern.search(line)), None)
 
@@ -113,7 +120,8 @@ class ProblemWatch:
     """Collects the problems of a console, line by line.
 
     An oops says several such lines in a row: what follows within the lines of a problem belongs to it, except that a
-    panic is always told.
+    panic is always told, and so is what is fatal after what is not. The first 100 problems are kept, and of those that
+    come later the first that is fatal.
     """
 
     def __init__(self) -> None:
@@ -122,15 +130,23 @@ class ProblemWatch:
         self._left = 0
 
     def feed(self, line: str) -> None:
-        """Take the next line."""
+        """Take the next line; of a very long one its start."""
+        line = line[:LINE_LIMIT]
         kind = recognise(line)
-        if kind is not None and (self._left == 0 or kind is ProblemKind.PANIC):
+        if kind is not None and self._is_new(kind):
             self._open.append((kind, line.strip(), [*self._before]))
             self._left = _AFTER
         if self._left > 0:
             self._open[-1][2].append(line)
             self._left -= 1
         self._before.append(line)
+
+    def _is_new(self, kind: ProblemKind) -> bool:
+        if len(self._open) >= _MOST:
+            return kind.is_fatal and not any(earlier.is_fatal for earlier, _, _ in self._open)
+        if self._left == 0 or kind is ProblemKind.PANIC:
+            return True
+        return kind.is_fatal and not self._open[-1][0].is_fatal
 
     @property
     def problems(self) -> tuple[Problem, ...]:

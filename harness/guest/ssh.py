@@ -103,6 +103,14 @@ class Channel:
         self._channel.close()
 
 
+def _check_host_key(port: int, shown: paramiko.PKey, keys: Keys) -> None:
+    if shown != keys.host_public():
+        raise GuestUnreachable(
+            f"127.0.0.1:{port} shows a host key that is not this guest's: {shown.get_base64()}",
+            hint="another program answers on that port; nothing was sent to it",
+        )
+
+
 class SshSession:
     """A connection to one guest.
 
@@ -126,18 +134,14 @@ class SshSession:
             check()
             raise GuestUnreachable(f"nothing answers on 127.0.0.1:{port}, the guest's SSH: {error}") from error
         try:
-            # The key exchange that is cheapest for an emulated CPU goes first; the guest picks the first of ours it has.
+            # The key exchange that is cheapest for an emulated CPU goes first; the guest picks the first of ours it
+            # has.
             options = self._transport.get_security_options()
             options.kex = tuple(sorted(options.kex, key=lambda name: "curve25519" not in name))
             options.key_types = ("ssh-ed25519",)
             self._transport.banner_timeout = deadline_seconds
             self._handshake(end, deadline_seconds)
-            shown = self._transport.get_remote_server_key()
-            if shown != keys.host_public():
-                raise GuestUnreachable(
-                    f"127.0.0.1:{port} shows a host key that is not this guest's: {shown.get_base64()}",
-                    hint="another program answers on that port; nothing was sent to it",
-                )
+            _check_host_key(port, self._transport.get_remote_server_key(), keys)
             self._transport.auth_publickey("root", keys.client_private())
         except paramiko.SSHException as error:
             self._transport.close()

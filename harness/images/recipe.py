@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
+from harness import strict
 from harness.errors import SpecError
 from harness.resources import GUEST_IMAGES
 
@@ -57,8 +59,8 @@ class Recipe:
             SpecError: there is no such file, or it is not a recipe; the message names the field.
         """
         try:
-            return msgspec.toml.decode(path.read_bytes(), type=cls)
+            return strict.convert(tomllib.loads(path.read_text(encoding="utf-8")), cls)
         except OSError as error:
             raise SpecError(f"guest image recipe {path}: {error.strerror}") from error
-        except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SpecError(f"guest image recipe {path}: {error}") from error

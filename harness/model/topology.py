@@ -1,7 +1,7 @@
 """Which PCI functions a machine has, which of them stand behind its IOMMU, and which IOMMU groups Linux makes of them.
 
-Pure: from the spec alone. Groups follow `pci_device_group` in Linux, drivers/iommu/iommu.c: functions share a group where
-nothing (ACS) keeps one from reaching the other without passing the IOMMU.
+Pure: from the spec alone. Groups follow `pci_device_group` in Linux, drivers/iommu/iommu.c: functions share a group
+where nothing (ACS) keeps one from reaching the other without passing the IOMMU.
 """
 
 from __future__ import annotations

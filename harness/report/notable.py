@@ -5,19 +5,15 @@ This only chooses what to show; whether a line makes a case fail was judged befo
 
 from __future__ import annotations
 
-from harness.guest.faults import parse_faults
+from harness.guest.faults import is_fault_line
 from harness.guest.problems import recognise
 
 __all__ = ["excerpt", "is_notable"]
 
-# Linux's own lines are hardly longer (kernel/printk/internal.h, PRINTKRB_RECORD_MAX); a hostile guest's may be.
-_LINE_LIMIT = 1000
-
 
 def is_notable(line: str) -> bool:
-    """Whether a console line announces a problem of the kernel or reports a DMA fault."""
-    line = line[:_LINE_LIMIT]
-    return recognise(line) is not None or bool(parse_faults([line]))
+    """Whether a console line announces a problem of the kernel, or a fault of DMA or of an interrupt."""
+    return recognise(line) is not None or is_fault_line(line)
 
 
 def excerpt(console: str, limit: int) -> list[str]:

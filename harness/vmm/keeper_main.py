@@ -6,7 +6,7 @@ was started for one of these directories and removes them.
 
 A process says which directory it was started for by `VIOMMU_RUN_DIRECTORY` in its environment. So no process id is ever
 remembered, none can be mistaken for another that got the same number, and there is no moment between a fork and its
-registration: until the child has called exec it holds the pipe open itself.
+registration: until the child is in exec it holds the pipe open itself.
 
 Standard library only, and imported before anything else of the harness: it runs as a script, with `python -I -S`.
 """
@@ -18,6 +18,7 @@ import select
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 __all__ = ["MARK", "PREFIX", "clean", "kill_marked"]
@@ -30,6 +31,7 @@ PREFIX = "viommu-"
 
 _DEATH_MS = 5000
 _ROUNDS = 20
+_ROUND_SECONDS = 0.002
 
 
 def kill_marked(directory: str) -> None:
@@ -39,11 +41,16 @@ def kill_marked(directory: str) -> None:
     """
     mark = f"{MARK}={directory}".encode()
     for _ in range(_ROUNDS):
-        if not sum(_kill_if(int(entry.name), mark) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
+        found = {_kill_if(int(entry.name), mark) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+        if found == {False}:
             return
+        if True not in found:
+            # In the middle of exec a process has no environment to read yet; some never have one.
+            time.sleep(_ROUND_SECONDS)
 
 
-def _kill_if(pid: int, mark: bytes) -> bool:
+def _kill_if(pid: int, mark: bytes) -> bool | None:
+    """Kill the process if it has the mark: whether it had, None if that cannot be told yet."""
     if pid == os.getpid():
         return False
     try:
@@ -52,7 +59,12 @@ def _kill_if(pid: int, mark: bytes) -> bool:
         return False  # gone already, or a thread
     try:
         # Read after the handle was taken: what is read and what is killed are then the same process.
-        if mark not in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+        if not environ:
+            # A kernel thread and a zombie have no program, and reading its name fails.
+            Path(f"/proc/{pid}/exe").readlink()
+            return None
+        if mark not in environ.split(b"\0"):
             return False
         signal.pidfd_send_signal(handle, signal.SIGKILL)
         poll = select.poll()

@@ -17,10 +17,13 @@ from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot
 from harness.vmm.qemu.arguments import Arguments, Properties, Value
 from harness.vmm.qemu.wiring import Wiring, disk_node, netdev_name
 
-__all__ = ["MANAGEMENT", "Accelerator", "Options", "command_line", "device", "front_ends", "machine_arguments"]
+__all__ = ["IOMMU", "MANAGEMENT", "Accelerator", "Options", "command_line", "device", "front_ends", "machine_arguments"]
 
-MANAGEMENT = "management"
+MANAGEMENT = "management.0"
 """Id of the harness's own NIC, the one that SSH goes through."""
+
+IOMMU = "iommu.0"
+"""Id of the IOMMU."""
 
 
 class Accelerator(StrEnum):
@@ -142,13 +145,12 @@ def _iommu(iommu: Iommu, placement: Placement) -> list[Properties]:
         case IommuKind.NONE:
             return []
         case IommuKind.INTEL:
-            if iommu.interrupt_remapping is not None:
-                values["intremap"] = "on" if iommu.interrupt_remapping else "off"
+            values["intremap"] = "on" if placement.interrupt_remapping else "off"
             if iommu.caching_mode is not None:
                 values["caching-mode"] = iommu.caching_mode
             if iommu.aw_bits is not None:
                 values["aw-bits"] = iommu.aw_bits
-            return [Properties("intel-iommu", "iommu", values)]
+            return [Properties("intel-iommu", IOMMU, values)]
         case IommuKind.VIRTIO:
             assert placement.iommu_number is not None
             values |= {"bus": Root.MAIN.value, "addr": hex(placement.iommu_number)}
@@ -156,7 +158,7 @@ def _iommu(iommu: Iommu, placement: Placement) -> list[Properties]:
                 values["aw-bits"] = iommu.aw_bits
             if iommu.boot_bypass is not None:
                 values["boot-bypass"] = iommu.boot_bypass
-            return [Properties("virtio-iommu-pci", "iommu", values)]
+            return [Properties("virtio-iommu-pci", IOMMU, values)]
 
 
 def _outside(number: int) -> Properties:

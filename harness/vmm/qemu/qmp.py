@@ -257,10 +257,10 @@ class _Client(QMPClient):
     def __init__(self, record: Callable[[str, Message], None]) -> None:
         super().__init__()
         self._record = record
-        self.remove_listener(self.events)  # a queue that nobody reads: events are recorded as they come in
 
     def _cb_inbound(self, msg: Message) -> Message:
         self._record("<-", msg)
+        self.events.clear()  # its own queue of events, which nobody reads, must not grow
         return msg
 
     def _cb_outbound(self, msg: Message) -> Message:

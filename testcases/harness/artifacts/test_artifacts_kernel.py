@@ -99,15 +99,16 @@ def test_a_directory_is_refused(tmp_path: Path) -> None:
         (b"#!/bin/sh\n", "a script"),
         (b"notes\n", "a text file"),
         (b"070701", "a cpio archive"),
-        (gzip.compress(b"something else"), "gzip-compressed data"),
+        (gzip.compress(b"something else", mtime=0), "gzip-compressed data"),
         (bytes(0x1FE) + b"\x55\xaa", "a disk image or boot sector"),
         (bzimage()[:0x300], "a bzImage without a kernel_version"),
         (bzimage()[:0x203], "a disk image or boot sector"),
         (b"\x00\x01\x02\x03", "data of an unknown kind"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "file",
 )
 def test_what_is_not_a_kernel_is_named_with_its_first_bytes(tmp_path: Path, data: bytes, kind: str) -> None:
-    with pytest.raises(SpecError, match=f"it is {kind}.*first bytes are {data[:16].hex(' ')}"):
+    with pytest.raises(SpecError, match=rf"it is {kind}.*first bytes are {data[:16].hex(' ')}"):
         find(put(tmp_path / "file", data))
 
 
@@ -123,6 +124,12 @@ def test_an_installed_kernel_has_its_config_and_modules_beside_it(tmp_path: Path
 def test_modules_of_another_release_are_not_taken(tmp_path: Path) -> None:
     image = put(tmp_path / f"boot/vmlinuz-{RELEASE}", bzimage())
     put(tmp_path / "lib/modules/6.8.0/modules.builtin", b"")
+    assert find(image).modules_dir is None
+
+
+def test_modules_beside_an_image_are_not_taken_when_nothing_names_their_release(tmp_path: Path) -> None:
+    image = put(tmp_path / "kernel", bzimage())
+    put(tmp_path / "modules.builtin", b"")
     assert find(image).modules_dir is None
 
 

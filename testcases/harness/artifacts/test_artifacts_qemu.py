@@ -101,18 +101,32 @@ def test_an_architecture_without_a_known_qemu_is_refused(cache: Cache) -> None:
     assert "amd64" in caught.value.hint
 
 
-def test_a_packaged_binary_is_started_by_its_own_loader_with_its_own_libraries(cache: Cache, archive: Archive) -> None:
-    needed = libraries(NEEDS_LIBRARIES)
-    files = {BINARY: NEEDS_LIBRARIES.read_bytes()}
-    for name, path in needed.items():
-        # As merged-/usr packages ship them, one of them in a directory that only a RUNPATH would name.
+def packaged(archive: Archive, spoil: str = "") -> None:
+    """Put the stand-in and its libraries into packages, as merged-/usr packages have them; `spoil` breaks one."""
+    files = {}
+    for name, path in libraries(NEEDS_LIBRARIES).items():
+        data = bytearray(path.read_bytes())
+        if name == spoil:
+            data[20] = 2  # e_version, which the loader checks once it has chosen a file
+        # A directory that the loader would find through a RUNPATH at best.
         inside = f"usr{name}" if name.startswith("/") else f"usr/lib/private/{name}"
-        files[inside] = path.read_bytes()
-    archive.add("qemu-system-x86", {BINARY: files.pop(BINARY)}, Depends="libraries")
+        files[inside] = bytes(data)
+    archive.add("qemu-system-x86", {BINARY: NEEDS_LIBRARIES.read_bytes()}, Depends="libraries")
     archive.add("libraries", files)
+
+
+def test_a_packaged_binary_is_started_by_its_own_loader(cache: Cache, archive: Archive) -> None:
+    packaged(archive)
     # The stand-in runs, and says in its own words that it is no QEMU.
     with pytest.raises(SpecError, match=r"root/usr/bin/qemu-system-x86_64 is not a QEMU .* status 0 and said 'ls \("):
         find_qemu(SUITE, "amd64", cache, sources=archive.sources)
+
+
+def test_a_packaged_binary_uses_its_own_libraries_and_not_the_hosts(cache: Cache, archive: Archive) -> None:
+    packaged(archive, spoil="libc.so.6")
+    with pytest.raises(SpecError) as caught:
+        find_qemu(SUITE, "amd64", cache, sources=archive.sources)
+    assert "/root/usr/lib/private/libc.so.6: ELF file version" in caught.value.evidence
 
 
 def test_a_package_without_a_library_that_the_binary_needs_is_refused_by_name(cache: Cache, archive: Archive) -> None:

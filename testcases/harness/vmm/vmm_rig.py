@@ -65,12 +65,24 @@ def marked_processes(parent: Path) -> list[int]:
     return found
 
 
+def has_process(parent: Path, seconds: float = 5.0) -> bool:
+    """Whether a process was started under `parent`; one in the middle of exec shows its environment a moment later."""
+    end = time.monotonic() + seconds
+    while not marked_processes(parent) and time.monotonic() < end:
+        time.sleep(0.005)
+    return bool(marked_processes(parent))
+
+
 def shared_memory() -> set[str]:
     return {entry.name for entry in Path("/dev/shm").iterdir() if entry.name.startswith("viommu-")}
 
 
 def left_behind(parent: Path) -> list[str]:
-    return [f"process {pid}" for pid in marked_processes(parent)] + [str(path) for path in parent.rglob("*")]
+    try:
+        files = [str(path) for path in parent.rglob("*")]
+    except FileNotFoundError:  # being removed while it is looked at
+        return left_behind(parent)
+    return [f"process {pid}" for pid in marked_processes(parent)] + files
 
 
 def wait_until_gone(parent: Path, seconds: float = 5.0) -> list[str]:
