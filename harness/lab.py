@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,8 +113,15 @@ class Lab:
         require_driver(self.image.recipe, self.kernel, machine.iommu.kind)
 
     @contextmanager
-    def boot(self, spec: Machine, options: Options | None = None) -> Iterator[LiveMachine]:
+    def boot(
+        self, spec: Machine, options: Options | None = None, listen: Callable[[str], None] | None = None
+    ) -> Iterator[LiveMachine]:
         """Start a machine and wait until its SSH answers; leaving the block gives everything back.
+
+        Args:
+            spec: what is asked for.
+            options: how it is run.
+            listen: called with each line of its console.
 
         Raises:
             Unsupported: as `require`.
@@ -123,6 +130,8 @@ class Lab:
         """
         self.require(spec)
         with self.start(spec, options) as machine:
+            if listen is not None:
+                machine.vmm.console.listen(listen)
             machine.guest.wait_ready(BOOT_SECONDS)
             yield machine
 

@@ -89,7 +89,7 @@ def write_to_a_read_only_page(live: LiveMachine, *, read_first: bool) -> Iterato
 
 @pytest.mark.claim("IV-1", "CH-1")
 def test_a_kernel_driver_maps_no_more_than_ram(boot: Boot, iommu: IommuKind) -> None:
-    """What virtio-blk's driver has mapped, walked by the model: something, all of it RAM, and none of it shared with edu."""
+    """What virtio-blk's driver has mapped, walked by the model, is something, and all RAM; edu has nothing mapped."""
     live = boot(machine(iommu, "virtio-blk,iommu=on", "edu,iommu=on"))
     mapped = live.mappings("virtio-blk0")
     ram = live.spec.memory_mib << 20

@@ -66,8 +66,8 @@ _PATTERNS = (
         r"virtio_iommu \S+ (?P<reason>page|domain|unknown) fault from EP (?P<endpoint>\d{1,10})"
         rf"(?: at {_ADDRESS} \[(?P<flags>[RWX]*)\])?"
     ),
-    # drivers/iommu/amd/iommu.c, amd_iommu_report_page_fault and iommu_print_event: the device stands in the event or
-    # before it.
+    # drivers/iommu/amd/iommu.c, amd_iommu_report_page_fault and iommu_print_event: the device stands in the event, and
+    # the IOMMU may stand before it; without one in the event it stands before it.
     re.compile(
         rf"(?:{_PCI}: )?AMD-Vi: Event logged \[(?P<reason>[A-Z_]+)(?: device={_PCI.replace('pci', 'device')})?"
         rf"(?: (?:domain|pasid)=\S+)* address={_ADDRESS} flags=0x(?P<amd>[0-9a-f]{{1,4}})[] ]"
@@ -132,7 +132,7 @@ def _parse(line: str) -> ReportedFault | None:
 def _requester(said: dict[str, str | None]) -> int | None:
     if endpoint := said.get("endpoint"):
         return int(endpoint)
-    pci = said.get("dmar") or said.get("pci") or said.get("device")
+    pci = said.get("dmar") or said.get("device") or said.get("pci")
     return _address(pci).requester if pci else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -153,8 +154,6 @@ class SshSession:
 
     def _handshake(self, end: float, deadline_seconds: float) -> None:
         """Key exchange, looking after the machine while it lasts."""
-        import threading
-
         done = threading.Event()
         self._transport.start_client(event=done)
         while not done.wait(_POLL_SECONDS):

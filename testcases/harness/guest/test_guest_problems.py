@@ -145,7 +145,7 @@ HARMLESS = (
     "[Firmware Bug]: TSC_DEADLINE disabled due to Errata; please update microcode",
     "traps: python3[81] general protection fault ip:7f0011 sp:7ffd00 error:0 in libc.so.6[7f0000+1000]",
     "python3[81]: segfault at 0 ip 00007f0011 sp 00007ffd00 error 4 in libc.so.6[7f0000+1000]",
-    "DMAR: [DMA Write NO_PASID] Request device [00:04.0] fault addr 0x1000 [fault reason 0x05] PTE Write access is not set",
+    "DMAR: [DMA Write NO_PASID] Request device [00:04.0] fault addr 0x1000 [fault reason 0x05] not set",
     "rcu: INFO: Stall ended before state dump start",
     "INFO: NMI handler (perf_event_nmi_handler) took too long to run: 1.234 msecs",
     "perf: interrupt took too long (2504 > 2500), lowering kernel.perf_event_max_sample_rate to 79750",

@@ -1,0 +1,143 @@
+"""`viommu boot`: one machine, and a shell in it over SSH."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import paramiko
+import typer
+from rich.console import Console
+
+from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
+from harness.errors import SpecError
+from harness.lab import Lab
+from harness.live import LiveMachine
+from harness.spec import Device, DmaMode, Iommu, Machine
+
+__all__ = ["boot"]
+
+_EXEC_SECONDS = 3600.0
+
+
+def boot(
+    iommu: Annotated[str, typer.Option(help="intel, virtio or none.")] = "intel",
+    device: Annotated[
+        list[str] | None,
+        typer.Option(help="KIND[,iommu=on|off][,hotplug=on][,id=NAME]; KIND: virtio-blk, virtio-net, edu."),
+    ] = None,
+    spec: Annotated[Path | None, typer.Option(help="A machine as TOML or JSON instead, as reports show it.")] = None,
+    dma_mode: Annotated[DmaMode, typer.Option(help="How the guest kernel is told to use the IOMMU.")] = DmaMode.STRICT,
+    append: Annotated[str, typer.Option(help="Further words for the guest kernel's command line.")] = "",
+    memory: Annotated[int, typer.Option(help="Guest RAM, MiB.")] = 512,
+    qemu: QemuOption = None,
+    kernel: KernelOption = None,
+    exec: Annotated[
+        str | None, typer.Option("--exec", help="Run this in the guest, and end with its exit status.")
+    ] = None,
+    console: Annotated[bool, typer.Option("--console", help="Show the guest's console while it boots.")] = False,
+) -> None:
+    """Boot one machine and open a shell in it. Devices tagged hotplug=on are plugged once it is up."""
+    if spec is not None:
+        machine = _read(spec)
+    else:
+        machine = Machine(
+            iommu=Iommu(kind=iommu_kind(iommu)),
+            devices=tuple(map(Device.parse, device or ())),
+            dma_mode=dma_mode,
+            memory_mib=memory,
+            kernel_args=tuple(append.split()),
+        )
+    err = Console(stderr=True)
+    with shown_progress() as progress:
+        lab = Lab.open(qemu=qemu, kernel=kernel, progress=progress)
+    with lab.boot(machine, listen=_show if console else None) as live:
+        for plugged in (d for d in machine.devices if d.hotplug):
+            live.plug(plugged.id)
+        if exec is not None:
+            raise typer.Exit(_execute(live, exec))
+        err.print(f"{lab.qemu.name} (QEMU {lab.qemu.version}), Linux {lab.kernel.release}, IOMMU {machine.iommu.kind}")
+        for d in machine.devices:
+            err.print(f"  {live.address(d.id)}  {d}", highlight=False)
+        err.print(
+            f"  QMP log, console and traces: {live.vmm.directory}. Exit the shell to end the machine.", highlight=False
+        )
+        raise typer.Exit(_shell(live))
+
+
+def _read(path: Path) -> Machine:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise SpecError(f"machine spec {path}: {error.strerror}") from error
+    return Machine.from_json(text) if text.lstrip().startswith("{") else Machine.from_toml(text)
+
+
+def _show(line: str) -> None:
+    sys.stderr.write(line.encode("ascii", "backslashreplace").decode() + "\n")
+
+
+def _execute(live: LiveMachine, command: str) -> int:
+    done = live.guest.run(command, deadline_seconds=_EXEC_SECONDS)
+    sys.stdout.write(done.stdout)
+    sys.stderr.write(done.stderr)
+    return done.status
+
+
+def _shell(live: LiveMachine) -> int:
+    """Connect the terminal to a login shell in the guest; without a terminal, standard input is the script.
+
+    Returns:
+        The shell's exit status.
+    """
+    interactive = sys.stdin.isatty()
+    channel = live.guest.ssh.open_raw("exec sh -l", terminal=interactive)
+    stdin = sys.stdin.fileno()
+    with _raw(stdin, channel) if interactive else contextlib.nullcontext():
+        sources = [stdin, channel]
+        while True:
+            ready, _, _ = select.select(sources, [], [], 0.2)
+            if channel in ready:
+                data = channel.recv(65536)
+                if not data:
+                    return channel.recv_exit_status()
+                os.write(sys.stdout.fileno(), data)
+            while channel.recv_stderr_ready():
+                os.write(sys.stderr.fileno(), channel.recv_stderr(65536))
+            if stdin in ready:
+                typed = os.read(stdin, 65536)
+                if typed:
+                    channel.sendall(typed)
+                else:
+                    channel.shutdown_write()
+                    sources.remove(stdin)
+            if not ready:
+                live.guest.check()
+
+
+@contextlib.contextmanager
+def _raw(stdin: int, channel: paramiko.Channel) -> Iterator[None]:
+    """Hand every key to the guest, and tell it the size of the window."""
+
+    def resize(*_: object) -> None:
+        size = shutil.get_terminal_size()
+        channel.resize_pty(size.columns, size.lines)
+
+    before = termios.tcgetattr(stdin)
+    previous = signal.signal(signal.SIGWINCH, resize)
+    try:
+        resize()
+        tty.setraw(stdin)
+        yield
+    finally:
+        termios.tcsetattr(stdin, termios.TCSADRAIN, before)
+        signal.signal(signal.SIGWINCH, previous)

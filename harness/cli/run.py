@@ -1,0 +1,55 @@
+"""`viommu run`: the test cases, through pytest and pytest-xdist."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+
+from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
+from harness.errors import SpecError
+from harness.lab import Lab
+from harness.resources import ROOT, TESTCASES
+from harness.spec import Iommu, IommuKind, Machine
+
+__all__ = ["run"]
+
+_JUDGED = (0, 1, 2)
+_INTERRUPTED = 130
+
+
+def run(
+    cases: Annotated[list[str] | None, typer.Argument(help="Cases, as a report names them; all without any.")] = None,
+    iommu: Annotated[list[str] | None, typer.Option(help="Only this IOMMU: intel or virtio. May be repeated.")] = None,
+    qemu: QemuOption = None,
+    kernel: KernelOption = None,
+    k: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases whose names match, as pytest's -k.")] = "",
+    n: Annotated[int, typer.Option("-n", help="Machines at a time; 0 for as many as there are processors.")] = 0,
+    report: Annotated[Path, typer.Option(help="Where results.json, report.html and junit.xml go.")] = Path("reports"),
+) -> None:
+    """Run the test cases and say whether the virtual IOMMU protects the guest.
+
+    Exit code 0: all is as it should be; 1: something that was tested is wrong; 2: it could not be judged.
+    """
+    kinds = [iommu_kind(name) for name in iommu or []]
+    if IommuKind.NONE in kinds:
+        raise SpecError("the cases are about an IOMMU: --iommu none leaves nothing to test")
+    # Everything is fetched here, once and with its progress shown, and not by each worker; and what was asked for by
+    # name and cannot be had is refused before anything starts.
+    with shown_progress() as progress:
+        lab = Lab.open(qemu=qemu, kernel=kernel, progress=progress)
+    for kind in kinds:
+        lab.require(Machine(iommu=Iommu(kind=kind)))
+    words = ["-p", "no:cacheprovider", "-q", "--no-header", "--no-summary", "--viommu-live"]
+    words += [f"--rootdir={ROOT}", f"--qemu={lab.qemu.name}", f"--kernel={lab.kernel.name}"]
+    words += [f"--iommu={kind}" for kind in kinds]
+    words += ["-k", k] if k else []
+    words += ["-n", str(n or os.cpu_count() or 1), f"--viommu-report={report.absolute()}"]
+    words += [str(ROOT / case) for case in cases] if cases else [f"--ignore={TESTCASES / 'harness'}", str(TESTCASES)]
+    code = int(pytest.main(words))
+    if code == pytest.ExitCode.INTERRUPTED:
+        raise typer.Exit(_INTERRUPTED)
+    raise typer.Exit(code if code in _JUDGED else 2)
