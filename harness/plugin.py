@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from harness.checks.known_issues import KnownIssues
+from harness.claims import load_claims, page
 from harness.errors import GuestCrashed, HarnessError, Unsupported
 from harness.lab import BOOT_SECONDS, Lab
 from harness.live import LiveMachine
@@ -46,6 +47,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--viommu-report", type=Path, metavar="DIR", help="write results.json, report.html, junit.xml there"
     )
+    group.addoption("--viommu-claims", type=Path, metavar="FILE", help="write the page of claims and cases there")
     group.addoption("--viommu-live", action="store_true", help="a line for each case as it ends, instead of dots")
 
 
@@ -62,6 +64,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "iommu" in metafunc.fixturenames:
         kinds = metafunc.config.getoption("--iommu") or [IommuKind.INTEL, IommuKind.VIRTIO]
         metafunc.parametrize("iommu", [IommuKind(kind) for kind in kinds], ids=str)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Write the page of claims, where it was asked for; refuse a mark that names no claim.
+
+    Raises:
+        pytest.UsageError: a case carries an id that testcases/claims.toml does not have.
+    """
+    claims = load_claims()
+    marked = [(item.nodeid, tuple(mark.args)) for item in session.items if (mark := item.get_closest_marker("claim"))]
+    for node, ids in marked:
+        for id in ids:
+            if id not in claims:
+                raise pytest.UsageError(f"{node} carries claim {id!r}, which testcases/claims.toml does not have")
+    path: Path | None = session.config.getoption("--viommu-claims")
+    if path is not None:
+        path.write_text(page(claims, marked))
 
 
 @pytest.fixture(scope="session")

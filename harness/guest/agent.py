@@ -85,7 +85,7 @@ class Agent:
 
     def read_bytes(self, path: str, offset: int, size: int) -> bytes:
         """Bytes of one file."""
-        return bytes.fromhex(self._call("read_bytes", {"path": path, "offset": offset, "size": size}, str))
+        return _bytes(self._call("read_bytes", {"path": path, "offset": offset, "size": size}, str))
 
     def write_file(self, path: str, text: str) -> None:
         """Write text to a file, in one write."""
@@ -122,7 +122,7 @@ class Agent:
 
     def page_read(self, pages: Pages, offset: int, size: int) -> bytes:
         """Bytes of the pages, as the guest's CPU sees them."""
-        return bytes.fromhex(self._call("page_read", {"handle": pages.handle, "offset": offset, "size": size}, str))
+        return _bytes(self._call("page_read", {"handle": pages.handle, "offset": offset, "size": size}, str))
 
     def page_write(self, pages: Pages, offset: int, data: bytes) -> None:
         """Write bytes into the pages."""
@@ -173,7 +173,7 @@ class Agent:
     def net_receive(self, address: str, count: int) -> list[bytes]:
         """Receive that many frames of the test's EtherType, within 10 s each."""
         frames = self._call("net_receive", {"address": address, "count": count}, list[str], 15.0)
-        return [bytes.fromhex(frame) for frame in frames]
+        return [_bytes(frame) for frame in frames]
 
     def _call(self, op: str, args: dict[str, object], type: type[_T], deadline_seconds: float = 10.0) -> _T:
         number = next(self._ids)
@@ -186,7 +186,7 @@ class Agent:
             if answer.error is not None:
                 raise AgentError(f"{op}{tuple(args.values())} failed in the guest: {answer.kind}: {answer.error}")
             return msgspec.convert(answer.ok, type=type)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise AgentError(
                 f"{op}: the guest's agent answered nonsense: {error}", evidence=repr(line[:400])
             ) from error
@@ -197,3 +197,10 @@ class _Answer(msgspec.Struct):
     ok: object = None
     error: str | None = None
     kind: str = ""
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise AgentError(f"the guest's agent answered nonsense: {error}", evidence=repr(text[:400])) from error

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import paramiko
 
@@ -76,12 +76,12 @@ class Channel:
         """
         end = time.monotonic() + deadline_seconds
         while (newline := self._pending.find(b"\n")) < 0:
+            if time.monotonic() > end:
+                raise GuestUnreachable(f"{self._what}: no answer in {deadline_seconds:g} s")
             try:
                 data = self._channel.recv(65536)
             except TimeoutError:
                 self._check()
-                if time.monotonic() > end:
-                    raise GuestUnreachable(f"{self._what}: no answer in {deadline_seconds:g} s") from None
                 continue
             if not data:
                 self._check()
@@ -140,11 +140,17 @@ class SshSession:
             options = self._transport.get_security_options()
             options.kex = tuple(sorted(options.kex, key=lambda name: "curve25519" not in name))
             options.key_types = ("ssh-ed25519",)
-            self._transport.banner_timeout = deadline_seconds
-            self._handshake(end, deadline_seconds)
+            self._transport.banner_timeout = self._transport.auth_timeout = deadline_seconds
+            done = threading.Event()
+            self._transport.start_client(event=done)
+            self._await(done, end, f"the guest's SSH does not finish its handshake in {deadline_seconds:g} s")
             _check_host_key(port, self._transport.get_remote_server_key(), keys)
-            self._transport.auth_publickey("root", keys.client_private())
-        except paramiko.SSHException as error:
+            done = threading.Event()
+            self._transport.auth_publickey("root", keys.client_private(), done)
+            self._await(done, end, f"the guest's SSH does not answer to the client's key in {deadline_seconds:g} s")
+            if not self._transport.is_authenticated():
+                self._fail("the client's key was refused")
+        except (paramiko.SSHException, OSError, EOFError) as error:
             self._transport.close()
             check()
             raise GuestUnreachable(f"SSH to 127.0.0.1:{port}: {error}") from error
@@ -152,16 +158,17 @@ class SshSession:
             self._transport.close()
             raise
 
-    def _handshake(self, end: float, deadline_seconds: float) -> None:
-        """Key exchange, looking after the machine while it lasts."""
-        done = threading.Event()
-        self._transport.start_client(event=done)
+    def _await(self, done: threading.Event, end: float, otherwise: str) -> None:
+        """Wait for a step of the connection, looking after the machine while it lasts."""
         while not done.wait(_POLL_SECONDS):
             self._check()
             if time.monotonic() > end:
-                raise GuestUnreachable(f"the guest's SSH does not finish its handshake in {deadline_seconds:g} s")
+                raise GuestUnreachable(otherwise)
         if not self._transport.is_active():
-            raise self._transport.get_exception() or paramiko.SSHException("the handshake failed")
+            self._fail("the connection was closed")
+
+    def _fail(self, otherwise: str) -> NoReturn:
+        raise self._transport.get_exception() or paramiko.SSHException(otherwise)
 
     def open(self, command: str, *, deadline_seconds: float = 20.0, terminal: bool = False) -> Channel:
         """Start a command and talk to it.
@@ -175,10 +182,16 @@ class SshSession:
         """The paramiko channel of a command; for an interactive shell, with a terminal."""
         try:
             channel = self._transport.open_session(timeout=deadline_seconds)
-            if terminal:
-                channel.get_pty()
-            channel.exec_command(command)
-        except (paramiko.SSHException, OSError) as error:
+            # paramiko waits for the answer to a request without end; closing the channel ends that wait.
+            giving_up = threading.Timer(deadline_seconds, channel.close)
+            giving_up.start()
+            try:
+                if terminal:
+                    channel.get_pty()
+                channel.exec_command(command)
+            finally:
+                giving_up.cancel()
+        except (paramiko.SSHException, OSError, EOFError) as error:
             self._check()
             raise GuestUnreachable(f"{command}: the guest opened no SSH channel: {error}") from error
         return channel
@@ -187,15 +200,16 @@ class SshSession:
         """Run a command to its end, whatever its exit status.
 
         Raises:
-            GuestUnreachable: it did not end in time.
+            GuestUnreachable: it did not end in time, printed more than 16 MiB, or the connection ended before it did.
         """
         text = command if isinstance(command, str) else shlex.join(command)
-        channel = self.open_raw(text, deadline_seconds)
-        channel.shutdown_write()
-        channel.settimeout(_POLL_SECONDS)
         end = time.monotonic() + deadline_seconds
-        out, err = b"", b""
+        channel = self.open_raw(text, deadline_seconds)
+        channel.settimeout(_POLL_SECONDS)
+        out, err = bytearray(), bytearray()
         with contextlib.closing(channel):
+            with contextlib.suppress(OSError):  # the guest may have closed it by now
+                channel.shutdown_write()
             while True:
                 if channel.recv_stderr_ready():
                     err += channel.recv_stderr(65536)
@@ -208,12 +222,18 @@ class SshSession:
                 out += data or b""
                 if data is None:
                     self._check()
-                if time.monotonic() > end or len(out) + len(err) > _MAX_OUTPUT:
-                    tail = (out + err)[-2000:].decode(errors="replace")
-                    raise GuestUnreachable(f"`{text}` did not end in {deadline_seconds:g} s", evidence=tail)
+                much = len(out) + len(err) > _MAX_OUTPUT
+                if time.monotonic() > end or much:
+                    what = (
+                        f"printed more than {_MAX_OUTPUT} bytes" if much else f"did not end in {deadline_seconds:g} s"
+                    )
+                    raise GuestUnreachable(f"`{text}` {what}", evidence=_tail(out + err))
             # The exit status comes in a message of its own, which may be behind the end of the output.
             channel.status_event.wait(max(0.0, end - time.monotonic()))
-            status = channel.recv_exit_status() if channel.exit_status_ready() else -1
+            status = channel.exit_status
+            if status == -1 and not self._transport.is_active():
+                self._check()
+                raise GuestUnreachable(f"`{text}`: the connection ended before it did", evidence=_tail(out + err))
         return Completed(text, status, out.decode(errors="replace"), err.decode(errors="replace"))
 
     def close(self) -> None:
@@ -225,3 +245,7 @@ class SshSession:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def _tail(output: bytearray) -> str:
+    return output[-2000:].decode(errors="replace")

@@ -1,0 +1,79 @@
+"""`viommu bench`: what the harness costs, as figures."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness.artifacts.cache import Cache
+from harness.artifacts.packages import fetch
+from harness.bench.boot import BootFigures, measure
+from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
+from harness.defaults import defaults
+from harness.images.recipe import Recipe
+from harness.lab import Lab
+from harness.spec import Arch
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure what the harness costs on this host."""
+
+
+@app.command()
+def boot(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Boots of each kind; medians are shown.")] = 3,
+    iommu: Annotated[str, typer.Option(help="intel, virtio or none.")] = "intel",
+    qemu: QemuOption = None,
+    kernel: KernelOption = None,
+) -> None:
+    """Time from starting a machine to its first SSH command, beside a bare boot of the same kernel."""
+    kind = iommu_kind(iommu)
+    cache = Cache()
+    with shown_progress() as progress:
+        lab = Lab.open(qemu=qemu, kernel=kernel, cache=cache, progress=progress)
+        userland = fetch(cache, defaults().suite, Arch.AMD64, Recipe.load().packages, progress)
+        figures = measure(lab, userland, kind=kind, rounds=rounds, progress=progress)
+    if json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(figures)).decode() + "\n")
+    else:
+        _show(figures)
+
+
+def _show(figures: BootFigures) -> None:
+    console = Console()
+    console.print(
+        f"QEMU {figures.qemu['version']} ({figures.host['accelerator'].partition(' ')[0]}), "
+        f"Linux {figures.kernel['release']}, IOMMU {figures.iommu}, medians of {figures.rounds}",
+        highlight=False,
+    )
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(style="dim")
+    for label, value, unit in (
+        ("bare boot to init (the floor)", figures.floor_seconds, "s"),
+        ("  the same, kernel unpacked", figures.floor_unpacked_seconds, "s"),
+        ("cold machine to its first SSH command", figures.cold_seconds, "s"),
+        ("  firmware, until the kernel speaks", figures.firmware_seconds, "s"),
+        ("  kernel, until it runs init", figures.kernel_seconds, "s"),
+        ("  init, until it is ready", figures.userland_seconds, "s"),
+        ("  SSH", figures.ssh_seconds, "s"),
+        ("before the process starts", figures.launch_seconds, "s"),
+        ("starting the agent", figures.agent_seconds, "s"),
+        ("one request to the agent", figures.agent_roundtrip_milliseconds, "ms"),
+        ("ratio to the floor", figures.cold_ratio, ""),
+        ("ratio to the floor, kernel unpacked", figures.cold_unpacked_ratio, ""),
+    ):
+        table.add_row(label, f"{value:.2f}", unit)
+    console.print(table)
