@@ -45,7 +45,7 @@ def iommu_groups() -> list[dict[str, object]]:
 
 def kernel_log(after: int = -1) -> list[tuple[int, int, float, str]]:
     """Records of /dev/kmsg above the sequence number `after`: (sequence, level, seconds since boot, text)."""
-    records = []
+    records: list[tuple[int, int, float, str]] = []
     fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
     try:
         while True:

@@ -15,7 +15,7 @@ def _link(path: str) -> str:
 
 def pci_functions() -> list[dict[str, object]]:
     """Every function: address, vendor and device id, class, driver, IOMMU group, in the order of the addresses."""
-    functions = []
+    functions: list[dict[str, object]] = []
     for address in sorted(os.listdir(DEVICES)):
         path = f"{DEVICES}/{address}"
         words = {}

@@ -34,7 +34,7 @@ _MARKER = "viommu-floor: init"
 _KERNEL = "Linux version "  # Linux, init/main.c, start_kernel; on the serial line as soon as that has a driver
 _INIT = "Run /init as init process"  # Linux, init/main.c, run_init_process
 _PINGS = 200
-_SPEC_MEMORY_MIB = 512
+_MEMORY_MIB = 512
 _INIT_SCRIPT = f"""#!/bin/busybox sh
 echo {_MARKER}
 while :; do /bin/busybox sleep 1000; done
@@ -127,8 +127,8 @@ def measure(
     """
     if rounds < 1:
         raise SpecError(f"{rounds} rounds measure nothing", hint="ask for one or more")
-    disk = Device(id="virtio-blk.0", kind=DeviceKind.VIRTIO_BLK, iommu=kind is not IommuKind.NONE)
-    machine = Machine(iommu=Iommu(kind=kind), devices=(disk,), memory_mib=_SPEC_MEMORY_MIB)
+    disk = Device(kind=DeviceKind.VIRTIO_BLK, iommu=kind is not IommuKind.NONE)
+    machine = Machine(iommu=Iommu(kind=kind), devices=(disk,), memory_mib=_MEMORY_MIB)
     lab.require(machine)
     with ExitStack() as stack:
         directory = stack.enter_context(RunDirectory.create())
@@ -203,7 +203,7 @@ def _floor(lab: Lab, kernel: Path, initrd: Path) -> float:
                 ("-display", "none"),
                 ("-no-reboot",),
                 *machine_arguments(lab.accelerator.accelerator),
-                ("-m", f"{_SPEC_MEMORY_MIB}M"),
+                ("-m", f"{_MEMORY_MIB}M"),
                 ("-kernel", str(kernel)),
                 ("-initrd", str(initrd)),
                 ("-append", "console=ttyS0"),

@@ -91,8 +91,18 @@ class Guest:
     @cached_property
     def ssh(self) -> SshSession:
         """The SSH connection, made when it is first used."""
+        return self.connect()
+
+    def connect(self, deadline_seconds: float = 20.0) -> SshSession:
+        """A new SSH connection; it ends with the guest's others.
+
+        Raises:
+            GuestUnreachable: the guest does not answer, or not as itself; the console's tail is in the evidence.
+            GuestCrashed, VmmDied: as `check`.
+        """
         try:
-            return self._stack.enter_context(SshSession(self._machine.ssh_port, self._keys, self.check))
+            session = SshSession(self._machine.ssh_port, self._keys, self.check, deadline_seconds)
+            return self._stack.enter_context(session)
         except GuestUnreachable as error:
             said = "; ".join(self._complaints)
             error.evidence = "\n".join(filter(None, (error.evidence, said, self._machine.console.tail())))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from harness.errors import GuestError
+from harness.errors import GuestError, SpecError
 from harness.guest.ssh import SshSession
 from harness.pci import Address
 
@@ -47,6 +47,6 @@ def parse_lspci(text: str) -> tuple[ListedFunction, ...]:
             functions.append(
                 ListedFunction(Address.parse(address), int(class_code, 16), int(vendor, 16), int(device, 16))
             )
-        except ValueError as error:
+        except (ValueError, SpecError) as error:
             raise GuestError(f"lspci printed a line that is not its format: {line!r}") from error
     return tuple(functions)

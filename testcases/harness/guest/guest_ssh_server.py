@@ -13,6 +13,7 @@ from typing import Self
 import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
 from harness.images.keys import Keys
 
@@ -68,15 +69,15 @@ class _Server(paramiko.ServerInterface):
 
     def check_auth_none(self, username: str) -> int:
         self._owner.asked.append(username)
-        return paramiko.AUTH_FAILED
+        return AUTH_FAILED
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
         self._owner.asked.append(username)
         mine = _private(self._owner.keys.client)
-        return paramiko.AUTH_SUCCESSFUL if username == "root" and key == mine else paramiko.AUTH_FAILED
+        return AUTH_SUCCESSFUL if username == "root" and key == mine else AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.OPEN_SUCCEEDED
+        return OPEN_SUCCEEDED
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         action = self._owner.commands[command.decode()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -157,7 +156,9 @@ def test_handle_that_was_never_given_is_an_error(agent: Agent) -> None:
 
 @pytest.mark.skipif(not Path("/sys/bus/pci/devices").is_dir(), reason="this host has no PCI bus")
 def test_pci_functions_are_those_of_sysfs(agent: Agent) -> None:
-    assert [function.address for function in agent.pci_functions()] == sorted(os.listdir("/sys/bus/pci/devices"))
+    assert [function.address for function in agent.pci_functions()] == sorted(
+        path.name for path in Path("/sys/bus/pci/devices").iterdir()
+    )
 
 
 def test_groups_are_those_of_sysfs(agent: Agent) -> None:
@@ -173,7 +174,7 @@ def test_answer_to_another_request_is_an_error() -> None:
 
 def test_error_of_the_guest_comes_with_its_kind() -> None:
     channel = Script(lambda request: b'{"id":2,"error":"no such device","kind":"OSError"}')
-    with pytest.raises(AgentError, match="vfio_open.*0000:00:04.0.*OSError: no such device"):
+    with pytest.raises(AgentError, match=r"vfio_open.*0000:00:04.0.*OSError: no such device"):
         agent_of(channel).vfio_open("0000:00:04.0")
 
 

@@ -246,9 +246,9 @@ def test_crash_is_told_rather_than_an_unreachable_port() -> None:
 
 
 def test_banner_that_never_comes_is_given_up_at_the_deadline() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock, within(3):
-        with pytest.raises(GuestUnreachable, match=r"handshake in 0\.3 s"):
-            SshSession(sock.getsockname()[1], KEYS, fine, 0.3)
+    unreachable = pytest.raises(GuestUnreachable, match=r"handshake in 0\.3 s")
+    with socket.create_server(("127.0.0.1", 0)) as sock, within(3), unreachable:
+        SshSession(sock.getsockname()[1], KEYS, fine, 0.3)
 
 
 def test_crash_before_the_banner_ends_the_wait_at_once() -> None:
@@ -272,5 +272,5 @@ def test_server_that_hangs_up_in_the_handshake_is_unreachable(first: bytes) -> N
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         thread = threading.Thread(target=serve, args=(listener,), daemon=True)
         thread.start()
-        with within(8), pytest.raises(GuestUnreachable, match="^SSH to "):
+        with within(8), pytest.raises(GuestUnreachable, match="SSH to "):
             SshSession(listener.getsockname()[1], KEYS, fine, 10)

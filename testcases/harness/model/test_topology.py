@@ -1,0 +1,155 @@
+"""Functions and IOMMU groups of a machine."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.model.topology import PciFunction, Topology, topology
+from harness.pci import Address
+from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
+
+INTEL = Iommu(kind=IommuKind.INTEL)
+VIRTIO = Iommu(kind=IommuKind.VIRTIO)
+NONE = Iommu(kind=IommuKind.NONE)
+DEVICES = (
+    "edu,iommu=on",
+    "virtio-blk,iommu=on",
+    "virtio-net,iommu=on",
+    "edu,iommu=on,hotplug=on,id=late",
+    "edu,iommu=off,id=out",
+    "virtio-blk,iommu=off,hotplug=on,id=late-out",
+)
+
+
+def machine(iommu: Iommu, *texts: str, mode: DmaMode = DmaMode.STRICT) -> Machine:
+    return Machine(iommu=iommu, devices=tuple(Device.parse(text) for text in texts), dma_mode=mode)
+
+
+def full(iommu: Iommu = INTEL, *plugged: str) -> Topology:
+    return topology(machine(iommu, *DEVICES), plugged)
+
+
+@pytest.mark.parametrize("iommu", [INTEL, VIRTIO])
+@pytest.mark.parametrize("plugged", [(), ("late",), ("late", "late-out")])
+def test_groups_hold_exactly_the_covered_functions_each_once(iommu: Iommu, plugged: tuple[str, ...]) -> None:
+    found = full(iommu, *plugged)
+    members = [member for group in found.groups for member in group.members]
+    assert len(members) == len(set(members))
+    assert set(members) == {function.address for function in found.functions if function.covered}
+
+
+def test_functions_are_in_the_order_of_their_addresses_and_none_is_there_twice() -> None:
+    addresses = [function.address for function in full(VIRTIO, "late", "late-out").functions]
+    assert addresses == sorted(set(addresses))
+
+
+def test_chipset_functions_of_1f_share_a_group() -> None:
+    shared = frozenset(Address(0, 0x1F, function) for function in (0, 2, 3))
+    assert shared in {group.members for group in full().groups}
+
+
+def test_every_other_group_has_one_member() -> None:
+    assert sorted(len(group.members) for group in full().groups)[:-1] == [1] * (len(full().groups) - 1)
+
+
+def test_groups_are_in_the_order_of_their_lowest_member() -> None:
+    lowest = [min(group.members) for group in full().groups]
+    assert lowest == sorted(lowest)
+
+
+@pytest.mark.parametrize("iommu", [INTEL, VIRTIO])
+@pytest.mark.parametrize("id", ["out", "late-out"])
+def test_device_outside_is_neither_covered_nor_translated(iommu: Iommu, id: str) -> None:
+    function = full(iommu, "late-out").function(id)
+    assert not function.covered
+    assert not function.translated
+    assert function.address.bus > 0x80
+
+
+@pytest.mark.parametrize("id", ["edu0", "virtio-blk0", "virtio-net0", "late"])
+def test_device_behind_the_iommu_is_covered_and_translated(id: str) -> None:
+    function = full(VIRTIO, "late").function(id)
+    assert function.covered
+    assert function.translated
+
+
+def test_management_nic_is_covered_and_not_translated() -> None:
+    function = full().function("management NIC")
+    assert (function.covered, function.translated) == (True, False)
+
+
+def test_virtio_iommu_is_not_behind_itself() -> None:
+    iommu = full(VIRTIO).iommu
+    assert iommu is not None
+    assert (iommu.covered, iommu.translated) == (False, False)
+    assert (iommu.vendor, iommu.device) == (0x1AF4, 0x1057)
+
+
+def test_intel_iommu_is_no_function() -> None:
+    assert full(INTEL).iommu is None
+
+
+def test_hotplug_device_is_there_only_when_it_is_plugged() -> None:
+    assert full(INTEL, "late").function("late").address == Address(1, 0)
+    with pytest.raises(KeyError):
+        full(INTEL).function("late")
+
+
+def test_device_below_a_port_has_the_bus_that_firmware_counts_to() -> None:
+    found = topology(machine(INTEL, "edu,iommu=off,id=a", "edu,iommu=on,hotplug=on,id=b", "edu,iommu=off,id=c"), ("b",))
+    assert [found.function(id).address for id in "abc"] == [Address(0x81, 0), Address(1, 0), Address(0x82, 0)]
+
+
+def test_expander_bridge_is_there_only_with_a_device_outside() -> None:
+    assert full().function("expander bridge").address == Address(0, 3)
+    with pytest.raises(KeyError):
+        topology(machine(INTEL, "edu,iommu=on")).function("expander bridge")
+
+
+def test_root_ports_are_covered_on_the_main_root_alone() -> None:
+    ports = [function for function in full().functions if function.class_code == 0x0604]
+    assert {(port.address.bus, port.covered) for port in ports} == {(0, True), (0x80, False)}
+
+
+@pytest.mark.parametrize(
+    ("id", "ids"),
+    [
+        ("edu0", (0x1234, 0x11E8, 0x00FF)),
+        ("virtio-blk0", (0x1AF4, 0x1042, 0x0100)),
+        ("virtio-net0", (0x1AF4, 0x1041, 0x0200)),
+        ("host bridge", (0x8086, 0x29C0, 0x0600)),
+        ("expander bridge", (0x1B36, 0x000B, 0x0600)),
+        ("management NIC", (0x1AF4, 0x1041, 0x0200)),
+    ],
+)
+def test_function_has_the_ids_of_what_it_is(id: str, ids: tuple[int, int, int]) -> None:
+    function: PciFunction = full().function(id)
+    assert (function.vendor, function.device, function.class_code) == ids
+
+
+@pytest.mark.parametrize(
+    "without",
+    [machine(NONE, "edu"), machine(INTEL, "edu,iommu=on", mode=DmaMode.OFF), machine(VIRTIO, mode=DmaMode.OFF)],
+)
+def test_machine_that_uses_no_iommu_has_no_group(without: Machine) -> None:
+    assert topology(without).groups == ()
+
+
+def test_nothing_is_covered_without_an_iommu() -> None:
+    assert not any(function.covered or function.translated for function in topology(machine(NONE, "edu")).functions)
+
+
+@pytest.mark.parametrize(
+    ("iommu", "mode", "types"),
+    [
+        (INTEL, DmaMode.STRICT, {"DMA"}),
+        (VIRTIO, DmaMode.STRICT, {"DMA"}),
+        (INTEL, DmaMode.LAZY, {"DMA-FQ"}),
+        (Iommu(kind=IommuKind.INTEL, caching_mode=True), DmaMode.LAZY, {"DMA"}),
+        (VIRTIO, DmaMode.LAZY, {"DMA", "DMA-FQ"}),
+        (INTEL, DmaMode.PASSTHROUGH, {"identity"}),
+        (VIRTIO, DmaMode.PASSTHROUGH, {"identity"}),
+    ],
+)
+def test_group_type_follows_the_dma_mode(iommu: Iommu, mode: DmaMode, types: set[str]) -> None:
+    assert {group.types for group in topology(machine(iommu, mode=mode)).groups} == {frozenset(types)}

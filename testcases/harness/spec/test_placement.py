@@ -1,0 +1,93 @@
+"""Where devices go."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from spec_strategies import machines
+
+from harness.errors import SpecError
+from harness.placement import Root, place
+from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine
+
+INTEL = Iommu(kind=IommuKind.INTEL)
+VIRTIO = Iommu(kind=IommuKind.VIRTIO)
+
+
+def machine(iommu: Iommu, *texts: str) -> Machine:
+    return Machine(iommu=iommu, devices=tuple(Device.parse(text) for text in texts))
+
+
+@given(machines())
+def test_no_two_functions_stand_at_one_place(machine: Machine) -> None:
+    plan = place(machine)
+    numbers = [(slot.root, slot.number) for slot in plan.slots if slot.port is None]
+    numbers += [(port.root, port.number) for port in plan.ports]
+    main = (plan.iommu_number, plan.management_number, plan.outside_number, 0, 0x1F)
+    numbers += [(Root.MAIN, number) for number in main if number is not None]
+    assert len(set(numbers)) == len(numbers)
+    assert all(0 <= number <= 0x1F for _, number in numbers)
+
+
+@given(machines())
+def test_every_device_stands_where_its_tag_says(machine: Machine) -> None:
+    has_iommu = machine.iommu.kind is not IommuKind.NONE
+    plan = place(machine)
+    assert [slot.device for slot in plan.slots] == list(machine.devices)
+    for slot in plan.slots:
+        outside = has_iommu and not slot.device.iommu
+        assert slot.root is (Root.OUTSIDE if outside else Root.MAIN)
+        assert (slot.port is not None) == (outside or slot.device.hotplug)
+        assert slot.bus == (slot.port.id if slot.port else Root.MAIN.value)
+        if slot.port is not None:
+            assert (slot.port.root, slot.number) == (slot.root, 0)
+
+
+@given(machines())
+def test_every_port_has_one_device_and_a_number_of_its_own(machine: Machine) -> None:
+    plan = place(machine)
+    assert [slot.port for slot in plan.slots if slot.port is not None] == list(plan.ports)
+    assert [port.index for port in plan.ports] == list(range(1, len(plan.ports) + 1))
+    assert len({port.id for port in plan.ports}) == len(plan.ports)
+    assert not {port.id for port in plan.ports} & {device.id for device in machine.devices}
+
+
+@given(machines())
+def test_outside_is_made_only_where_a_device_stands_there(machine: Machine) -> None:
+    plan = place(machine)
+    assert (plan.outside_number is not None) == any(slot.root is Root.OUTSIDE for slot in plan.slots)
+
+
+@pytest.mark.parametrize(("iommu", "number"), [(INTEL, None), (VIRTIO, 1), (Iommu(kind=IommuKind.NONE), None)])
+def test_only_virtio_iommu_is_a_function(iommu: Iommu, number: int | None) -> None:
+    assert place(Machine(iommu=iommu)).iommu_number == number
+
+
+@pytest.mark.parametrize(
+    ("asked", "text", "wanted"),
+    [
+        (None, "edu,iommu=on", True),
+        (None, "edu,iommu=off", False),
+        (True, "edu,iommu=off", True),
+        (False, "edu,iommu=on", False),
+    ],
+)
+def test_interrupts_are_remapped_unless_a_device_stands_outside(asked: bool | None, text: str, wanted: bool) -> None:
+    iommu = Iommu(kind=IommuKind.INTEL, interrupt_remapping=asked)
+    assert place(machine(iommu, text)).interrupt_remapping is wanted
+
+
+@pytest.mark.parametrize(("tag", "room", "root"), [("on", 27, Root.MAIN), ("off", 31, Root.OUTSIDE)])
+def test_device_too_many_is_refused_and_the_room_told(tag: str, room: int, root: Root) -> None:
+    many = tuple(Device(kind=DeviceKind.EDU, iommu=tag == "on") for _ in range(room + 1))
+    assert len(place(Machine(iommu=INTEL, devices=many[:room])).slots) == room
+    with pytest.raises(SpecError, match=f"edu{room}: no free device number is left on {root}") as caught:
+        place(Machine(iommu=INTEL, devices=many))
+    assert f"{room} devices" in caught.value.hint
+
+
+def test_slot_is_found_by_id() -> None:
+    plan = place(machine(INTEL, "edu,iommu=on", "edu,iommu=on,id=x"))
+    assert plan.slot("x") is plan.slots[1]
+    with pytest.raises(SpecError, match="no device 'y'"):
+        plan.slot("y")
