@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 from collections.abc import Callable, Iterator
@@ -100,7 +99,7 @@ class Lab:
             kernel=guest,
             kernel_file=bootable(guest, cache),
             image=image,
-            accelerator=_accelerator(build, cache),
+            accelerator=accelerator.cached(build, cache),
         )
 
     def require(self, machine: Machine) -> None:
@@ -173,10 +172,3 @@ class Lab:
             "system": f"Linux {platform.release()}, Python {platform.python_version()}",
             "accelerator": chosen.accelerator + (f" (not kvm: {chosen.rejected})" if chosen.rejected else ""),
         }
-
-
-def _accelerator(build: QemuBuild, cache: Cache) -> accelerator.Choice:
-    """Tried once for each build in each life of the host: what it finds can change with a reboot."""
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    key = hashlib.sha256(f"{boot_id} {build.argv_prefix}".encode()).hexdigest()[:32]
-    return cache.remember(key, "accelerator", accelerator.Choice, lambda: accelerator.choose(build))

@@ -61,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Multiply a case that asks for `iommu` by the IOMMUs."""
-    if "iommu" in metafunc.fixturenames:
+    if "iommu" in metafunc.fixturenames and metafunc.definition.get_closest_marker("claim"):
         kinds = metafunc.config.getoption("--iommu") or [IommuKind.INTEL, IommuKind.VIRTIO]
         metafunc.parametrize("iommu", [IommuKind(kind) for kind in kinds], ids=str)
 

@@ -26,7 +26,7 @@ import msgspec
 import tomli_w
 
 from harness import strict
-from harness.errors import SpecError
+from harness.errors import SpecError, Unsupported
 
 __all__ = ["Arch", "Device", "DeviceKind", "DmaMode", "Iommu", "IommuKind", "Machine"]
 
@@ -58,7 +58,7 @@ class DmaMode(StrEnum):
     PASSTHROUGH = "passthrough"
     """`iommu=pt`: devices of the kernel's own drivers are not translated. Group type `identity`."""
     OFF = "off"
-    """The guest does not use its IOMMU at all."""
+    """The guest does not use its IOMMU at all: `intel_iommu=off`. There is no such option for a virtio-iommu."""
 
 
 class DeviceKind(StrEnum):
@@ -198,6 +198,11 @@ class Machine:
             raise SpecError(f"memory_mib={self.memory_mib}: a guest needs 128 MiB or more")
         if self.cpus < 1:
             raise SpecError(f"cpus={self.cpus}: a guest needs one or more")
+        if self.iommu.kind is IommuKind.VIRTIO and self.dma_mode is DmaMode.OFF:
+            raise Unsupported(
+                "dma_mode=off was asked for with a virtio-iommu: Linux has no option that leaves one unused",
+                hint="use dma_mode=passthrough, or a machine without an IOMMU",
+            )
         if self.iommu.kind is IommuKind.NONE:
             tagged = [device.id for device in self.devices if device.iommu]
             if tagged:

@@ -62,9 +62,9 @@ def test_a_page_mapped_for_reading_cannot_be_written(boot: Boot, iommu: IommuKin
 
 @pytest.mark.claim("IV-1", "IV-7")
 def test_a_page_mapped_for_reading_cannot_be_written_after_it_was_read(boot: Boot, iommu: IommuKind) -> None:
-    """The same when the device has just read the page, so that its translation may be cached: blocked and reported.
+    """A DMA write to a page mapped for reading only is blocked and reported also when the device has just read it.
 
-    The control: the read goes through, and nothing is reported of it.
+    Its translation may then be cached. The control: the read goes through, and nothing is reported of it.
     """
     live = boot(machine(iommu, "edu,iommu=on"))
     judge(write_to_a_read_only_page(live, read_first=True))

@@ -11,13 +11,13 @@ from types import MappingProxyType
 
 from harness.artifacts.cache import Cache
 from harness.artifacts.image import KernelImage, embedded_config, read_image
-from harness.artifacts.packages import fetch
+from harness.artifacts.packages import Tree, fetch
 from harness.artifacts.progress import Progress, silent
 from harness.artifacts.sources import Sources, host_vendor
 from harness.errors import ArtifactError, SpecError
 from harness.report.record import Artifact
 
-__all__ = ["Kernel", "find_kernel", "is_path"]
+__all__ = ["Kernel", "find_kernel", "is_path", "kernel_in"]
 
 _ASSUMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -96,10 +96,34 @@ def find_kernel(
     vendor = sources.vendor if sources is not None else host_vendor()
     package = vendor.kernel_package(variant, arch)
     tree = fetch(cache, suite, arch, [package], progress, assumed=_ASSUMED, sources=sources, refresh=refresh)
+    return _in_tree(name, tree, package, arch)
+
+
+def kernel_in(tree: Tree, arch: str) -> Kernel | None:
+    """The kernel of a tree of packages, named as `find_kernel` would find it; None when the tree has none.
+
+    Args:
+        arch: the guest's architecture.
+
+    Raises:
+        ArtifactError, SpecError: there is one, and it is not as it should be.
+        HostError: the host's vendor is not known.
+    """
+    vendor = host_vendor()
+    names = {vendor.kernel_package("", arch): tree.suite}
+    for entry in tree.packages:
+        variant = re.fullmatch(vendor.kernel_package("([a-z]+)", arch), entry.name)
+        if variant:
+            names.setdefault(entry.name, f"{tree.suite}:{variant[1]}")
+    package = next((entry.name for entry in tree.packages if entry.name in names), None)
+    return None if package is None else _in_tree(names[package], tree, package, arch)
+
+
+def _in_tree(name: str, tree: Tree, package: str, arch: str) -> Kernel:
     images = [*tree.root.glob("boot/vmlinu[xz]-*"), *tree.root.glob("usr/lib/modules/*/vmlinu[xz]")]
     if len(images) != 1:
         found = ", ".join(str(image.relative_to(tree.root)) for image in images) or "none"
-        raise ArtifactError(f"one kernel image is expected in {package} of {suite}, found: {found}")
+        raise ArtifactError(f"one kernel image is expected in {package} of {tree.suite}, found: {found}")
     image = read_image(images[0])
     return Kernel(
         name=name,
@@ -108,7 +132,7 @@ def find_kernel(
         arch=_checked(images[0], image, arch),
         config=_config(images[0], image),
         modules_dir=_modules_dir(images[0], image.release),
-        artifacts=tree.artifacts("kernel"),
+        artifacts=tree.artifacts("kernel", f"linux-image-{image.release}"),
     )
 
 

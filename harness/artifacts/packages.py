@@ -28,7 +28,7 @@ from harness.artifacts.sources import Sources, host_vendor
 from harness.errors import ArtifactError, CorruptArtifact, HostError, MirrorUnreachable, SpecError
 from harness.report.record import Artifact
 
-__all__ = ["Package", "Tree", "fetch"]
+__all__ = ["Package", "Tree", "fetch", "kept"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ _FRESH_SECONDS = 24 * 3600
 _RETRY_SECONDS = 600
 """How long a mirror that did not answer is left alone when the cache has what it said last."""
 _UNPACK_SECONDS = 300
+_DIGEST_DIGITS = 16
 _NOTHING: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 Package = PackageEntry
@@ -76,10 +77,21 @@ class Tree:
                 return found
         return None
 
-    def artifacts(self, role: str) -> tuple[Artifact, ...]:
-        """The packages as a results record lists them."""
+    def artifacts(self, role: str, main: str = "") -> tuple[Artifact, ...]:
+        """The packages as a results record lists them.
+
+        Args:
+            role: what `main` is to the run; the others are `ROLE-package`.
+            main: name of the package that counts; without one they are all of the same role.
+        """
         return tuple(
-            Artifact(role=role, name=p.name, version=p.version, source=self.suite, sha256=p.sha256)
+            Artifact(
+                role=role if main in ("", p.name) else f"{role}-package",
+                name=p.name,
+                version=p.version,
+                source=self.suite,
+                sha256=p.sha256,
+            )
             for p in self.packages
         )
 
@@ -156,6 +168,29 @@ def fetch(
         return tree
 
 
+def kept(cache: Cache, arch: str) -> tuple[Tree, ...]:
+    """What requests for packages of the host's vendor came to, as far as the cache has it whole; no mirror is asked.
+
+    Args:
+        arch: of the packages.
+
+    Returns:
+        the trees by suite; of the same tree, asked for in several ways, one.
+
+    Raises:
+        HostError: the host's vendor is not known.
+    """
+    prefix, suffix = f"{host_vendor().id}-", f"-{arch}-"
+    found: dict[tuple[str, str], Tree] = {}
+    for record in sorted((cache.root / "resolved").glob(f"{prefix}*{suffix}{_DIGEST_DIGITS * '?'}.json")):
+        suite = record.name.removeprefix(prefix)[: -len(f"{suffix}.json") - _DIGEST_DIGITS]
+        known = _recall(record)
+        root = None if known is None else cache.tree(cache.key(known.entries))
+        if known is not None and root is not None:
+            found[suite, cache.key(known.entries)] = _tree(cache, suite, known, root)
+    return tuple(found.values())
+
+
 class _Request:
     """One request, and what it needs to be answered."""
 
@@ -183,17 +218,13 @@ class _Request:
         origin = sources.name if sources is not None else host_vendor().id
         self._place = f"{origin}-{suite}-{arch}"
         words = "\n".join([*names, "", *(f"{name} {provides}" for name, provides in sorted(assumed.items()))])
-        digest = hashlib.sha256(words.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(words.encode()).hexdigest()[:_DIGEST_DIGITS]
         self._record = cache.root / "resolved" / f"{self._place}-{digest}.json"
         self._tried = self._record.with_suffix(".tried")
 
     def recall(self) -> _Resolved | None:
         """What the request came to the last time, if that is known."""
-        try:
-            known = msgspec.json.decode(self._record.read_bytes(), type=_Resolved)
-        except (OSError, msgspec.DecodeError):
-            return None
-        return known if known.schema == _SCHEMA else None
+        return _recall(self._record)
 
     def resolve(self, progress: Progress, *, refresh: bool) -> _Resolved:
         """Ask apt what the request comes to, after fetching the lists if they are old."""
@@ -246,14 +277,7 @@ class _Request:
 
     def tree(self, known: _Resolved, root: Path, *, offline: bool = False) -> Tree:
         """The answer."""
-        return Tree(
-            root=root,
-            key=self._cache.key(known.entries),
-            packages=known.entries,
-            suite=self._suite,
-            resolved=datetime.fromtimestamp(known.when, UTC),
-            offline=offline,
-        )
+        return _tree(self._cache, self._suite, known, root, offline=offline)
 
     def _apt(self) -> Apt:
         """apt for this request. The caller holds its lock."""
@@ -324,6 +348,25 @@ class _Request:
                     evidence=words,
                 )
         return ArtifactError(f"{candidate.file} could not be unpacked", evidence=words)
+
+
+def _recall(record: Path) -> _Resolved | None:
+    try:
+        known = msgspec.json.decode(record.read_bytes(), type=_Resolved)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return known if known.schema == _SCHEMA else None
+
+
+def _tree(cache: Cache, suite: str, known: _Resolved, root: Path, *, offline: bool = False) -> Tree:
+    return Tree(
+        root=root,
+        key=cache.key(known.entries),
+        packages=known.entries,
+        suite=suite,
+        resolved=datetime.fromtimestamp(known.when, UTC),
+        offline=offline,
+    )
 
 
 def _is_whole(archive: Path, candidate: Candidate) -> bool:

@@ -27,7 +27,7 @@ from harness.artifacts.sources import Sources
 from harness.errors import ArtifactError, HostError, SpecError
 from harness.report.record import Artifact
 
-__all__ = ["HOST", "QemuBuild", "find_qemu"]
+__all__ = ["HOST", "QemuBuild", "find_qemu", "host_arch", "qemu_in"]
 
 HOST = "host"
 """The name of the QEMU on PATH."""
@@ -121,13 +121,32 @@ def find_qemu(
                 hint=f"install {package}, or name a suite (trixie, sid...) to have one fetched without root",
             )
         return _at_path(name, Path(found), arch)
-    host_arch = _host_arch()
-    tree = fetch(cache, name, host_arch, [package], progress, assumed=_ASSUMED, sources=sources, refresh=refresh)
-    return _in_tree(name, tree, program, cache)
+    tree = fetch(cache, name, host_arch(), [package], progress, assumed=_ASSUMED, sources=sources, refresh=refresh)
+    return _in_tree(name, tree, package, program, cache)
+
+
+def qemu_in(tree: Tree, arch: str, cache: Cache) -> QemuBuild | None:
+    """The QEMU of a tree of packages, under the name of the tree's suite; None when the tree has none.
+
+    Args:
+        arch: the guest's architecture, one that `find_qemu` knows.
+
+    Raises:
+        SpecError, ArtifactError: it is there and does not run.
+    """
+    package, program = _PACKAGES[arch]
+    if not any(entry.name == package for entry in tree.packages):
+        return None
+    return _in_tree(tree.suite, tree, package, program, cache)
 
 
 @functools.cache
-def _host_arch() -> str:
+def host_arch() -> str:
+    """This host's architecture under Debian's name.
+
+    Raises:
+        HostError: there is no dpkg to ask.
+    """
     dpkg = require("dpkg", "to know this host's architecture")
     return run([dpkg, "--print-architecture"], watch=int, stall_seconds=_VERSION_SECONDS).stdout.strip()
 
@@ -151,7 +170,7 @@ def _at_path(name: str, path: Path, arch: str) -> QemuBuild:
     )
 
 
-def _in_tree(name: str, tree: Tree, program: str, cache: Cache) -> QemuBuild:
+def _in_tree(name: str, tree: Tree, package: str, program: str, cache: Cache) -> QemuBuild:
     binary = _required(tree, f"/usr/bin/{program}")
     libraries = cache.remember(tree.key, f"{program}.libraries", list[str], lambda: _library_dirs(tree, binary))
     loader, *directories = (str(tree.root / inside) for inside in libraries)
@@ -171,7 +190,7 @@ def _in_tree(name: str, tree: Tree, program: str, cache: Cache) -> QemuBuild:
         env=MappingProxyType(env),
         binary=binary,
         version=version,
-        artifacts=tree.artifacts("qemu"),
+        artifacts=tree.artifacts("qemu", package),
     )
 
 

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from harness.artifacts.process import require, run
 from harness.errors import HostError
 
-__all__ = ["VENDORS", "Repository", "Sources", "Vendor", "host_suite", "host_vendor"]
+__all__ = ["VENDORS", "Repository", "Sources", "Vendor", "host_suite", "host_suites", "host_vendor"]
 
 _APT_SECONDS = 60
 
@@ -95,6 +95,15 @@ def host_suite() -> str:
     """The code name of the host's own suite; empty where os-release(5) has none."""
     release = _os_release()
     return release.get("UBUNTU_CODENAME") or release.get("VERSION_CODENAME", "")
+
+
+def host_suites() -> tuple[str, ...]:
+    """The suite of each package source that the host's apt is set up with, sorted.
+
+    Raises:
+        HostError: the host has no apt.
+    """
+    return tuple(sorted(suite for suite, _ in {(entry.suite, entry.uri) for entry in _host_entries()}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

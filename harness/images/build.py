@@ -54,11 +54,7 @@ def build_image(suite: str, arch: Arch, kernel: Kernel, cache: Cache, progress: 
         (root / "initrd").write_bytes(pack_userland(recipe, tree) + pack_modules(recipe, kernel))
 
     archive = cache.build((userland, modules), fill, progress) / "initrd"
-    used = tuple(
-        Artifact(role="guest-package", name=p.name, version=p.version, source=suite, sha256=p.sha256)
-        for p in tree.packages
-    )
-    return Image(recipe=recipe, archive=archive, artifacts=used)
+    return Image(recipe=recipe, archive=archive, artifacts=tree.artifacts("guest-package"))
 
 
 def _member(name: str, arch: Arch, digest: str) -> PackageEntry:

@@ -6,7 +6,7 @@ from harness.images.cpio import Archive
 from harness.images.keys import Keys
 from harness.images.recipe import Recipe
 from harness.placement import place
-from harness.spec import DmaMode, Machine
+from harness.spec import Machine
 
 __all__ = ["GUEST_ADDRESS", "pack_overlay"]
 
@@ -16,8 +16,7 @@ GUEST_ADDRESS = "10.0.2.15"
 
 def pack_overlay(machine: Machine, recipe: Recipe, keys: Keys) -> bytes:
     """The archive of `/etc/viommu/config`, which init reads, and of the SSH keys."""
-    used = machine.dma_mode is not DmaMode.OFF
-    modules = (*(recipe.modules.iommu.get(machine.iommu.kind, ()) if used else ()), *recipe.modules.always)
+    modules = (*recipe.modules.iommu.get(machine.iommu.kind, ()), *recipe.modules.always)
     config = {
         "management": f"0000:00:{place(machine).management_number:02x}.0",
         "address": GUEST_ADDRESS,

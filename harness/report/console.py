@@ -182,8 +182,9 @@ class _Printer:
             self._console.print()
 
     def _used(self, run: Run) -> Text:
-        used = [f"{a.role} {a.name} {a.version}" for a in run.artifacts if a.role != "guest-package"]
-        return self._text(", ".join(used), "dim")
+        used = [f"{a.role} {a.name} {a.version} ({a.source})" for a in run.artifacts if a.role in ("qemu", "kernel")]
+        others = len(run.artifacts) - len(used)
+        return self._text(", ".join([*used, f"and {others} packages, all in results.json"]), "dim")
 
     def _verdict(self, verdict: Verdict) -> Text:
         mark = "" if self._console.options.ascii_only else f"{_MARKS[verdict]} "

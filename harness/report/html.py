@@ -36,8 +36,8 @@ def to_html(run: Run) -> str:
             table=by_subject(run),
             cases=worst(run.cases),
             alarming=[case for case in worst(run.cases) if case.verdict in ALARMING],
-            main_artifacts=[artifact for artifact in run.artifacts if artifact.role != "guest-package"],
-            guest_packages=[artifact for artifact in run.artifacts if artifact.role == "guest-package"],
+            main_artifacts=[artifact for artifact in run.artifacts if not artifact.role.endswith("-package")],
+            packages=[artifact for artifact in run.artifacts if artifact.role.endswith("-package")],
             # Anchors are made of numbers, never of a case's id: an attribute is no place for text from outside.
             anchor=lambda case: f"case-{numbers[id(case)]}",
         )

@@ -24,7 +24,7 @@ class Artifact:
     """Something that was used: a QEMU build, a kernel, a package of the guest image.
 
     Attributes:
-        role: `qemu`, `kernel` or `guest-package`.
+        role: `qemu` and `kernel`, one each; `qemu-package`, `kernel-package` and `guest-package`, what came with them.
         name: package or file name.
         version: package version, or the version that the file itself reports.
         source: suite it came from, or the path the user gave.

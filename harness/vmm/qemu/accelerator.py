@@ -6,8 +6,11 @@ one. So a firmware image of a dozen instructions is run that ends QEMU with a st
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
+from harness.artifacts.cache import Cache
 from harness.artifacts.qemu import QemuBuild
 from harness.errors import HostError, VmmTimeout
 from harness.vmm.qemu.arguments import Arguments
@@ -15,7 +18,7 @@ from harness.vmm.qemu.command import Accelerator, machine_arguments
 from harness.vmm.qemu.process import QemuProcess
 from harness.vmm.rundir import RunDirectory
 
-__all__ = ["Choice", "choose"]
+__all__ = ["Choice", "cached", "choose"]
 
 _KVM_SECONDS = 2.0
 _TCG_SECONDS = 20.0
@@ -55,6 +58,13 @@ class Choice:
 
     accelerator: Accelerator
     rejected: str = ""
+
+
+def cached(build: QemuBuild, cache: Cache) -> Choice:
+    """Like `choose`, tried once for each build in each life of the host: what it finds can change with a reboot."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    key = hashlib.sha256(f"{boot_id} {build.argv_prefix}".encode()).hexdigest()[:32]
+    return cache.remember(key, "accelerator", Choice, lambda: choose(build))
 
 
 def choose(build: QemuBuild) -> Choice:

@@ -182,8 +182,8 @@ _PIECES = st.sampled_from(
 
 @given(st.lists(st.one_of(_PIECES, st.text(max_size=5)), max_size=30).map("".join))
 def test_no_text_makes_the_parsers_raise(line: str) -> None:
-    for fault in (*parse_faults([line]), *parse_interrupt_faults([line])):
-        assert fault.requester is None or fault.requester >= 0
+    assert all(fault.requester is None or fault.requester >= 0 for fault in parse_faults([line]))
+    assert all(0 <= fault.requester <= 0xFFFF for fault in parse_interrupt_faults([line]))
     is_fault_line(line)
 
 

@@ -13,7 +13,8 @@ _names = st.from_regex(r"x[A-Za-z0-9_-]{0,10}", fullmatch=True)
 @st.composite
 def iommus(draw: st.DrawFn) -> Iommu:
     """An IOMMU of any kind, with any properties that it has."""
-    match draw(st.sampled_from(IommuKind)):
+    kind: IommuKind = draw(st.sampled_from(IommuKind))
+    match kind:
         case IommuKind.NONE:
             return Iommu(kind=IommuKind.NONE)
         case IommuKind.INTEL:

@@ -1,0 +1,136 @@
+"""Judging one DMA: each way to be wrong gives the one finding that it should."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.checks.dma import DmaSeen, check_memory, check_outcome, check_reported, check_unreported
+from harness.guest.faults import ReportedFault
+from harness.model.access import Access, AccessKind, Bypassed, BypassReason
+
+PAYLOAD = bytes(range(1, 17))
+BEFORE = {0x1000: b"\xa5" * 4096, 0x3000: b"\x5a" * 4096}
+IOVA = 0x12345400
+WRITE = Access(requester=0x20, iova=IOVA, length=16, kind=AccessKind.WRITE)
+READ = Access(requester=0x20, iova=IOVA, length=16, kind=AccessKind.READ)
+
+
+def seen(*pokes: tuple[int, bytes]) -> DmaSeen:
+    """Memory as it was, with bytes poked in afterwards."""
+    after = {start: bytearray(data) for start, data in BEFORE.items()}
+    for address, data in pokes:
+        start = address & ~0xFFF
+        after[start][address - start : address - start + len(data)] = data
+    return DmaSeen(before=BEFORE, after={start: bytes(data) for start, data in after.items()}, payload=PAYLOAD)
+
+
+def test_payload_at_its_target_gives_no_finding() -> None:
+    assert list(check_memory(WRITE, 0x1400, seen((0x1400, PAYLOAD)), "")) == []
+
+
+def test_untouched_memory_after_a_blocked_write_gives_no_finding() -> None:
+    assert list(check_memory(WRITE, None, seen(), "")) == []
+
+
+def test_memory_changed_by_a_write_that_must_be_blocked_is_found() -> None:
+    (finding,) = check_memory(WRITE, None, seen((0x1400, PAYLOAD)), "the walk")
+    assert finding.subject.startswith("memory at 0x1400 after ")
+    assert finding.expected == "a5 " * 15 + "a5 (unchanged)"
+    assert finding.seen == PAYLOAD.hex(" ")
+    assert finding.detail == "the walk"
+
+
+def test_payload_that_did_not_arrive_is_found() -> None:
+    (finding,) = check_memory(WRITE, 0x1400, seen(), "")
+    assert finding.expected == PAYLOAD.hex(" ") + " (payload)"
+    assert finding.seen == "a5 " * 15 + "a5"
+
+
+def test_payload_that_arrived_in_part_is_found() -> None:
+    (finding,) = check_memory(WRITE, 0x1400, seen((0x1400, PAYLOAD[:12])), "")
+    assert finding.subject.startswith("memory at 0x1408 ")
+
+
+@pytest.mark.parametrize("beside", [0x13FF, 0x1410, 0x1000, 0x1FFF, 0x3000, 0x3400])
+def test_byte_changed_beside_the_target_is_found(beside: int) -> None:
+    (finding,) = check_memory(WRITE, 0x1400, seen((0x1400, PAYLOAD), (beside, b"\0")), "")
+    assert finding.subject.startswith(f"memory at {beside & ~7:#x} ")
+
+
+def test_byte_changed_on_another_page_is_called_unchanged_and_not_payload() -> None:
+    (finding,) = check_memory(WRITE, 0x1400, seen((0x1400, PAYLOAD), (0x3400, PAYLOAD)), "")
+    assert finding.expected.endswith("(unchanged)")
+
+
+def test_payload_in_the_wrong_place_is_found_there_and_at_the_target() -> None:
+    findings = list(check_memory(WRITE, 0x1400, seen((0x3400, PAYLOAD)), ""))
+    assert [finding.subject.split()[2] for finding in findings] == ["0x1400", "0x3400"]
+
+
+@pytest.mark.parametrize("target", [0x9000, 0x1FF8, 0xFF8])
+def test_target_that_nobody_looked_at_is_a_wrong_case(target: int) -> None:
+    with pytest.raises(ValueError, match="would not show"):
+        list(check_memory(WRITE, target, seen(), ""))
+
+
+def test_payload_that_stood_there_before_is_a_wrong_case() -> None:
+    same = DmaSeen(before={0x1000: PAYLOAD}, after={0x1000: PAYLOAD}, payload=PAYLOAD)
+    with pytest.raises(ValueError, match="would not show"):
+        list(check_memory(WRITE, 0x1000, same, ""))
+
+
+def bypassed(address: int) -> Bypassed:
+    return Bypassed(address, BypassReason.NOT_BEHIND)
+
+
+def test_model_that_agrees_gives_no_finding() -> None:
+    assert list(check_outcome(WRITE, 0x1400, bypassed(0x1400), "", "")) == []
+
+
+def test_model_that_lets_a_dma_through_that_must_be_blocked_is_found() -> None:
+    (finding,) = check_outcome(WRITE, None, bypassed(0x1400), "the walk", "the spec")
+    assert (finding.expected, finding.detail, finding.citation) == ("blocked", "the walk", "the spec")
+
+
+def test_model_that_leads_a_dma_elsewhere_is_found() -> None:
+    (finding,) = check_outcome(WRITE, 0x1400, bypassed(0x1401), "", "")
+    assert finding.expected == "goes to 0x1400"
+
+
+def fault(requester: int | None = 0x20, address: int | None = IOVA, is_write: bool | None = True) -> ReportedFault:
+    return ReportedFault(requester=requester, address=address, is_write=is_write, reason="5", line="a line")
+
+
+@pytest.mark.parametrize("address", [IOVA, IOVA & ~0xFFF, IOVA + 15])
+@pytest.mark.parametrize("is_write", [True, None])
+def test_fault_of_the_access_gives_no_finding(address: int, is_write: bool | None) -> None:
+    assert list(check_reported(WRITE, [fault(address=address, is_write=is_write), fault(requester=0x99)])) == []
+
+
+@pytest.mark.parametrize("others", [[], [fault(requester=0x28)], [fault(requester=None)]])
+def test_fault_that_was_not_reported_is_found(others: list[ReportedFault]) -> None:
+    (finding,) = check_reported(WRITE, others)
+    assert finding.expected == f"a fault of 0000:00:04.0 at {IOVA:#x}"
+    assert ("40" in finding.seen) == (bool(others) and others[0].requester == 0x28)
+
+
+@pytest.mark.parametrize("address", [None, 0, (IOVA & ~0xFFF) - 1, IOVA + 16])
+def test_fault_at_another_address_is_found(address: int | None) -> None:
+    (finding,) = check_reported(WRITE, [fault(), fault(address=address)])
+    assert (finding.expected, finding.seen) == (f"in {IOVA:#x}..{IOVA + 15:#x}", "a line")
+
+
+@pytest.mark.parametrize(("access", "is_write"), [(WRITE, False), (READ, True)])
+def test_fault_of_the_wrong_direction_is_found(access: Access, is_write: bool) -> None:
+    (finding,) = check_reported(access, [fault(is_write=is_write)])
+    assert finding.subject == "direction of a fault of 0000:00:04.0"
+    assert finding.expected == str(access.kind)
+
+
+def test_fault_of_an_allowed_access_is_found() -> None:
+    (finding,) = check_unreported(WRITE, [fault(), fault(requester=0x99)])
+    assert finding.expected == "none: it is allowed"
+
+
+def test_fault_of_another_requester_does_not_concern_an_allowed_access() -> None:
+    assert list(check_unreported(WRITE, [fault(requester=0x99), fault(requester=None)])) == []

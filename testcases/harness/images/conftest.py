@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from harness.artifacts import packages
+from harness.artifacts.cache import Cache
+from harness.artifacts.kernel import Kernel, find_kernel
+from harness.artifacts.packages import Tree
+from harness.defaults import defaults
+from harness.images.recipe import Recipe
+
+
+@pytest.fixture(scope="session")
+def tree() -> Tree:
+    """The packages of the guest image."""
+    return packages.fetch(Cache(), defaults().suite, "amd64", Recipe.load().packages)
+
+
+@pytest.fixture(scope="session")
+def kernel() -> Kernel:
+    """A kernel with a virtio-iommu driver."""
+    return find_kernel("trixie", "amd64", Cache())
+
+
+@pytest.fixture(scope="session")
+def old_kernel() -> Kernel:
+    """A kernel without one."""
+    return find_kernel("bookworm", "amd64", Cache())
