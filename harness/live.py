@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 import time
 
-from harness.checks.dma import DmaSeen
 from harness.errors import GuestError
 from harness.guest.agent import Agent
 from harness.guest.faults import ReportedFault, parse_faults
@@ -16,9 +15,9 @@ from harness.guest.guest import Guest
 from harness.live_model import LiveEngine, live_engine
 from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Mapping, Outcome
 from harness.model.topology import PciFunction, Topology, topology
+from harness.observations import DmaSeen
 from harness.pci import Address
 from harness.placement import place
-from harness.report.record import Finding
 from harness.spec import IommuKind
 from harness.vmm.qemu.edu import Edu
 from harness.vmm.qemu.machine import QemuMachine
@@ -130,11 +129,6 @@ class LiveMachine:
         device.dma_from_device(0, iova, len(payload))
         after = {address: self.vmm.memory.read(address, _PAGE) for address in watch}
         return DmaSeen(before=before, after=after, payload=payload)
-
-    def compare(self, subject: str, wanted: bytes, address: int) -> tuple[Finding, ...]:
-        """Whether guest memory at an address is as it must be."""
-        seen = self.vmm.memory.read(address, len(wanted))
-        return () if seen == wanted else (Finding(subject=subject, expected=wanted.hex(" "), seen=seen.hex(" ")),)
 
     def mappings(self, id: str) -> tuple[Mapping, ...]:
         """What the model finds mapped for a device now."""

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from harness.artifacts.process import require, run
 from harness.errors import HostError
 
-__all__ = ["VENDORS", "Repository", "Sources", "Vendor", "host_suite", "host_suites", "host_vendor"]
+__all__ = ["VENDORS", "Repository", "Sources", "Vendor", "host_suite", "host_vendor"]
 
 _APT_SECONDS = 60
 
@@ -97,15 +97,6 @@ def host_suite() -> str:
     return release.get("UBUNTU_CODENAME") or release.get("VERSION_CODENAME", "")
 
 
-def host_suites() -> tuple[str, ...]:
-    """The suite of each package source that the host's apt is set up with, sorted.
-
-    Raises:
-        HostError: the host has no apt.
-    """
-    return tuple(sorted(suite for suite, _ in {(entry.suite, entry.uri) for entry in _host_entries()}))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
     """One package archive.
@@ -142,12 +133,14 @@ class Sources:
         security: the one that has `X-security` for stable suites, if there is one.
         vendor: whose they are.
         name: tells the caches of different sources apart; empty for the host's own.
+        host: for those of the host, the suite of each package source that its apt has, the vendor's or not.
     """
 
     archive: Repository
     security: Repository | None
     vendor: Vendor
     name: str = ""
+    host: tuple[str, ...] = ()
 
     @classmethod
     def of_host(cls) -> Sources:
@@ -171,6 +164,7 @@ class Sources:
             archive=archive.repository(),
             security=None if security is None else security.repository(),
             vendor=vendor,
+            host=tuple(sorted(suite for suite, _ in {(entry.suite, entry.uri) for entry in entries})),
         )
 
     def stanzas(self, suite: str, *, security: bool) -> str:

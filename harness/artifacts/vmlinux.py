@@ -11,6 +11,7 @@ import hashlib
 import io
 from pathlib import Path
 
+from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
@@ -48,6 +49,9 @@ def bootable(kernel: Kernel, cache: Cache) -> Path:
 def _has_pvh_entry(elf: bytes) -> bool:
     if not elf.startswith(b"\x7fELF"):
         return False
-    notes = (section for section in ELFFile(io.BytesIO(elf)).iter_sections() if isinstance(section, NoteSection))
-    found = {(str(note["n_name"]), str(note["n_type"])) for section in notes for note in section.iter_notes()}
+    try:
+        notes = (section for section in ELFFile(io.BytesIO(elf)).iter_sections() if isinstance(section, NoteSection))
+        found = {(str(note["n_name"]), str(note["n_type"])) for section in notes for note in section.iter_notes()}
+    except ELFError:
+        return False  # QEMU will say what it makes of the image
     return ("Xen", _PHYS32_ENTRY) in found

@@ -7,31 +7,16 @@ and looked at memory does not judge; this module does no I/O.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from harness.guest.faults import ReportedFault
 from harness.model.access import Access, AccessKind, Bypassed, Fault, Outcome, Translated
+from harness.observations import DmaSeen
 from harness.pci import Address
 from harness.report.record import Finding
 
-__all__ = ["DmaSeen", "check_memory", "check_outcome", "check_reported", "check_unreported"]
+__all__ = ["check_bytes", "check_memory", "check_outcome", "check_reported", "check_unreported"]
 
 _PAGE = 4096
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DmaSeen:
-    """What a DMA write left behind.
-
-    Attributes:
-        before: guest memory, by guest physical address, as it was before: the target and its surroundings.
-        after: the same addresses, afterwards.
-        payload: what the device wrote.
-    """
-
-    before: dict[int, bytes]
-    after: dict[int, bytes]
-    payload: bytes
 
 
 def check_outcome(access: Access, target: int | None, outcome: Outcome, walk: str, why: str) -> Iterator[Finding]:
@@ -85,6 +70,12 @@ def check_memory(access: Access, target: int | None, seen: DmaSeen, walk: str) -
                 seen=after[first : first + 16].hex(" "),
                 detail=walk,
             )
+
+
+def check_bytes(subject: str, wanted: bytes, seen: bytes) -> Iterator[Finding]:
+    """Bytes are as they must be."""
+    if seen != wanted:
+        yield Finding(subject=subject, expected=wanted.hex(" "), seen=seen.hex(" "))
 
 
 def check_reported(access: Access, faults: Sequence[ReportedFault]) -> Iterator[Finding]:

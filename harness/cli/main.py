@@ -37,9 +37,9 @@ def main() -> None:
     except HarnessError as error:
         console = Console(stderr=True)
         console.print("error: ", style="bold red", end="")
-        console.print(error.message, markup=False, highlight=False)
+        console.print(error.message, markup=False, highlight=False, soft_wrap=True)
         if error.hint:
-            console.print(f"hint:  {error.hint}", markup=False, highlight=False)
+            console.print(f"hint:  {error.hint}", markup=False, highlight=False, soft_wrap=True)
         if error.evidence:
             console.print(error.evidence.rstrip(), markup=False, highlight=False, style="dim", soft_wrap=True)
         sys.exit(_NOT_JUDGED)

@@ -43,6 +43,11 @@ def run(
         lab = Lab.open(qemu=qemu, kernel=kernel, progress=progress)
     for kind in kinds:
         lab.require(Machine(iommu=Iommu(kind=kind)))
+    for case in cases or []:
+        if not (ROOT / case.partition("::")[0]).exists():
+            raise SpecError(
+                f"there is no case {case}", hint="name it as a report does: testcases/test_groups.py::test_..."
+            )
     words = ["-p", "no:cacheprovider", "-q", "--no-header", "--no-summary", "--viommu-live"]
     words += [f"--rootdir={ROOT}", f"--qemu={lab.qemu.name}", f"--kernel={lab.kernel.name}"]
     words += [f"--iommu={kind}" for kind in kinds]
@@ -50,6 +55,9 @@ def run(
     words += ["-n", str(n or os.cpu_count() or 1), f"--viommu-report={report.absolute()}"]
     words += [str(ROOT / case) for case in cases] if cases else [f"--ignore={TESTCASES / 'harness'}", str(TESTCASES)]
     code = int(pytest.main(words))
+    if code == pytest.ExitCode.NO_TESTS_COLLECTED:
+        asked = " ".join([*(cases or []), *(["-k", repr(k)] if k else [])])
+        raise SpecError(f"no case matches {asked}", hint="`pytest --collect-only -q testcases` lists them")
     if code == pytest.ExitCode.INTERRUPTED:
         raise typer.Exit(_INTERRUPTED)
     raise typer.Exit(code if code in _JUDGED else 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 import socket
 import threading
@@ -20,6 +21,9 @@ from harness.images.keys import Keys
 __all__ = ["Channel", "Completed", "SshSession"]
 
 _POLL_SECONDS = 0.05
+_CAUSE_POLLS = 10
+_SILENT = "harness.guest.paramiko"
+logging.getLogger(_SILENT).disabled = True
 _MAX_OUTPUT = 16 << 20
 
 
@@ -65,7 +69,7 @@ class Channel:
         try:
             self._channel.sendall(data)
         except OSError as error:
-            self._check()
+            _check_cause(self._check)
             raise GuestUnreachable(f"{self._what}: the SSH channel is closed ({error})") from error
 
     def read_line(self, deadline_seconds: float) -> bytes:
@@ -84,7 +88,7 @@ class Channel:
                 self._check()
                 continue
             if not data:
-                self._check()
+                _check_cause(self._check)
                 raise GuestUnreachable(f"{self._what}: it ended without an answer", evidence=self.stderr())
             self._pending += data
             if len(self._pending) > _MAX_OUTPUT:
@@ -102,6 +106,13 @@ class Channel:
     def close(self) -> None:
         """Close it; the command sees its input end."""
         self._channel.close()
+
+
+def _check_cause(check: Callable[[], None]) -> None:
+    """The connection is lost: that QEMU died or the guest panicked would be the news, and may come a moment later."""
+    for _ in range(_CAUSE_POLLS):
+        check()
+        time.sleep(_POLL_SECONDS)
 
 
 def _check_host_key(port: int, shown: paramiko.PKey, keys: Keys) -> None:
@@ -131,6 +142,8 @@ class SshSession:
         try:
             sock = socket.create_connection(("127.0.0.1", port), timeout=deadline_seconds)
             self._transport = paramiko.Transport(sock)
+            # paramiko logs a traceback for each lost connection; what is lost here is said in an error of our own.
+            self._transport.set_log_channel(_SILENT)
         except OSError as error:
             check()
             raise GuestUnreachable(f"nothing answers on 127.0.0.1:{port}, the guest's SSH: {error}") from error
@@ -192,8 +205,10 @@ class SshSession:
             finally:
                 giving_up.cancel()
         except (paramiko.SSHException, OSError, EOFError) as error:
-            self._check()
-            raise GuestUnreachable(f"{command}: the guest opened no SSH channel: {error}") from error
+            _check_cause(self._check)
+            raise GuestUnreachable(
+                f"{command}: the guest opened no SSH channel in {deadline_seconds:g} s: {error}"
+            ) from error
         return channel
 
     def run(self, command: str | Sequence[str], *, deadline_seconds: float = 20.0) -> Completed:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from harness.checks.dma import DmaSeen, check_memory, check_outcome, check_reported, check_unreported
+from harness.checks.dma import check_memory, check_outcome, check_reported, check_unreported
 from harness.guest.faults import ReportedFault
 from harness.model.access import Access, AccessKind, Bypassed, BypassReason
+from harness.observations import DmaSeen
 
 PAYLOAD = bytes(range(1, 17))
 BEFORE = {0x1000: b"\xa5" * 4096, 0x3000: b"\x5a" * 4096}

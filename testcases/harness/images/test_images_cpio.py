@@ -44,9 +44,11 @@ def test_parents_come_before_what_is_in_them() -> None:
 def test_parent_keeps_the_mode_it_was_given_before_or_after() -> None:
     for order in (1, -1):
         archive = Archive()
-        steps = [lambda a: a.directory("root", 0o700), lambda a: a.file("root/.ssh/k", b"")][::order]
-        for step in steps:
-            step(archive)
+        for name in ("root", "root/.ssh/k")[::order]:
+            if name == "root":
+                archive.directory(name, 0o700)
+            else:
+                archive.file(name, b"")
         assert by_name(archive.pack())["root"].mode & 0o7777 == 0o700
 
 

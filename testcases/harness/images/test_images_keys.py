@@ -69,7 +69,7 @@ def config(kind: IommuKind, mode: DmaMode = DmaMode.STRICT) -> dict[str, str]:
     ("kind", "mode", "modules"),
     [
         (IommuKind.VIRTIO, DmaMode.STRICT, "virtio_iommu virtio_net virtio_blk"),
-        (IommuKind.VIRTIO, DmaMode.OFF, "virtio_net virtio_blk"),
+        (IommuKind.INTEL, DmaMode.OFF, "virtio_net virtio_blk"),
         (IommuKind.INTEL, DmaMode.STRICT, "virtio_net virtio_blk"),
         (IommuKind.NONE, DmaMode.STRICT, "virtio_net virtio_blk"),
     ],

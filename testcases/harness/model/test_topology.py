@@ -129,7 +129,7 @@ def test_function_has_the_ids_of_what_it_is(id: str, ids: tuple[int, int, int]) 
 
 @pytest.mark.parametrize(
     "without",
-    [machine(NONE, "edu"), machine(INTEL, "edu,iommu=on", mode=DmaMode.OFF), machine(VIRTIO, mode=DmaMode.OFF)],
+    [machine(NONE, "edu"), machine(INTEL, "edu,iommu=on", mode=DmaMode.OFF)],
 )
 def test_machine_that_uses_no_iommu_has_no_group(without: Machine) -> None:
     assert topology(without).groups == ()

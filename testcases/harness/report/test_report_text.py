@@ -89,7 +89,7 @@ def test_a_number_without_end_in_a_fault_line_is_no_error() -> None:
 
 
 def test_excerpt_keeps_the_first_notable_line_and_the_last() -> None:
-    lines = [f"UBSAN: number {n}" for n in range(20)]
+    lines = [f"UBSAN: shift-out-of-bounds in file.c:{n}:1" for n in range(20)]
     shown = [lines[0], "... 17 more such lines ...", lines[18], lines[19]]
     assert excerpt("\n".join(lines), 4) == shown
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from harness.spec import Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine
 
+IMPOSSIBLE = ((IommuKind.VIRTIO, DmaMode.OFF),)
 _maybe = st.none() | st.booleans()
 _names = st.from_regex(r"x[A-Za-z0-9_-]{0,10}", fullmatch=True)
 
@@ -49,7 +50,7 @@ def machines(draw: st.DrawFn) -> Machine:
     return Machine(
         iommu=iommu,
         devices=tuple(some),
-        dma_mode=draw(st.sampled_from(DmaMode)),
+        dma_mode=draw(st.sampled_from([mode for mode in DmaMode if (iommu.kind, mode) not in IMPOSSIBLE])),
         memory_mib=draw(st.integers(128, 4096)),
         cpus=draw(st.integers(1, 8)),
         kernel_args=tuple(draw(st.lists(st.sampled_from(["quiet", "a=b", 'dyndbg="file x +p"', "é"]), max_size=3))),

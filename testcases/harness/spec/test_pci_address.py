@@ -39,12 +39,12 @@ def test_requester_id_has_bus_device_and_function_in_their_places() -> None:
 
 
 def test_addresses_are_in_the_order_of_bus_device_function() -> None:
-    ordered = [Address(0, 1), Address(0, 1, 2), Address(0, 2), Address(1, 0)]
-    assert sorted(ordered[::-1]) == ordered
+    mixed = [Address(1, 0), Address(0, 1, 2), Address(0, 2), Address(0, 1)]
+    assert sorted(mixed) == [Address(0, 1), Address(0, 1, 2), Address(0, 2), Address(1, 0)]
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0:0.0", "00:00", "00:00.8", "00:20.0", "00:ff.0", " 00:00.0", "00:00.0\n", "00000:00:00.0", "\u0660\u0660:00.0"]
+    "text", ["", "0:0.0", "00:00", "00:00.8", "00:20.0", "00:ff.0", " 00:00.0", "00:00.0\n", "\u0660\u0660:00.0"]
 )
 def test_text_that_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(SpecError):

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spec_strategies import devices, machines
 
-from harness.errors import SpecError
-from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine
+from harness.errors import SpecError, Unsupported
+from harness.spec import Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine
 
 INTEL = Iommu(kind=IommuKind.INTEL)
 VIRTIO = Iommu(kind=IommuKind.VIRTIO)
@@ -137,6 +137,12 @@ def test_address_width_that_qemu_refuses_is_refused(kind: IommuKind, bits: int) 
 )
 def test_address_width_that_qemu_takes_is_taken(kind: IommuKind, bits: int) -> None:
     assert Iommu(kind=kind, aw_bits=bits).aw_bits == bits
+
+
+def test_virtio_iommu_that_is_left_unused_is_unsupported() -> None:
+    with pytest.raises(Unsupported, match="dma_mode=off"):
+        Machine(iommu=VIRTIO, dma_mode=DmaMode.OFF)
+    assert Machine(iommu=INTEL, dma_mode=DmaMode.OFF).dma_mode is DmaMode.OFF
 
 
 def test_memory_below_128_mib_is_refused() -> None:

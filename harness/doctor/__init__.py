@@ -1,0 +1,1 @@
+"""Looks at what this host has for the main job."""
