@@ -10,6 +10,7 @@ from rich.console import Console
 from harness.cli import bench
 from harness.cli.boot import boot
 from harness.cli.doctor import doctor
+from harness.cli.report import report
 from harness.cli.run import run
 from harness.errors import HarnessError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.command()(doctor)
 app.command()(run)
 app.command()(boot)
+app.command()(report)
 app.add_typer(bench.app, name="bench")
 
 _NOT_JUDGED = 2

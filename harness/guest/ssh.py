@@ -153,7 +153,8 @@ class SshSession:
             options = self._transport.get_security_options()
             options.kex = tuple(sorted(options.kex, key=lambda name: "curve25519" not in name))
             options.key_types = ("ssh-ed25519",)
-            self._transport.banner_timeout = self._transport.auth_timeout = deadline_seconds
+            # Longer than our own deadline, so that it is ours that is told.
+            self._transport.banner_timeout = self._transport.auth_timeout = deadline_seconds + 5
             done = threading.Event()
             self._transport.start_client(event=done)
             self._await(done, end, f"the guest's SSH does not finish its handshake in {deadline_seconds:g} s")

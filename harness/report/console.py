@@ -49,7 +49,7 @@ _CONSOLE_LINES = 6
 _CONSOLE_COLUMNS = 300
 _MAX_FINDINGS = 6
 _SENTENCE_COLUMNS = 44
-_CELL_COLUMNS = 15
+_CELL_COLUMNS = 18
 
 
 def print_run(run: Run, console: Console | None = None, written: Written | None = None) -> None:
@@ -118,7 +118,7 @@ class _Printer:
             times = f" x{len(seconds)}" if len(seconds) > 1 else ""
             line = Text.assemble(self._verdict(verdict), times)
             if with_seconds:
-                line.append(f"{sum(seconds):{_CELL_COLUMNS - 4 - line.cell_len}.1f} s", style="dim")
+                line.append(f" {sum(seconds):.1f} s".rjust(_CELL_COLUMNS - 2 - line.cell_len), style="dim")
             lines.append(line)
         return Text("\n").join(lines)
 

@@ -13,6 +13,8 @@ from harness.images.kernel_modules import modules_identity, pack_modules, requir
 from harness.images.recipe import Modules, Recipe
 from harness.spec import IommuKind
 
+pytest_plugins = ("images_fixtures",)
+
 RECIPE = Recipe.load()
 SMALL = replace(RECIPE, modules=Modules(always=("virtio_net",), iommu={"virtio": ("virtio_iommu",)}))
 

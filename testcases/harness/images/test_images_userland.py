@@ -20,6 +20,8 @@ from harness.images.recipe import Recipe
 from harness.images.userland import pack_userland
 from harness.resources import ROOT
 
+pytest_plugins = ("images_fixtures",)
+
 RECIPE = Recipe.load()
 
 
@@ -48,6 +50,12 @@ def test_agent_is_there_as_bytecode_without_source(members: dict[str, Entry]) ->
     names = {name.rpartition("/")[2] for name in members if name.startswith("usr/lib/viommu/agent/")}
     assert {"__main__.pyc", "loop.pyc", "vfio.pyc"} <= names
     assert not any(name.endswith(".py") for name in names)
+
+
+def test_bytecode_is_used_without_a_look_at_a_source(members: dict[str, Entry]) -> None:
+    """PEP 552: the flags are the second word; 1 is a hash that is not checked."""
+    flags = {entry.content[4:8] for name, entry in members.items() if name.endswith(".pyc")}
+    assert flags == {b"\1\0\0\0"}
 
 
 def test_program_interpreter_and_libc_are_there(members: dict[str, Entry]) -> None:

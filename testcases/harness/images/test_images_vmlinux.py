@@ -13,6 +13,8 @@ from harness.artifacts.cache import Cache
 from harness.artifacts.kernel import Kernel
 from harness.artifacts.vmlinux import bootable
 
+pytest_plugins = ("images_fixtures",)
+
 FAKE = Kernel(name="x", image=Path(), release="6.9.0", arch="amd64", config={}, modules_dir=None, artifacts=())
 
 

@@ -1,3 +1,5 @@
+"""What the tests of guest images are made from: packages and kernels, fetched once."""
+
 from __future__ import annotations
 
 import pytest
