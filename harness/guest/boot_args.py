@@ -22,8 +22,8 @@ def kernel_arguments(machine: Machine) -> tuple[str, ...]:
     words = [
         "console=ttyS0",
         "panic=-1",  # with -no-reboot a panic ends QEMU at once
-        # The kernel counts timer interrupts against its own delay loop, and with interrupt remapping panics when too few
-        # come: on a busy host that is the host's doing. KVM guests skip the check too. arch/x86/kernel/apic/io_apic.c
+        # The kernel counts timer interrupts in a delay loop and, with interrupt remapping, panics when too few come: on
+        # a busy host that is the host's doing. Under KVM it skips the check too. arch/x86/kernel/apic/io_apic.c
         "no_timer_check",
         "random.trust_cpu=on",  # sshd must not wait for entropy that an emulated machine gathers slowly
         *_DMA_MODE[machine.dma_mode],
