@@ -55,9 +55,10 @@ def _processes(temporary: Path) -> list[int]:
 
 def _assert_nothing_left(temporary: Path, before: set[str]) -> None:
     end = time.monotonic() + _END_SECONDS
-    while (left := _processes(temporary) or list(temporary.iterdir())) and time.monotonic() < end:
+    while (_processes(temporary) or any(temporary.iterdir())) and time.monotonic() < end:
         time.sleep(0.1)
-    assert not left
+    assert not _processes(temporary)
+    assert not list(temporary.iterdir())
     assert {entry.name for entry in Path("/dev/shm").iterdir() if entry.name.startswith("viommu")} <= before
 
 

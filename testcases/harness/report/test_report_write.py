@@ -13,7 +13,8 @@ from report_sample import sample_run
 from report_strategies import runs
 
 from harness.errors import HostError, SpecError
-from harness.report import Run, write_all
+from harness.report.record import Run
+from harness.report.write import write_all
 
 
 def test_all_reports_are_written_into_a_new_directory(tmp_path: Path) -> None:
