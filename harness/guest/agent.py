@@ -7,6 +7,7 @@ its types are checked before anybody uses it.
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -178,14 +179,23 @@ class Agent:
     def _call(self, op: str, args: dict[str, object], type: type[_T], deadline_seconds: float = 10.0) -> _T:
         number = next(self._ids)
         self._channel.send(msgspec.json.encode({"id": number, "op": op, "args": args}) + b"\n")
+        end = time.monotonic() + deadline_seconds
+        answer = self._answer(op, deadline_seconds)
+        while answer.id < number:  # the late answer to a request that was given up
+            answer = self._answer(op, max(0.0, end - time.monotonic()))
+        if answer.id != number:
+            raise AgentError(f"{op}: the guest's agent answered request {answer.id} and not {number}")
+        if answer.error is not None:
+            raise AgentError(f"{op}{tuple(args.values())} failed in the guest: {answer.kind}: {answer.error}")
+        try:
+            return msgspec.convert(answer.ok, type=type)
+        except msgspec.ValidationError as error:
+            raise AgentError(f"{op}: the guest's agent answered nonsense: {error}") from error
+
+    def _answer(self, op: str, deadline_seconds: float) -> _Answer:
         line = self._channel.read_line(deadline_seconds)
         try:
-            answer = msgspec.json.decode(line, type=_Answer)
-            if answer.id != number:
-                raise AgentError(f"{op}: the guest's agent answered request {answer.id} and not {number}")
-            if answer.error is not None:
-                raise AgentError(f"{op}{tuple(args.values())} failed in the guest: {answer.kind}: {answer.error}")
-            return msgspec.convert(answer.ok, type=type)
+            return msgspec.json.decode(line, type=_Answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise AgentError(
                 f"{op}: the guest's agent answered nonsense: {error}", evidence=repr(line[:400])

@@ -34,7 +34,19 @@ class ProblemKind(StrEnum):
     @property
     def is_fatal(self) -> bool:
         """Whether the guest cannot be expected to go on: whoever waits for it is told at once."""
-        return self not in (ProblemKind.WARN, ProblemKind.LOCKDEP, ProblemKind.SANITIZER, ProblemKind.OUT_OF_MEMORY)
+        return self not in _GOES_ON
+
+
+# A stall comes from a host that is too busy as well, and such a guest goes on. Each of these fails its case at the end.
+_GOES_ON = frozenset(
+    {
+        ProblemKind.WARN,
+        ProblemKind.LOCKDEP,
+        ProblemKind.SANITIZER,
+        ProblemKind.OUT_OF_MEMORY,
+        ProblemKind.STALL,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

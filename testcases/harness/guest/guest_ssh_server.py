@@ -30,7 +30,7 @@ class LocalServer:
 
     def __init__(self, keys: Keys, commands: dict[str, Command] | None = None) -> None:
         self.keys = keys
-        self.commands = commands or {}
+        self.commands = {} if commands is None else commands
         self.asked: list[str] = []
         """Names of users that tried to get in."""
         self.ended = threading.Event()
