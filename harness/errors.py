@@ -11,10 +11,11 @@
     │   └── CorruptArtifact    what was fetched or cached is damaged: it was thrown away, run again
     ├── VmmError               QEMU did not do as told
     │   ├── VmmStartError      it never came up: its stderr is in the message
-    │   ├── VmmDied            it ended while it was needed
+    │   ├── VmmCrashed         it crashed under its guest: a finding about what is tested
+    │   ├── VmmDied            it ended while it was needed, killed or by its own decision
     │   └── VmmTimeout         it did not answer in time
     └── GuestError             the guest did not do as it must: a finding about what is tested
-        ├── GuestCrashed       panic, oops, BUG, hung task...: the text is in `evidence`
+        ├── GuestCrashed       panic, oops, BUG, hung task, reset...: the text is in `evidence`
         ├── GuestUnreachable   no SSH, no agent answer: the console tail is in `evidence`
         └── AgentError         the in-guest agent reported a failure of the operation asked
 
@@ -40,6 +41,7 @@ __all__ = [
     "MirrorUnreachable",
     "SpecError",
     "Unsupported",
+    "VmmCrashed",
     "VmmDied",
     "VmmError",
     "VmmStartError",
@@ -107,6 +109,12 @@ class VmmStartError(VmmError):
     """QEMU ended, or refused its command line, before the guest ran."""
 
 
+class VmmCrashed(VmmError):
+    """QEMU ended by a signal of its own making (an assertion, a bad access) under a guest that ran."""
+
+    verdict = Verdict.FAIL
+
+
 class VmmDied(VmmError):
     """QEMU ended while it was still needed."""
 
@@ -122,7 +130,7 @@ class GuestError(HarnessError):
 
 
 class GuestCrashed(GuestError):
-    """The guest's console shows a panic, oops, BUG, hung task or the like."""
+    """The guest's console shows a panic, oops, BUG, hung task or the like; or it reset or shut itself down."""
 
 
 class GuestUnreachable(GuestError):

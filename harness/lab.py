@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.artifacts import modules
 from harness.artifacts.cache import Cache
-from harness.artifacts.kernel import Kernel, find_kernel
+from harness.artifacts.kernel import Kernel, find_kernel, is_path
 from harness.artifacts.progress import Progress, silent
 from harness.artifacts.qemu import QemuBuild, find_qemu
 from harness.artifacts.vmlinux import bootable
@@ -27,6 +28,7 @@ from harness.images.kernel_modules import require_driver
 from harness.images.keys import Keys
 from harness.images.overlay import pack_overlay
 from harness.live import LiveMachine
+from harness.live_requests import REQUEST_EVENTS
 from harness.report.record import Artifact
 from harness.spec import Arch, IommuKind, Machine
 from harness.vmm.protocol import LinuxBoot
@@ -41,8 +43,7 @@ BOOT_SECONDS = 90.0
 """How long a guest may take until its SSH answers: six seconds under emulation, thirty on a busy host."""
 
 # The model of a virtio-iommu is fed from these; VT-d's tables are read from memory.
-_VIRTIO_EVENTS = ("attach", "detach", "map", "unmap", "switch_address_space", "report_fault")
-_TRACES = {IommuKind.VIRTIO: tuple(f"virtio_iommu_{event}" for event in _VIRTIO_EVENTS)}
+_TRACES = {IommuKind.VIRTIO: REQUEST_EVENTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,11 @@ class Lab:
         """
         cache = cache or Cache()
         names = defaults()
+        kernel = kernel or names.kernel
+        # A path that is wrong is told before anything is fetched.
+        guest = find_kernel(kernel, arch, cache, progress) if is_path(kernel) else None
         build = find_qemu(qemu or names.qemu, arch, cache, progress)
-        guest = find_kernel(kernel or names.kernel, arch, cache, progress)
+        guest = guest or find_kernel(kernel, arch, cache, progress)
         image = build_image(names.suite, arch, guest, cache, progress)
         return cls(
             qemu=build,
@@ -110,6 +114,14 @@ class Lab:
         """
         require(machine, self.capabilities)
         require_driver(self.image.recipe, self.kernel, machine.iommu.kind)
+
+    def require_modules(self, *names: str) -> None:
+        """Refuse by name what the guest's kernel has no module for, built in or not.
+
+        Raises:
+            Unsupported: the message names the configuration option.
+        """
+        modules.resolve(self.kernel, names)
 
     @contextmanager
     def boot(
@@ -148,7 +160,7 @@ class Lab:
         with QemuMachine.start(spec, self.qemu, self.capabilities, boot, options) as vmm:
             guest = Guest(vmm, keys)
             try:
-                yield LiveMachine(vmm, guest)
+                yield LiveMachine(vmm, guest, self.require_modules)
             finally:
                 guest.close()
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable, Iterable
 
-from harness.errors import GuestError
-from harness.guest.agent import Agent
+from harness.errors import GuestError, HarnessError
+from harness.guest.agent import Agent, Pages
 from harness.guest.faults import ReportedFault, parse_faults
 from harness.guest.guest import Guest
 from harness.live_model import LiveEngine, live_engine
@@ -29,6 +30,7 @@ _PAGE = 4096
 _ECAM = re.compile(r"^\s*([0-9a-f]+)-[0-9a-f]+ : PCI (?:ECAM|MMCONFIG) 0000 ", re.MULTILINE)
 _PLUG_SECONDS = 30.0
 _FAULT_SECONDS = 3.0
+_QUIET_SECONDS = 0.2
 
 
 class LiveMachine:
@@ -37,13 +39,20 @@ class LiveMachine:
     Attributes:
         vmm: its outside: QMP, qtest, console, cables, disks.
         guest: its inside: SSH and agent.
+        spec: what was asked for.
+
+    Args:
+        require_modules: refuses modules that the guest's kernel does not have, by name.
     """
 
-    def __init__(self, vmm: QemuMachine, guest: Guest) -> None:
+    def __init__(self, vmm: QemuMachine, guest: Guest, require_modules: Callable[..., None]) -> None:
         self.vmm = vmm
         self.guest = guest
+        self._require_modules = require_modules
         self.spec = vmm.spec
         self._plugged: set[str] = set()
+        self._buffers: dict[str, bytes] = {}
+        self._asked: set[int | None] = set()
         self._ecam: int | None = None
         self._engine: LiveEngine | None = None
 
@@ -66,7 +75,7 @@ class LiveMachine:
         return str(self.function(id).address)
 
     def plug(self, id: str) -> None:
-        """Plug a device by QMP and wait until the guest has found it.
+        """Plug a device by QMP and wait until the guest has taken it in: found it, grouped it, bound its driver.
 
         Raises:
             GuestError: it does not find it in time.
@@ -74,6 +83,9 @@ class LiveMachine:
         self.vmm.plug(id)
         self._plugged.add(id)
         self.agent.wait_path(f"/sys/bus/pci/devices/{self.address(id)}", _PLUG_SECONDS)
+        # The directory is there before group, BARs and driver are. A rescan waits for the lock that hot-plug holds to
+        # its end (Linux, drivers/pci/probe.c, pci_rescan_remove_lock), and finds nothing new.
+        self.agent.write_file("/sys/bus/pci/rescan", "1")
 
     def unplug(self, id: str) -> None:
         """Unplug a device by QMP and wait until the guest has let go of it."""
@@ -115,23 +127,62 @@ class LiveMachine:
         explanation = self.engine.explain(access)
         return access, explanation.outcome, str(explanation)
 
-    def write_by_dma(self, id: str, iova: int, payload: bytes, watch: tuple[int, ...]) -> DmaSeen:
-        """Have a rogue device write the start of its buffer, and look at the pages around before and after.
+    def load(self, id: str, iova: int, source: int, count: int) -> None:
+        """Have a rogue device read into its buffer.
 
         Args:
             id: an edu device.
-            iova: address it puts on the bus.
-            payload: what stands in its buffer, as far as the caller put it there: as many bytes are written.
-            watch: guest physical addresses of pages to look at.
+            iova: address that it puts on the bus.
+            source: guest physical address that this must lead to: what stands there is taken for what it has read, and
+                shows as wrong in memory later if it has not.
+            count: bytes.
         """
         device = self.rogue(id)
-        before = {address: self.vmm.memory.read(address, _PAGE) for address in watch}
-        device.dma_from_device(0, iova, len(payload))
-        after = {address: self.vmm.memory.read(address, _PAGE) for address in watch}
-        return DmaSeen(before=before, after=after, payload=payload)
+        self._buffers[id] = self.vmm.memory.read(source, count)
+        device.dma_to_device(iova, 0, count)
+
+    def store(self, id: str, iova: int, count: int, *, aim: int, watch: Iterable[int]) -> DmaSeen:
+        """Have a rogue device write the start of its buffer, and look at pages of the guest before and after.
+
+        Args:
+            id: an edu device; its buffer is zeroes until something is loaded.
+            iova: address that it puts on the bus.
+            count: bytes.
+            aim: guest physical address where that stands afterwards if nothing stops it.
+            watch: guest physical addresses of the pages to look at.
+        """
+        device = self.rogue(id)
+        pages = tuple(watch)
+        before = {address: self.vmm.memory.read(address, _PAGE) for address in pages}
+        device.dma_from_device(0, iova, count)
+        after = {address: self.vmm.memory.read(address, _PAGE) for address in pages}
+        payload = self._buffers.get(id, bytes(_PAGE))[:count]
+        return DmaSeen(before=before, after=after, payload=payload, aim=aim)
+
+    def allocate(self, count: int, fill: bytes) -> Pages:
+        """Pages of the guest filled with a repeated pattern, which the host sees at the addresses that the guest tells.
+
+        Raises:
+            HarnessError: it does not: the addresses are wrong, and nothing that is said of them would mean anything.
+        """
+        pages = self.agent.page_allocate(count, fill)
+        for number, frame in enumerate(pages.frames):
+            if self.vmm.memory.read(frame, _PAGE) != self.agent.page_read(pages, number * _PAGE, _PAGE):
+                raise HarnessError(f"the page that the guest has at {frame:#x} holds something else for the host")
+        return pages
+
+    def check_unmoved(self, pages: Pages) -> None:
+        """See that pages are where they were when they were allocated.
+
+        Raises:
+            HarnessError: the guest's kernel has migrated one meanwhile, so that nothing is known of the DMA.
+        """
+        now = self.agent.page_frames(pages)
+        if now != pages.frames:
+            raise HarnessError(f"the guest moved pages meanwhile: {pages.frames} to {now}", hint="run the case again")
 
     def mappings(self, id: str) -> tuple[Mapping, ...]:
-        """What the model finds mapped for a device now."""
+        """What the model finds mapped for a device, or a part of the chipset, now."""
         return tuple(self.engine.iter_mappings(self.function(id).address.requester))
 
     def virtio_features(self, id: str) -> frozenset[int]:
@@ -145,22 +196,41 @@ class LiveMachine:
 
         Where interrupts are not remapped VFIO is told to put up with that: it refuses the device otherwise, and DMA is
         what this is for.
+
+        Raises:
+            Unsupported: the kernel has no VFIO; the message names the option.
         """
         remapped = self.spec.iommu.kind is IommuKind.INTEL and place(self.spec).interrupt_remapping
         unsafe = "" if remapped else " allow_unsafe_interrupts=1"
+        self._require_modules("vfio_pci", "vfio_iommu_type1")
         self.agent.modprobe(f"vfio_iommu_type1{unsafe}", "vfio_pci")
         self.agent.pci_bind(self.address(id), "vfio-pci")
         self.agent.vfio_open(self.address(id))
 
-    def faults(self, *, wait: bool) -> tuple[ReportedFault, ...]:
+    def log_mark(self) -> int:
+        """Sequence number of the last record in the guest's kernel log."""
+        records = self.agent.kernel_log()
+        return records[-1].sequence if records else -1
+
+    def unexplained_faults(self) -> tuple[ReportedFault, ...]:
+        """Faults on the console of requesters whose faults no case has asked for; also after the machine has ended."""
+        reported = parse_faults(self.vmm.console.text.splitlines())
+        return tuple(fault for fault in reported if fault.requester not in self._asked)
+
+    def faults(self, requester: int, *, since: int, wait: bool) -> tuple[ReportedFault, ...]:
         """DMA faults that the guest's log reports.
 
         Args:
-            wait: look until there is one, for up to three seconds; else look once.
+            requester: whose.
+            since: the log's mark, from which on they count.
+            wait: look until there is one, for up to three seconds. Else look after a moment: a guest with one
+                processor takes the fault interrupt before its agent can answer, but on more than one it need not have.
         """
-        end = time.monotonic() + _FAULT_SECONDS
+        self._asked.add(requester)
+        end = time.monotonic() + (_FAULT_SECONDS if wait else _QUIET_SECONDS)
         while True:
-            faults = parse_faults(record.text for record in self.agent.kernel_log())
-            if faults or not wait or time.monotonic() > end:
+            reported = parse_faults(record.text for record in self.agent.kernel_log(since))
+            faults = tuple(fault for fault in reported if fault.requester == requester)
+            if (faults and wait) or time.monotonic() > end:
                 return faults
             time.sleep(0.02)

@@ -7,33 +7,31 @@ space.
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from harness.errors import SpecError, VmmError
+from harness.errors import SpecError
+from harness.live_requests import RequestReplay
 from harness.model.access import Access
 from harness.model.access import Mapping as MappedRange
 from harness.model.explanation import Explanation
 from harness.model.memory import CallableMemory, split_ram
 from harness.model.topology import Topology
+from harness.model.topology import topology as complete_topology
 from harness.model.virtio_iommu.config import Features, RegionKind, ReservedRegion, VirtioIommuConfig
 from harness.model.virtio_iommu.engine import VirtioIommuEngine
-from harness.model.virtio_iommu.requests import Attach, AttachFlags, Detach, Map, Request, Status, Unmap
 from harness.model.vtd.engine import VtdEngine
 from harness.model.vtd.registers import VtdRegisters
-from harness.pci import Address
-from harness.spec import IommuKind
-from harness.vmm.qemu import trace
+from harness.spec import IommuKind, Machine
 from harness.vmm.qemu.command import IOMMU
 from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.pci import PciFunction
 from harness.vmm.qemu.qmp import QmpError
 from harness.vmm.qemu.qtest import Qtest, Width
 
-__all__ = ["LiveEngine", "live_engine"]
+__all__ = ["LiveEngine", "endpoints", "live_engine"]
 
 
 class LiveEngine(Protocol):
@@ -54,7 +52,7 @@ def live_engine(vmm: QemuMachine, topology: Topology, iommu: PciFunction | None)
 
     Args:
         vmm: the running machine.
-        topology: which functions stand behind its IOMMU.
+        topology: of that machine, whatever is plugged now.
         iommu: configuration space of the IOMMU's own function, where it has one.
 
     Raises:
@@ -65,9 +63,16 @@ def live_engine(vmm: QemuMachine, topology: Topology, iommu: PciFunction | None)
             return _LiveVtd(vmm.qtest, vmm.spec.memory_mib << 20)
         case IommuKind.VIRTIO:
             assert iommu is not None
-            return _LiveVirtioIommu(vmm, topology, iommu)
+            return _LiveVirtioIommu(vmm, endpoints(topology.machine), iommu)
         case IommuKind.NONE:
             raise SpecError("this machine has no IOMMU, so there is nothing to model")
+
+
+def endpoints(machine: Machine) -> tuple[int, ...]:
+    """The requester ids that a virtio-iommu can be told of: all functions behind it, those still to be plugged too."""
+    hotplug = [device.id for device in machine.devices if device.hotplug]
+    whole = complete_topology(machine, hotplug)
+    return tuple(function.address.requester for function in whole.functions if function.covered)
 
 
 class _LiveVtd:
@@ -103,60 +108,18 @@ class _LiveVtd:
 
 
 class _LiveVirtioIommu:
-    """Submits to the model what the driver has submitted to QEMU, in the same order.
+    """Submits to the model what the driver has submitted to QEMU."""
 
-    QEMU's trace of an ATTACH leaves its flags out. Whether it made a bypass domain is told by the events that follow
-    it: the endpoint's address space is switched when it leaves its old domain, and again, to what counts, in the new
-    one.
-    """
-
-    _SWITCH = re.compile(r"Device ([0-9a-f:.]+) switching address space \(iommu enabled=([01])\)")
-
-    def __init__(self, vmm: QemuMachine, topology: Topology, iommu: PciFunction) -> None:
-        self._trace = vmm.trace
+    def __init__(self, vmm: QemuMachine, endpoints: Iterable[int], iommu: PciFunction) -> None:
         reserved = _reserved_regions(vmm)
         self._device = _DeviceConfig.find(iommu)
-        endpoints = {function.address.requester: reserved for function in topology.functions if function.covered}
-        self._engine = VirtioIommuEngine(self._device.config(endpoints))
-        self._attaching: Attach | None = None
-        self._translated: dict[int, bool] = {}
+        self._engine = VirtioIommuEngine(self._device.config(dict.fromkeys(endpoints, reserved)))
+        self._replay = RequestReplay(self._engine, vmm.trace.new)
         self.refresh()
 
     def refresh(self) -> None:
         self._engine.write_bypass(self._device.bypass)
-        for event in self._trace.new():
-            if (switch := self._SWITCH.search(event.text)) is not None:
-                self._translated[Address.parse(switch[1]).requester] = switch[2] == "1"
-                continue
-            match trace.virtio_iommu_event(event):
-                case trace.Attach(domain, endpoint):
-                    self._settle()
-                    self._attaching = Attach(domain=domain, endpoint=endpoint)
-                case trace.Detach(domain, endpoint):
-                    self._submit(Detach(domain=domain, endpoint=endpoint))
-                case trace.Map(domain, start, end, physical, flags):
-                    self._submit(Map(domain=domain, virt_start=start, virt_end=end, phys_start=physical, flags=flags))
-                case trace.Unmap(domain, start, end):
-                    self._submit(Unmap(domain=domain, virt_start=start, virt_end=end))
-                case _:
-                    pass
-        self._settle()
-
-    def _settle(self) -> None:
-        """Submit the ATTACH that waits to be told whether its domain is a bypass domain."""
-        if self._attaching is not None:
-            waiting, self._attaching = self._attaching, None
-            bypass = not self._translated.get(waiting.endpoint, True)
-            flags = AttachFlags.BYPASS if bypass else AttachFlags.NONE
-            self._submit(replace(waiting, flags=flags))
-
-    def _submit(self, request: Request) -> None:
-        self._settle()
-        status = self._engine.submit(request)
-        if status is not Status.OK:
-            raise VmmError(
-                f"the model answers {request} of the guest's driver with {status!r}: it is not what QEMU did"
-            )
+        self._replay.catch_up()
 
     def explain(self, access: Access) -> Explanation:
         return self._engine.explain(access)

@@ -17,9 +17,11 @@ class DmaSeen:
     Attributes:
         before: guest memory, by guest physical address, as it was before: the target and its surroundings.
         after: the same addresses, afterwards.
-        payload: what the device wrote.
+        payload: what stood in the device's buffer.
+        aim: guest physical address where the payload stands afterwards if nothing stops the write.
     """
 
     before: dict[int, bytes]
     after: dict[int, bytes]
     payload: bytes
+    aim: int

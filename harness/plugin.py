@@ -6,6 +6,8 @@ checks. Tests without the mark, those of the harness itself, are left to pytest.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +16,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
+from harness.checks.dma import check_unexplained
+from harness.checks.judge import judge
 from harness.checks.known_issues import KnownIssues
 from harness.claims import load_claims, page
 from harness.errors import GuestCrashed, HarnessError, Unsupported
@@ -21,7 +25,8 @@ from harness.lab import BOOT_SECONDS, Lab
 from harness.live import LiveMachine
 from harness.plugin_record import CaseLog, LabFacts, RunLog, pack
 from harness.report.console import print_case_line, print_run
-from harness.report.write import write_all
+from harness.report.record import Run
+from harness.report.write import Written, write_all
 from harness.resources import KNOWN_ISSUES
 from harness.spec import IommuKind, Machine
 from harness.verdict import Verdict
@@ -35,6 +40,8 @@ _LOG = pytest.StashKey[CaseLog]()
 _LAB = pytest.StashKey[Lab]()
 _KNOWN = pytest.StashKey[KnownIssues]()
 _WORKER_OUTPUT = "viommu-lab"
+_NOT_JUDGED = 2
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it; pytest's own 2 would read as "could not be judged"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,7 +102,8 @@ def lab(pytestconfig: pytest.Config) -> Lab:
 def boot(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Boot]:
     """Start machines; when the test ends they are ended, and their consoles looked at.
 
-    A panic, oops, BUG or WARN on a console fails the case even where nothing else was seen to be wrong.
+    A panic, oops, BUG or WARN on a console fails the case even where nothing else was seen to be wrong, and so does a
+    DMA fault that the case did not ask about.
     """
     machines: list[LiveMachine] = []
     with ExitStack() as stack:
@@ -113,6 +121,7 @@ def boot(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Boot]:
     for machine in machines:
         for problem in machine.guest.problems:
             raise GuestCrashed(f"the guest kernel: {problem.kind}: {problem.line}", evidence=problem.text)
+        judge(check_unexplained(machine.unexplained_faults()))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -170,12 +179,28 @@ class _Recorder:
         self._log = RunLog()
         self._live: bool = config.getoption("--viommu-live")
         self._other_failures = False
+        self._not_collected: list[str] = []
+        self._interrupted = False
+        self._run: Run | None = None
+        self._written: Written | None = None
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Keep why something could not be collected."""
+        if report.failed:
+            self._not_collected.append(f"{report.nodeid}: could not be collected\n{report.longrepr}")
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        """Tell Ctrl-C from pytest's own ways to stop early, which derive from it."""
+        if excinfo.type is KeyboardInterrupt:
+            self._interrupted = True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take what a report says of a case."""
         case = self._log.take(report)
-        if case is not None and self._live:
-            print_case_line(case, self._console())
+        if case is not None:
+            if self._live:
+                print_case_line(case, self._console())
+            return  # the record has its verdict; of a test whose worker died the report has no keywords
         if report.failed and "claim" not in report.keywords:
             self._other_failures = True
 
@@ -187,8 +212,10 @@ class _Recorder:
         return (outcome if report.when == "call" or outcome != "passed" else "", "", "")
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: object) -> None:
+    def pytest_testnodedown(self, node: object, error: object) -> None:
         """A worker of pytest-xdist has ended."""
+        if error == "keyboard-interrupt":
+            self._interrupted = True
         text = getattr(node, "workeroutput", {}).get(_WORKER_OUTPUT)
         if text is not None:
             self._log.take_lab(msgspec.json.decode(text, type=LabFacts))
@@ -199,20 +226,42 @@ class _Recorder:
         if (lab := self._config.stash.get(_LAB, None)) is not None:
             self._log.take_lab(LabFacts.of(lab))
         self._run = self._log.finish()
-        self._written = None
-        if self._run is None:
-            return
         directory: Path | None = self._config.getoption("--viommu-report")
-        if directory is not None:
+        if self._run is not None and directory is not None:
             self._written = write_all(self._run, directory)
-        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-            session.exitstatus = 1 if self._other_failures else self._run.exit_code
+        if self._interrupted:
+            session.exitstatus = _INTERRUPTED
+        elif exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            wrong = self._other_failures or (self._run is not None and self._run.exit_code == 1)
+            if not wrong and self._not_collected:
+                session.exitstatus = _NOT_JUDGED
+            elif self._run is not None:
+                session.exitstatus = 1 if wrong else self._run.exit_code
 
     def pytest_terminal_summary(self) -> None:
-        """The table of verdicts."""
+        """The table of verdicts; before it, where pytest's own summary is off, what could not be collected."""
+        if self._config.getoption("--no-summary"):
+            for text in self._not_collected:
+                self._console().print(text, markup=False, highlight=False, soft_wrap=True)
         if self._run is not None:
             print_run(self._run, self._console(), self._written)
 
     def _console(self) -> Console:
         """A console on pytest's own output, which its capturing of the tests' output does not touch."""
-        return Console(file=self._config.get_terminal_writer()._file)
+        return Console(file=_PytestOutput(self._config))
+
+
+class _PytestOutput(io.StringIO):
+    """pytest's terminal as a file that rich can write to."""
+
+    encoding = (sys.__stdout__ or sys.stdout).encoding
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._writer = config.get_terminal_writer()
+
+    def write(self, text: str) -> int:
+        self._writer.write(text, flush=True)
+        return len(text)
+
+    def isatty(self) -> bool:
+        return self._writer.hasmarkup

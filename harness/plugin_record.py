@@ -50,7 +50,7 @@ class CaseLog:
 
     Attributes:
         id: pytest node id.
-        claim: the sentence, first line of the docstring.
+        claim: the sentence, first paragraph of the docstring.
         claim_ids: arguments of its mark.
         iommu: kind of IOMMU, empty without one.
         lab: of this process, once there is one.
@@ -64,6 +64,7 @@ class CaseLog:
     lab: LabFacts | None = None
     machines: tuple[Evidence, ...] = ()
     _verdict: Verdict = Verdict.PASS
+    _only_findings: bool = True
     _seconds: float = 0.0
     _messages: list[str] = field(default_factory=list)
     _findings: list[Finding] = field(default_factory=list)
@@ -87,10 +88,17 @@ class CaseLog:
         error = call.excinfo.value if call.excinfo is not None else None
         if isinstance(error, Mismatch):
             self._findings += error.findings
+        elif verdict is not Verdict.SKIP:
+            self._only_findings = False
         self._messages.append(_message(error, call, report))
 
     def judged(self, known: KnownIssues) -> Case:
-        """The case as it stands, with the known issues taken into account."""
+        """The case as it stands, with the known issues taken into account.
+
+        Nothing is known of a case that did not end by its findings alone: a crash beside them would be hidden too.
+        """
+        if not self._only_findings:
+            return self._case()
         facts = self.lab.facts if self.lab is not None else {}
         return known.judge(self._case(), {**facts, "iommu": self.iommu} if self.iommu else facts)
 
@@ -113,8 +121,8 @@ class CaseLog:
 def _verdict(call: pytest.CallInfo[None], report: pytest.TestReport) -> Verdict:
     if report.skipped:
         return Verdict.SKIP
-    if call.excinfo is None:
-        return Verdict.PASS
+    if call.excinfo is None:  # a test that was marked to fail, strictly, and did not, fails without an exception
+        return Verdict.FAIL if report.failed else Verdict.PASS
     error = call.excinfo.value
     if isinstance(error, HarnessError):
         return error.verdict
@@ -128,7 +136,7 @@ def _message(error: BaseException | None, call: pytest.CallInfo[None], report: p
         return f"{len(error.findings)} of what was expected was not seen"
     if report.skipped and isinstance(report.longrepr, tuple):
         return report.longrepr[2].removeprefix("Skipped: ")
-    text = str(call.excinfo.getrepr(style="short")) if call.excinfo is not None else ""
+    text = str(call.excinfo.getrepr(style="short") if call.excinfo is not None else report.longrepr)
     return "\n".join(text.splitlines()[-_MESSAGE_LINES:])
 
 

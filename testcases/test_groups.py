@@ -33,6 +33,7 @@ def test_lspci_shows_every_function_and_no_other(boot: Boot, iommu: IommuKind) -
 def test_group_type_follows_the_kernel_command_line(boot: Boot, iommu: IommuKind, dma_mode: DmaMode) -> None:
     """Each group has the type that the guest's command line asks for: DMA, DMA-FQ or identity."""
     live = boot(machine(iommu, "virtio-blk,iommu=on", "edu,iommu=on", dma_mode=dma_mode))
+    judge(check_groups(live.topology, live.agent.iommu_groups()))
     judge(check_group_types(live.topology, live.agent.iommu_groups()))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from machines import machine
-from test_devices import check_disk, check_network
-from test_isolation import canary, write_over
+from rogue import canary, write_over
+from traffic import check_disk, check_network
 
 from harness.checks.inventory import check_functions, check_groups
 from harness.checks.judge import judge
@@ -38,8 +38,8 @@ def test_plugged_virtio_devices_work(boot: Boot, iommu: IommuKind, tag: str) -> 
     live = boot(machine(iommu, f"virtio-blk,iommu={tag},hotplug=on", f"virtio-net,iommu={tag},hotplug=on"))
     for device in live.spec.devices:
         live.plug(device.id)
-    check_disk(live, "virtio-blk0")
-    check_network(live, "virtio-net0")
+    judge(check_disk(live, "virtio-blk0"))
+    judge(check_network(live, "virtio-net0"))
 
 
 @pytest.mark.claim("QD-2", "CH-1")
@@ -48,6 +48,6 @@ def test_a_plugged_rogue_device_is_blocked_where_it_is_tagged(boot: Boot, iommu:
     live = boot(machine(iommu, "edu,iommu=on,hotplug=on,id=inside", "edu,iommu=off,hotplug=on,id=outside"))
     live.plug("inside")
     live.plug("outside")
-    victim, control = (live.agent.page_allocate(1, canary()) for _ in range(2))
-    judge(write_over(live, "inside", victim, bytes(64), blocked=True))
-    judge(write_over(live, "outside", control, bytes(64), blocked=False))
+    victim, control = live.allocate(1, canary()), live.allocate(1, canary())
+    judge(write_over(live, "inside", victim, blocked=True))
+    judge(write_over(live, "outside", control, blocked=False))

@@ -1,6 +1,6 @@
 """Pages of guest RAM with a known guest physical address, for devices to reach or not to reach.
 
-A page stays where it is unless the kernel migrates it: `page_check` says if that happened.
+A page stays where it is unless the kernel migrates it: `page_frames` says if that happened.
 """
 
 from __future__ import annotations

@@ -206,7 +206,8 @@ class _Index:
         place = "no modules were found beside it" if kernel.modules_dir is None else f"looked in {kernel.modules_dir}"
         return Unsupported(
             f"{what}: {reason}; {place}",
-            hint="use a kernel that has it, or give the directory of the kernel's modules",
+            hint="use a kernel that has it; of one that is given by its path, modules are looked for in "
+            f"lib/modules/{kernel.release} beside the image or above it, and in the build tree that it stands in",
         )
 
 

@@ -14,7 +14,7 @@ from harness.observations import DmaSeen
 from harness.pci import Address
 from harness.report.record import Finding
 
-__all__ = ["check_bytes", "check_memory", "check_outcome", "check_reported", "check_unreported"]
+__all__ = ["check_bytes", "check_memory", "check_outcome", "check_reported", "check_unexplained", "check_unreported"]
 
 _PAGE = 4096
 
@@ -44,18 +44,17 @@ def check_outcome(access: Access, target: int | None, outcome: Outcome, walk: st
         )
 
 
-def check_memory(access: Access, target: int | None, seen: DmaSeen, walk: str) -> Iterator[Finding]:
-    """Memory holds the payload exactly at the target, and is unchanged everywhere else that was looked at.
+def check_memory(access: Access, seen: DmaSeen, walk: str, *, blocked: bool) -> Iterator[Finding]:
+    """Memory holds the payload where it was aimed, or nowhere, and is unchanged everywhere else that was looked at.
 
     Raises:
-        ValueError: the case could not fail: nobody looked at the target, or it held the payload before.
+        ValueError: the case could not fail: nobody looked where the payload would stand, or it stood there before.
     """
-    if target is not None:
-        old = next(
-            (b[target - a :][: len(seen.payload)] for a, b in seen.before.items() if 0 <= target - a < len(b)), b""
-        )
-        if len(old) != len(seen.payload) or old == seen.payload:
-            raise ValueError(f"a DMA to {target:#x} would not show: there stood {old.hex(' ') or 'nothing looked at'}")
+    pages = ((b, seen.aim - a) for a, b in seen.before.items())
+    old = next((b[at:][: len(seen.payload)] for b, at in pages if 0 <= at < len(b)), b"")
+    if len(old) != len(seen.payload) or old == seen.payload:
+        raise ValueError(f"a DMA to {seen.aim:#x} would not show: there stood {old.hex(' ') or 'nothing looked at'}")
+    target = None if blocked else seen.aim
     for start, before in sorted(seen.before.items()):
         wanted = bytearray(before)
         if target is not None and start <= target and target + len(seen.payload) <= start + len(before):
@@ -108,3 +107,11 @@ def check_unreported(access: Access, faults: Sequence[ReportedFault]) -> Iterato
     for fault in faults:
         if fault.requester == access.requester:
             yield Finding(subject=f"fault report after {access}", expected="none: it is allowed", seen=fault.line)
+
+
+def check_unexplained(faults: Sequence[ReportedFault]) -> Iterator[Finding]:
+    """No device had a DMA refused that the case did not ask to see refused; one finding for each that had."""
+    for requester in sorted({-1 if fault.requester is None else fault.requester for fault in faults}):
+        lines = [fault.line.strip() for fault in faults if fault.requester in (requester, None)]
+        who = "an unnamed device" if requester < 0 else str(Address.of_requester(requester))
+        yield Finding(subject=f"DMA faults of {who}", expected="none: its driver was left alone", seen=lines[0])

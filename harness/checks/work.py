@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from harness.guest.agent import Function
+from harness.model.access import Mapping
 from harness.model.topology import PciFunction
 from harness.report.record import Finding
-from harness.spec import Device
 
-__all__ = ["check_driver", "check_platform_access"]
+__all__ = ["check_driver", "check_platform_access", "check_translated", "check_untranslated"]
 
-_ACCESS_PLATFORM = 33  # VIRTIO_F_ACCESS_PLATFORM, virtio 1.3, 6
+_ACCESS_PLATFORM = 33  # VIRTIO_F_ACCESS_PLATFORM, virtio 1.3, 6 (reserved feature bits)
 
 
 def check_driver(function: PciFunction, seen: Collection[Function], driver: str) -> Iterator[Finding]:
@@ -22,17 +22,35 @@ def check_driver(function: PciFunction, seen: Collection[Function], driver: str)
         yield Finding(subject=f"driver of {address} ({function.what})", expected=driver, seen=held)
 
 
-def check_platform_access(device: Device, features: frozenset[int]) -> Iterator[Finding]:
-    """The driver negotiated VIRTIO_F_ACCESS_PLATFORM exactly where the device is tagged `iommu=on`.
+def check_platform_access(what: str, features: frozenset[int], *, expected: bool) -> Iterator[Finding]:
+    """The driver of a virtio device negotiated VIRTIO_F_ACCESS_PLATFORM exactly where it must.
 
     Args:
-        device: a virtio device of the spec.
+        what: name of the device.
         features: numbers of the feature bits that were negotiated.
+        expected: whether it must have: where the device is tagged `iommu=on`.
     """
-    if (_ACCESS_PLATFORM in features) != device.iommu:
+    negotiated = _ACCESS_PLATFORM in features
+    if negotiated != expected:
         yield Finding(
-            subject=f"VIRTIO_F_ACCESS_PLATFORM of {device.id}",
-            expected="negotiated" if device.iommu else "not negotiated",
-            seen="negotiated" if _ACCESS_PLATFORM in features else "not negotiated",
-            citation="virtio 1.3, section 6.1",
+            subject=f"VIRTIO_F_ACCESS_PLATFORM of {what}",
+            expected="negotiated" if expected else "not negotiated",
+            seen="negotiated" if negotiated else "not negotiated",
+            citation="virtio 1.3, section 6",
         )
+
+
+def check_translated(what: str, mappings: Collection[Mapping]) -> Iterator[Finding]:
+    """The driver of a device that works has mappings, and not of everything to itself: its DMA is translated."""
+    subject = f"what the model finds mapped for {what}"
+    if not mappings:
+        yield Finding(subject=subject, expected="the driver's mappings", seen="nothing")
+    for mapping in mappings:
+        if mapping.iova == mapping.address:
+            yield Finding(subject=subject, expected="an IOVA that is not the address", seen=str(mapping))
+
+
+def check_untranslated(what: str, mappings: Collection[Mapping]) -> Iterator[Finding]:
+    """The driver of a device that works has no mapping: its DMA goes around the IOMMU."""
+    for mapping in mappings:
+        yield Finding(subject=f"what the model finds mapped for {what}", expected="nothing", seen=str(mapping))

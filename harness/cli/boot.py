@@ -11,6 +11,7 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,23 +23,31 @@ from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_prog
 from harness.errors import SpecError
 from harness.lab import Lab
 from harness.live import LiveMachine
-from harness.spec import Device, DmaMode, Iommu, Machine
+from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
 
 __all__ = ["boot"]
 
 _EXEC_SECONDS = 3600.0
+_IOMMU = IommuKind.INTEL.value
+_MEMORY_MIB = 512
 
 
 def boot(
-    iommu: Annotated[str, typer.Option(help="intel, virtio or none.")] = "intel",
+    iommu: Annotated[str | None, typer.Option(help="intel, virtio or none.", show_default=_IOMMU)] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(help="KIND[,iommu=on|off][,hotplug=on][,id=NAME]; KIND: virtio-blk, virtio-net, edu."),
     ] = None,
-    spec: Annotated[Path | None, typer.Option(help="A machine as TOML or JSON instead, as reports show it.")] = None,
-    dma_mode: Annotated[DmaMode, typer.Option(help="How the guest kernel is told to use the IOMMU.")] = DmaMode.STRICT,
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="A whole machine as TOML or JSON, as reports show it; of the rest only --append adds to it."),
+    ] = None,
+    dma_mode: Annotated[
+        DmaMode | None,
+        typer.Option(help="How the guest kernel is told to use the IOMMU.", show_default=DmaMode.STRICT.value),
+    ] = None,
     append: Annotated[str, typer.Option(help="Further words for the guest kernel's command line.")] = "",
-    memory: Annotated[int, typer.Option(help="Guest RAM, MiB.")] = 512,
+    memory: Annotated[int | None, typer.Option(help="Guest RAM, MiB.", show_default=str(_MEMORY_MIB))] = None,
     qemu: QemuOption = None,
     kernel: KernelOption = None,
     exec: Annotated[
@@ -48,15 +57,21 @@ def boot(
 ) -> None:
     """Boot one machine and open a shell in it. Devices tagged hotplug=on are plugged once it is up."""
     if spec is not None:
+        options = {"--iommu": iommu, "--device": device or None, "--dma-mode": dma_mode, "--memory": memory}
+        if given := [name for name, value in options.items() if value is not None]:
+            raise SpecError(
+                f"--spec {spec} was given together with {', '.join(given)}: the spec says that already",
+                hint=f"change it in {spec}, or leave --spec out",
+            )
         machine = _read(spec)
     else:
         machine = Machine(
-            iommu=Iommu(kind=iommu_kind(iommu)),
+            iommu=Iommu(kind=iommu_kind(iommu or _IOMMU)),
             devices=tuple(map(Device.parse, device or ())),
-            dma_mode=dma_mode,
-            memory_mib=memory,
-            kernel_args=tuple(append.split()),
+            dma_mode=dma_mode or DmaMode.STRICT,
+            memory_mib=_MEMORY_MIB if memory is None else memory,
         )
+    machine = replace(machine, kernel_args=(*machine.kernel_args, *append.split()))
     err = Console(stderr=True)
     with shown_progress() as progress:
         lab = Lab.open(qemu=qemu, kernel=kernel, progress=progress)
@@ -75,10 +90,13 @@ def boot(
 
 
 def _read(path: Path) -> Machine:
+    hint = "docs/reference/formats.md shows one"
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise SpecError(f"machine spec {path}: {error.strerror}") from error
+        raise SpecError(f"machine spec {path}: {error.strerror}", hint=hint) from error
+    except UnicodeDecodeError as error:
+        raise SpecError(f"machine spec {path} is not a text file: {error}", hint=hint) from error
     return Machine.from_json(text) if text.lstrip().startswith("{") else Machine.from_toml(text)
 
 

@@ -30,7 +30,12 @@ def report(
     if svg is not None:
         picture = Console(record=True, width=_PICTURE_COLUMNS, file=io.StringIO(), force_terminal=True)
         print_run(run, picture)
-        svg.write_text(picture.export_svg(title="viommu run"))
+        try:
+            svg.write_text(picture.export_svg(title="viommu run"), encoding="utf-8")
+        except OSError as error:
+            raise SpecError(
+                f"picture {svg}: {error.strerror}", hint="name a file in a directory that is there"
+            ) from error
     else:
         print_run(run)
     raise typer.Exit(run.exit_code)

@@ -17,8 +17,8 @@ from harness.spec import Iommu, IommuKind, Machine
 
 __all__ = ["run"]
 
-_JUDGED = (0, 1, 2)
-_INTERRUPTED = 130
+_NOT_JUDGED = 2
+_PASSED_ON = (0, 1, _NOT_JUDGED, 130)
 
 
 def run(
@@ -48,7 +48,18 @@ def run(
             raise SpecError(
                 f"there is no case {case}", hint="name it as a report does: testcases/test_groups.py::test_..."
             )
-    words = ["-p", "no:cacheprovider", "-q", "--no-header", "--no-summary", "--viommu-live"]
+    # Nothing of a project that this is installed in or run from has a say: not its pytest options, not its conftest.py.
+    words = [
+        "-c",
+        os.devnull,
+        f"--confcutdir={ROOT}",
+        "-p",
+        "harness.plugin",
+        "--strict-markers",
+        "-o",
+        "xfail_strict=1",
+    ]
+    words += ["-p", "no:cacheprovider", "-q", "--no-header", "--no-summary", "--viommu-live"]
     words += [f"--rootdir={ROOT}", f"--qemu={lab.qemu.name}", f"--kernel={lab.kernel.name}"]
     words += [f"--iommu={kind}" for kind in kinds]
     words += ["-k", k] if k else []
@@ -58,6 +69,4 @@ def run(
     if code == pytest.ExitCode.NO_TESTS_COLLECTED:
         asked = " ".join([*(cases or []), *(["-k", repr(k)] if k else [])])
         raise SpecError(f"no case matches {asked}", hint="`pytest --collect-only -q testcases` lists them")
-    if code == pytest.ExitCode.INTERRUPTED:
-        raise typer.Exit(_INTERRUPTED)
-    raise typer.Exit(code if code in _JUDGED else 2)
+    raise typer.Exit(code if code in _PASSED_ON else _NOT_JUDGED)

@@ -7,14 +7,14 @@ import time
 from contextlib import ExitStack
 from functools import cached_property
 
-from harness.errors import GuestCrashed, GuestUnreachable, VmmDied
+from harness.errors import GuestCrashed, GuestUnreachable
 from harness.guest.agent import Agent
 from harness.guest.problems import Problem, ProblemWatch
 from harness.guest.ssh import Completed, SshSession
 from harness.images.keys import Keys
 from harness.vmm.protocol import RunningMachine
 
-__all__ = ["Guest"]
+__all__ = ["READY", "Guest"]
 
 READY = "viommu-init: ready"
 """What `guest_images/init` says when SSH answers."""
@@ -58,15 +58,16 @@ class Guest:
         """See whether there is still somebody to wait for.
 
         Raises:
-            GuestCrashed: the console tells of a problem from which the guest does not come back.
-            VmmDied: QEMU has ended.
+            GuestCrashed: the console tells of a problem from which the guest does not come back, or it reset itself.
+            VmmCrashed: QEMU crashed.
+            VmmDied: QEMU has ended otherwise.
         """
         fatal = self._watch.fatal
         if fatal is None and not self._machine.alive:
             time.sleep(0.2)  # what it said last may still be on its way
             fatal = self._watch.fatal
             if fatal is None:
-                raise VmmDied("QEMU ended while the guest was still needed", evidence=self._machine.console.tail())
+                raise self._machine.death("by the harness's work in its guest")
         if fatal is not None:
             raise GuestCrashed(f"the guest kernel: {fatal.kind}: {fatal.line}", evidence=fatal.text)
 
@@ -75,7 +76,7 @@ class Guest:
 
         Raises:
             GuestUnreachable: it does not in time; the console's tail is the evidence.
-            GuestCrashed, VmmDied: as `check`.
+            GuestCrashed, VmmCrashed, VmmDied: as `check`.
         """
         end = time.monotonic() + deadline_seconds
         while not self._ready.wait(_POLL_SECONDS):
@@ -98,7 +99,7 @@ class Guest:
 
         Raises:
             GuestUnreachable: the guest does not answer, or not as itself; the console's tail is in the evidence.
-            GuestCrashed, VmmDied: as `check`.
+            GuestCrashed, VmmCrashed, VmmDied: as `check`.
         """
         try:
             session = SshSession(self._machine.ssh_port, self._keys, self.check, deadline_seconds)

@@ -248,7 +248,7 @@ class SshSession:
             channel.status_event.wait(max(0.0, end - time.monotonic()))
             status = channel.exit_status
             if status == -1 and not self._transport.is_active():
-                self._check()
+                _check_cause(self._check)
                 raise GuestUnreachable(f"`{text}`: the connection ended before it did", evidence=_tail(out + err))
         return Completed(text, status, out.decode(errors="replace"), err.decode(errors="replace"))
 

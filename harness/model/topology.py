@@ -7,7 +7,7 @@ where nothing (ACS) keeps one from reaching the other without passing the IOMMU.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.pci import Address
 from harness.placement import OUTSIDE_BUS, Placement, Port, Root, place
@@ -73,6 +73,10 @@ class Topology:
             if function.what == what:
                 return function
         raise KeyError(what)
+
+    def only(self, what: str) -> Topology:
+        """The same with no other function than that one."""
+        return replace(self, functions=(self.function(what),))
 
     @property
     def iommu(self) -> PciFunction | None:

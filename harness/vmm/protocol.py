@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from harness.errors import HarnessError
 from harness.report.record import Evidence
 from harness.spec import Machine
 
@@ -82,7 +83,7 @@ class Cable(Protocol):
         """Send one Ethernet frame, without its checksum."""
 
     def receive(self, *, deadline: float) -> bytes:
-        """The next Ethernet frame, without its checksum."""
+        """The next Ethernet frame, without its checksum; a guest that sends none in time is a `GuestError`."""
 
 
 class RunningMachine(Protocol):
@@ -103,6 +104,13 @@ class RunningMachine(Protocol):
     @property
     def alive(self) -> bool:
         """Whether the VMM still runs."""
+
+    def death(self, asked: str) -> HarnessError:
+        """The error of a VMM that has ended, by whose doing it was, with the console's tail in its evidence.
+
+        Args:
+            asked: what it was needed for, to be read after "while it was needed".
+        """
 
     def plug(self, device_id: str, *, deadline: float = ...) -> None:
         """Plug a device of the spec that is tagged `hotplug`."""

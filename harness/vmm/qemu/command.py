@@ -135,7 +135,7 @@ def device(slot: Slot) -> Properties:
 
 
 def _platform(iommu: bool) -> dict[str, Value]:
-    """virtio 1.2, 6.3, VIRTIO_F_ACCESS_PLATFORM; without it a virtio device goes around any IOMMU."""
+    """VIRTIO_F_ACCESS_PLATFORM, virtio 1.3, 6 (reserved feature bits); without it a virtio device avoids any IOMMU."""
     return {"iommu_platform": iommu, "disable-legacy": "on"}
 
 

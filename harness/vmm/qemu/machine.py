@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from harness.artifacts.qemu import QemuBuild
-from harness.errors import GuestError, HostError, SpecError, VmmError, VmmTimeout
+from harness.errors import GuestError, HarnessError, HostError, SpecError, VmmError, VmmTimeout
 from harness.placement import place
 from harness.report.record import Evidence
 from harness.spec import Device, DeviceKind, Machine
@@ -149,6 +149,12 @@ class QemuMachine:
     def alive(self) -> bool:
         """Whether QEMU still runs."""
         return self.process.alive
+
+    def death(self, asked: str) -> HarnessError:
+        """The error of a QEMU that has ended, as `QemuProcess.died`, with the console's tail in its evidence."""
+        error = self.process.died(asked)
+        error.evidence = "\n".join(filter(None, (error.evidence.rstrip(), self.console.tail())))
+        return error
 
     def plug(self, device_id: str, *, deadline: float = 10.0) -> None:
         """Plug a device of the spec that is tagged `hotplug`; the guest finds it a moment later.

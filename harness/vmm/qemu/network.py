@@ -11,7 +11,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from harness.errors import SpecError
+from harness.errors import GuestError, SpecError
 from harness.vmm.qemu.process import QemuProcess
 
 __all__ = ["NetworkCable"]
@@ -65,7 +65,7 @@ class NetworkCable:
         """The next Ethernet frame that the guest sent, from the destination address on, without its checksum.
 
         Raises:
-            VmmTimeout: none came in time.
+            GuestError: it sent none in time.
             VmmDied: QEMU has ended.
         """
         end = time.monotonic() + deadline
@@ -75,7 +75,7 @@ class NetworkCable:
                 size = int.from_bytes(self._buffer[:4], "big")
                 self._fill(4 + size, end)
             except TimeoutError:
-                raise self._qemu.timeout(f"for a frame from {self._device_id}", deadline) from None
+                raise GuestError(f"no Ethernet frame came from {self._device_id} within {deadline:g} s") from None
             except (OSError, EOFError):
                 raise self._qemu.died(f"for the network of {self._device_id}") from None
             frame = bytes(self._buffer[4 : 4 + size])

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness.errors import HostError, VmmDied, VmmError, VmmStartError, VmmTimeout
+from harness.errors import GuestCrashed, HostError, VmmCrashed, VmmDied, VmmError, VmmStartError, VmmTimeout
 from harness.vmm import background
 from harness.vmm.rundir import RunDirectory
 
@@ -25,6 +26,16 @@ __all__ = ["Listener", "QemuProcess"]
 _SOCKET_PATH_MAX = 107  # sizeof(sockaddr_un.sun_path) less the NUL: unix(7)
 _STDERR_TAIL = 16 * 1024
 _DEATH_SECONDS = 10.0
+_LAST_WORDS_SECONDS = 1.0
+
+_CRASHES = frozenset((signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
+
+# QEMU, qapi/run-state.json, ShutdownCause; those that begin with "host-" are somebody else's doing.
+_GUEST_ENDED = {
+    "guest-reset": "the guest reset itself",
+    "guest-panic": "the guest reported that it panicked",
+    "guest-shutdown": "the guest shut itself down",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,8 @@ class QemuProcess:
         self._identity = identity
         self._listeners: list[Callable[[], None]] = []
         self._closed = False
+        self._shutdown = threading.Event()
+        self._shutdown_reason = ""
 
     @classmethod
     def start(
@@ -162,7 +175,7 @@ class QemuProcess:
             raise self.timeout("to end", deadline) from None
 
     def check(self, asked: str) -> None:
-        """Raise `VmmDied` if it has ended.
+        """Raise what `died` makes of it if it has ended.
 
         Args:
             asked: what it was needed for, to be read after "while it was needed".
@@ -178,11 +191,33 @@ class QemuProcess:
             evidence=f"{self.stderr.rstrip()}\n{self._identity.command}",
         )
 
-    def died(self, asked: str) -> VmmDied:
-        """The error of a QEMU that ended while it was needed."""
+    def told_shutdown(self, reason: str) -> None:
+        """QEMU has said, by its event SHUTDOWN, why it is about to end (QAPI `ShutdownCause`)."""
+        self._shutdown_reason = reason
+        self._shutdown.set()
+
+    def died(self, asked: str) -> GuestCrashed | VmmCrashed | VmmDied:
+        """The error of a QEMU that ended while it was needed, by whose doing it was; stderr is the evidence.
+
+        Args:
+            asked: what it was needed for, to be read after "while it was needed".
+
+        Returns:
+            GuestCrashed: the guest reset, shut down or panicked, and QEMU ended in good order.
+            VmmCrashed: QEMU ended by a signal that only a fault of its own raises.
+            VmmDied: it was killed, told to end, or gave up.
+        """
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(1)  # its sockets close a moment before it can be waited for
-        return VmmDied(f"QEMU {self.status} while it was needed {asked}", evidence=self.stderr)
+            self._popen.wait(_LAST_WORDS_SECONDS)  # its sockets close a moment before it can be waited for
+        code = self._popen.poll()
+        if code == 0:
+            self._shutdown.wait(_LAST_WORDS_SECONDS)  # the event may still be on its way
+            if self._shutdown_reason in _GUEST_ENDED:
+                text = f"{_GUEST_ENDED[self._shutdown_reason]} while it was needed {asked}"
+                return GuestCrashed(text, evidence=self.stderr)
+        kind = VmmCrashed if code is not None and -code in _CRASHES else VmmDied
+        told = f" ({self._shutdown_reason})" if self._shutdown_reason else ""
+        return kind(f"QEMU {self.status}{told} while it was needed {asked}", evidence=self.stderr)
 
     def timeout(self, asked: str, seconds: float, evidence: str = "") -> VmmTimeout:
         """The error of a QEMU that was asked for something and did not do it in time.

@@ -230,6 +230,8 @@ class Qmp:
             stamp: Any = message.get("timestamp") or {}
             data: Any = message.get("data") or {}
             moment = stamp.get("seconds", 0) + stamp.get("microseconds", 0) / 1e6
+            if name == "SHUTDOWN":
+                self._process.told_shutdown(data.get("reason", ""))
             with self._changed:
                 self._events.append(Event(name, data, now, moment))
                 self._changed.notify_all()

@@ -1,32 +1,20 @@
-"""QEMU's trace events: turned on and off, read from the log as they come, and those of virtio-iommu understood.
+"""QEMU's trace events: turned on and off, and read from the log as they come.
 
-Source: QEMU, docs/devel/tracing.rst (the log backend) and hw/virtio/trace-events.
+Source: QEMU, docs/devel/tracing.rst (the log backend).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from harness.errors import SpecError
 from harness.vmm.qemu.qmp import Qmp
 
-__all__ = [
-    "Attach",
-    "Detach",
-    "FaultReport",
-    "Map",
-    "TraceEvent",
-    "TraceReader",
-    "Unmap",
-    "VirtioIommuEvent",
-    "set_state",
-    "virtio_iommu_event",
-]
+__all__ = ["TraceEvent", "TraceReader", "set_state"]
 
 # "2025-11-21T10:29:32.703537Z name text" since QEMU 9, "13912@1795256972.372938:name text" before; without
 # `-msg timestamp=on` only "name text".
@@ -34,7 +22,7 @@ _LINE = re.compile(
     r"(?:(?P<iso>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z) |\d+@(?P<seconds>\d+\.\d+):)?"
     r"(?P<name>[a-z][a-z0-9_]*) ?(?P<text>.*)"
 )
-_FIELD = re.compile(r"(\w+) ?= ?(0x[0-9a-f]+|-?\d+)\b")
+_FIELD = re.compile(r"(\w+)=(0x[0-9a-f]+|-?\d+)\b")
 _BLOCK = 1 << 20
 
 
@@ -101,87 +89,6 @@ def set_state(qmp: Qmp, pattern: str, *, enable: bool) -> None:
     if not qmp.execute("trace-event-get-state", {"name": pattern}):
         raise SpecError(f"this QEMU has no trace event {pattern!r}", hint="`-trace help` lists them")
     qmp.execute("trace-event-set-state", {"name": pattern, "enable": enable})
-
-
-@dataclass(frozen=True, slots=True)
-class Attach:
-    """An endpoint was attached to a domain (virtio 1.2, 5.13.6.3)."""
-
-    domain: int
-    endpoint: int
-
-
-@dataclass(frozen=True, slots=True)
-class Detach:
-    """An endpoint was detached from a domain (virtio 1.2, 5.13.6.4)."""
-
-    domain: int
-    endpoint: int
-
-
-@dataclass(frozen=True, slots=True)
-class Map:
-    """A range was mapped (virtio 1.2, 5.13.6.5).
-
-    Attributes:
-        domain: in which domain.
-        virt_start: first I/O virtual address.
-        virt_end: last one, inclusive.
-        phys_start: guest physical address that the first one maps to.
-        flags: VIRTIO_IOMMU_MAP_F_READ (1), WRITE (2), MMIO (4).
-    """
-
-    domain: int
-    virt_start: int
-    virt_end: int
-    phys_start: int
-    flags: int
-
-
-@dataclass(frozen=True, slots=True)
-class Unmap:
-    """A range was unmapped (virtio 1.2, 5.13.6.6); addresses are inclusive."""
-
-    domain: int
-    virt_start: int
-    virt_end: int
-
-
-@dataclass(frozen=True, slots=True)
-class FaultReport:
-    """The device reported a fault (virtio 1.2, 5.13.6.9)."""
-
-    reason: int
-    flags: int
-    endpoint: int
-    address: int
-
-
-VirtioIommuEvent = Attach | Detach | Map | Unmap | FaultReport
-
-_VIRTIO_IOMMU: Mapping[str, tuple[Callable[..., VirtioIommuEvent], tuple[str, ...]]] = {
-    "virtio_iommu_attach": (Attach, ("domain", "endpoint")),
-    "virtio_iommu_detach": (Detach, ("domain", "endpoint")),
-    "virtio_iommu_map": (Map, ("domain", "virt_start", "virt_end", "phys_start", "flags")),
-    "virtio_iommu_unmap": (Unmap, ("domain", "virt_start", "virt_end")),
-    "virtio_iommu_report_fault": (FaultReport, ("reason", "flags", "endpoint", "address")),
-}
-
-
-def virtio_iommu_event(event: TraceEvent) -> VirtioIommuEvent | None:
-    """What a trace event says that the guest asked of its virtio-iommu, or was told by it; None for any other event.
-
-    Raises:
-        SpecError: the event is one of these and lacks an argument: this build words it in a way that is not known.
-    """
-    if event.name not in _VIRTIO_IOMMU:
-        return None
-    make, names = _VIRTIO_IOMMU[event.name]
-    fields: Mapping[str, Any] = event.fields
-    missing = [name for name in names if name not in fields]
-    if missing:
-        raise SpecError(f"trace event {event.name} has no {', '.join(missing)}: {event.text!r}")
-    return make(*(fields[name] for name in names))
 
 
 def _event(line: str) -> TraceEvent | None:

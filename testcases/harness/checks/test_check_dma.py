@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.checks.dma import check_memory, check_outcome, check_reported, check_unreported
+from harness.checks.dma import check_memory, check_outcome, check_reported, check_unexplained, check_unreported
 from harness.guest.faults import ReportedFault
 from harness.model.access import Access, AccessKind, Bypassed, BypassReason
 from harness.observations import DmaSeen
@@ -16,25 +16,26 @@ WRITE = Access(requester=0x20, iova=IOVA, length=16, kind=AccessKind.WRITE)
 READ = Access(requester=0x20, iova=IOVA, length=16, kind=AccessKind.READ)
 
 
-def seen(*pokes: tuple[int, bytes]) -> DmaSeen:
+def seen(*pokes: tuple[int, bytes], aim: int = 0x1400) -> DmaSeen:
     """Memory as it was, with bytes poked in afterwards."""
     after = {start: bytearray(data) for start, data in BEFORE.items()}
     for address, data in pokes:
         start = address & ~0xFFF
         after[start][address - start : address - start + len(data)] = data
-    return DmaSeen(before=BEFORE, after={start: bytes(data) for start, data in after.items()}, payload=PAYLOAD)
+    whole = {start: bytes(data) for start, data in after.items()}
+    return DmaSeen(before=BEFORE, after=whole, payload=PAYLOAD, aim=aim)
 
 
 def test_payload_at_its_target_gives_no_finding() -> None:
-    assert list(check_memory(WRITE, 0x1400, seen((0x1400, PAYLOAD)), "")) == []
+    assert list(check_memory(WRITE, seen((0x1400, PAYLOAD)), "", blocked=False)) == []
 
 
 def test_untouched_memory_after_a_blocked_write_gives_no_finding() -> None:
-    assert list(check_memory(WRITE, None, seen(), "")) == []
+    assert list(check_memory(WRITE, seen(), "", blocked=True)) == []
 
 
 def test_memory_changed_by_a_write_that_must_be_blocked_is_found() -> None:
-    (finding,) = check_memory(WRITE, None, seen((0x1400, PAYLOAD)), "the walk")
+    (finding,) = check_memory(WRITE, seen((0x1400, PAYLOAD)), "the walk", blocked=True)
     assert finding.subject.startswith("memory at 0x1400 after ")
     assert finding.expected == "a5 " * 15 + "a5 (unchanged)"
     assert finding.seen == PAYLOAD.hex(" ")
@@ -42,42 +43,44 @@ def test_memory_changed_by_a_write_that_must_be_blocked_is_found() -> None:
 
 
 def test_payload_that_did_not_arrive_is_found() -> None:
-    (finding,) = check_memory(WRITE, 0x1400, seen(), "")
+    (finding,) = check_memory(WRITE, seen(), "", blocked=False)
     assert finding.expected == PAYLOAD.hex(" ") + " (payload)"
     assert finding.seen == "a5 " * 15 + "a5"
 
 
 def test_payload_that_arrived_in_part_is_found() -> None:
-    (finding,) = check_memory(WRITE, 0x1400, seen((0x1400, PAYLOAD[:12])), "")
+    (finding,) = check_memory(WRITE, seen((0x1400, PAYLOAD[:12])), "", blocked=False)
     assert finding.subject.startswith("memory at 0x1408 ")
 
 
 @pytest.mark.parametrize("beside", [0x13FF, 0x1410, 0x1000, 0x1FFF, 0x3000, 0x3400])
 def test_byte_changed_beside_the_target_is_found(beside: int) -> None:
-    (finding,) = check_memory(WRITE, 0x1400, seen((0x1400, PAYLOAD), (beside, b"\0")), "")
+    (finding,) = check_memory(WRITE, seen((0x1400, PAYLOAD), (beside, b"\0")), "", blocked=False)
     assert finding.subject.startswith(f"memory at {beside & ~7:#x} ")
 
 
 def test_byte_changed_on_another_page_is_called_unchanged_and_not_payload() -> None:
-    (finding,) = check_memory(WRITE, 0x1400, seen((0x1400, PAYLOAD), (0x3400, PAYLOAD)), "")
+    (finding,) = check_memory(WRITE, seen((0x1400, PAYLOAD), (0x3400, PAYLOAD)), "", blocked=False)
     assert finding.expected.endswith("(unchanged)")
 
 
 def test_payload_in_the_wrong_place_is_found_there_and_at_the_target() -> None:
-    findings = list(check_memory(WRITE, 0x1400, seen((0x3400, PAYLOAD)), ""))
+    findings = list(check_memory(WRITE, seen((0x3400, PAYLOAD)), "", blocked=False))
     assert [finding.subject.split()[2] for finding in findings] == ["0x1400", "0x3400"]
 
 
-@pytest.mark.parametrize("target", [0x9000, 0x1FF8, 0xFF8])
-def test_target_that_nobody_looked_at_is_a_wrong_case(target: int) -> None:
+@pytest.mark.parametrize("blocked", [True, False])
+@pytest.mark.parametrize("aim", [0x9000, 0x1FF8, 0xFF8])
+def test_aim_that_nobody_looked_at_is_a_wrong_case(aim: int, blocked: bool) -> None:
     with pytest.raises(ValueError, match="would not show"):
-        list(check_memory(WRITE, target, seen(), ""))
+        list(check_memory(WRITE, seen(aim=aim), "", blocked=blocked))
 
 
-def test_payload_that_stood_there_before_is_a_wrong_case() -> None:
-    same = DmaSeen(before={0x1000: PAYLOAD}, after={0x1000: PAYLOAD}, payload=PAYLOAD)
+@pytest.mark.parametrize("blocked", [True, False])
+def test_payload_that_stood_there_before_is_a_wrong_case(blocked: bool) -> None:
+    same = DmaSeen(before={0x1000: PAYLOAD}, after={0x1000: PAYLOAD}, payload=PAYLOAD, aim=0x1000)
     with pytest.raises(ValueError, match="would not show"):
-        list(check_memory(WRITE, 0x1000, same, ""))
+        list(check_memory(WRITE, same, "", blocked=blocked))
 
 
 def bypassed(address: int) -> Bypassed:
@@ -135,3 +138,16 @@ def test_fault_of_an_allowed_access_is_found() -> None:
 
 def test_fault_of_another_requester_does_not_concern_an_allowed_access() -> None:
     assert list(check_unreported(WRITE, [fault(requester=0x99), fault(requester=None)])) == []
+
+
+def test_a_fault_that_nobody_asked_about_is_found_once_for_each_device() -> None:
+    def fault(requester: int | None) -> ReportedFault:
+        return ReportedFault(
+            requester=requester, address=0x1000, is_write=True, reason="5", line=f"fault of {requester}"
+        )
+
+    findings = list(check_unexplained([fault(0x20), fault(0x20), fault(0x28)]))
+    assert [finding.subject for finding in findings] == ["DMA faults of 0000:00:04.0", "DMA faults of 0000:00:05.0"]
+    assert [finding.seen for finding in findings] == ["fault of 32", "fault of 40"]
+    assert list(check_unexplained([])) == []
+    assert [finding.subject for finding in check_unexplained([fault(None)])] == ["DMA faults of an unnamed device"]

@@ -68,10 +68,10 @@ def config(kind: IommuKind, mode: DmaMode = DmaMode.STRICT) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("kind", "mode", "modules"),
     [
-        (IommuKind.VIRTIO, DmaMode.STRICT, "virtio_iommu virtio_net virtio_blk"),
-        (IommuKind.INTEL, DmaMode.OFF, "virtio_net virtio_blk"),
-        (IommuKind.INTEL, DmaMode.STRICT, "virtio_net virtio_blk"),
-        (IommuKind.NONE, DmaMode.STRICT, "virtio_net virtio_blk"),
+        (IommuKind.VIRTIO, DmaMode.STRICT, "virtio_iommu virtio_pci virtio_net virtio_blk"),
+        (IommuKind.INTEL, DmaMode.OFF, "virtio_pci virtio_net virtio_blk"),
+        (IommuKind.INTEL, DmaMode.STRICT, "virtio_pci virtio_net virtio_blk"),
+        (IommuKind.NONE, DmaMode.STRICT, "virtio_pci virtio_net virtio_blk"),
     ],
 )
 def test_overlay_loads_the_iommu_driver_first_and_only_where_it_is_used(

@@ -88,5 +88,14 @@ def test_kernel_without_intel_iommu_is_refused_with_the_option(kernel: Kernel) -
         require_driver(RECIPE, replace(kernel, config=config), IommuKind.INTEL)
 
 
+def test_kernel_whose_configuration_is_not_known_is_not_refused_for_intel(kernel: Kernel) -> None:
+    require_driver(RECIPE, replace(kernel, config={}), IommuKind.INTEL)
+
+
+def test_the_transport_comes_before_what_cannot_work_without_it() -> None:
+    always = RECIPE.modules.always
+    assert always.index("virtio_pci") < min(always.index("virtio_net"), always.index("virtio_blk"))
+
+
 def test_identity_differs_by_kernel_and_is_the_same_twice(kernel: Kernel, old_kernel: Kernel) -> None:
     assert modules_identity(kernel) == modules_identity(kernel) != modules_identity(old_kernel)

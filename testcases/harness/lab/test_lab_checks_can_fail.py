@@ -30,18 +30,19 @@ def test_an_unprotected_guest_fails_the_checks_of_a_protected_one(lab: Lab, iomm
         assert any(finding.seen == "identity" for finding in check_group_types(claimed, groups))
         assert any("missing" in finding.subject for finding in check_functions(claimed, lspci(live.guest.ssh)))
 
-        page = live.agent.page_allocate(1, b"\xa5\x5a")
+        page = live.allocate(1, b"\xa5\x5a")
         access, outcome, walk = live.expect("rogue", page.frames[0], AccessKind.WRITE, 64)
-        seen = live.write_by_dma("rogue", page.frames[0], bytes(64), page.frames)
+        mark = live.log_mark()
+        seen = live.store("rogue", page.frames[0], 64, aim=page.frames[0], watch=page.frames)
         assert list(check_outcome(access, None, outcome, walk, "claimed to be strict"))
-        assert list(check_memory(access, None, seen, walk))
-        assert list(check_reported(access, live.faults(wait=False)))
+        assert list(check_memory(access, seen, walk, blocked=True))
+        assert list(check_reported(access, live.faults(access.requester, since=mark, wait=False)))
 
 
 def test_a_page_table_entry_that_is_changed_behind_the_kernel_is_found(lab: Lab) -> None:
     """The leaf entry of a VFIO mapping is turned to another page: the walk says no more what was asked for."""
     with lab.boot(_machine("edu,iommu=on")) as live:
-        mine, other = live.agent.page_allocate(1, b"\xa5"), live.agent.page_allocate(1, b"\x5a")
+        mine, other = live.allocate(1, b"\xa5"), live.allocate(1, b"\x5a")
         live.give_to_vfio("edu0")
         live.agent.vfio_map(live.address("edu0"), mine, _IOVA)
         access, outcome, walk = live.expect("edu0", _IOVA, AccessKind.WRITE, 64)
@@ -57,5 +58,5 @@ def test_a_page_table_entry_that_is_changed_behind_the_kernel_is_found(lab: Lab)
         access, outcome, walk = live.expect("edu0", _IOVA, AccessKind.WRITE, 64)
         assert list(check_outcome(access, mine.frames[0], outcome, walk, "mapped"))
         # Nothing was cached yet, so that the device goes where the entry leads now.
-        seen = live.write_by_dma("edu0", _IOVA, bytes(64), (*mine.frames, *other.frames))
-        assert len(list(check_memory(access, mine.frames[0], seen, walk))) == 2
+        seen = live.store("edu0", _IOVA, 64, aim=mine.frames[0], watch=(*mine.frames, *other.frames))
+        assert len(list(check_memory(access, seen, walk, blocked=False))) == 2

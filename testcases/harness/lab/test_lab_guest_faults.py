@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.errors import GuestCrashed, GuestError, GuestUnreachable, VmmDied
+from harness.errors import GuestCrashed, GuestError, GuestUnreachable, Unsupported, VmmCrashed, VmmDied
 from harness.lab import Lab
 from harness.spec import Iommu, IommuKind, Machine
 
@@ -70,3 +70,29 @@ def test_a_qemu_that_is_killed_is_dead_at_once_and_no_fault_of_the_guest(lab: La
             agent.wait_path("/nowhere", 60)
         assert time.monotonic() - start < _SOON
     assert not isinstance(raised.value, GuestError)
+    assert "killed by signal 9 (SIGKILL)" in raised.value.message
+
+
+def test_a_qemu_that_aborts_has_crashed_and_shows_the_guests_console(lab: Lab) -> None:
+    with lab.boot(_PLAIN) as machine:
+        agent = machine.agent
+        os.kill(machine.vmm.process.pid, signal.SIGABRT)
+        with pytest.raises(VmmCrashed, match="SIGABRT") as raised:
+            agent.wait_path("/nowhere", 60)
+    assert "viommu-init: ready" in raised.value.evidence
+
+
+def test_a_guest_that_resets_itself_is_told_as_that_with_its_console(lab: Lab) -> None:
+    with lab.boot(_PLAIN) as machine:
+        machine.guest.run("true")
+        start = time.monotonic()
+        with pytest.raises(GuestCrashed, match="the guest reset itself") as raised:
+            machine.guest.run("echo b > /proc/sysrq-trigger; sleep 100", deadline_seconds=60)
+        assert time.monotonic() - start < _SOON
+    assert "viommu-init: ready" in raised.value.evidence
+
+
+def test_a_module_that_the_kernel_does_not_have_is_refused_by_name(lab: Lab) -> None:
+    lab.require_modules("vfio_pci", "vfio-iommu-type1")
+    with pytest.raises(Unsupported, match="no nosuch driver"):
+        lab.require_modules("vfio_pci", "nosuch")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.checks.known_issues import KnownIssue, KnownIssues, in_range, release
 from harness.errors import SpecError
-from harness.report.record import Case
+from harness.report.record import Case, Finding
 from harness.verdict import Verdict
 
 _ENTRY = """\
@@ -18,6 +20,7 @@ _ENTRY = """\
 id = "bypass"
 title = "a device without a driver bypasses virtio-iommu"
 cases = ["CH-4", "testcases/test_rogue.py::test_*[virtio]"]
+findings = ["IOMMU group of *: expected a group of *, saw no group", "memory at *: * (unchanged), saw *"]
 text = "boot-bypass is on by default"
 reference = "commit 0123456789ab"
 """
@@ -27,6 +30,14 @@ iommu = "virtio"
 kernel = ">=5.10,<6.15"
 qemu = ">=7,<11"
 """
+_NO_GROUP = Finding(
+    subject="IOMMU group of 0000:00:04.0 (edu0)",
+    expected="a group of 0000:00:04.0",
+    seen="no group",
+    citation="Linux, sysfs-kernel-iommu_groups",
+)
+_WRITTEN = Finding(subject="memory at 0x1000 after a write", expected="00 11 (unchanged)", seen="de ad")
+_OTHER_GROUP = Finding(subject=_NO_GROUP.subject, expected=_NO_GROUP.expected, seen="a group of 0000:00:05.0")
 _FACTS = {"iommu": "virtio", "kernel": "6.12.48+deb13-amd64", "qemu": "1:10.0.2+ds-2"}
 
 
@@ -37,7 +48,15 @@ def load(tmp_path: Path, text: str) -> KnownIssues:
 
 
 def case(verdict: Verdict = Verdict.FAIL, id: str = "testcases/test_x.py::test_y", *claim_ids: str) -> Case:
-    return Case(id=id, claim="c", verdict=verdict, seconds=1.0, claim_ids=claim_ids or ("CH-4",), message="it failed")
+    return Case(
+        id=id,
+        claim="c",
+        verdict=verdict,
+        seconds=1.0,
+        claim_ids=claim_ids or ("CH-4",),
+        message="it failed",
+        findings=(_NO_GROUP,) if verdict is Verdict.FAIL else (),
+    )
 
 
 def test_a_listed_failure_becomes_known_and_names_the_issue(tmp_path: Path) -> None:
@@ -47,6 +66,29 @@ def test_a_listed_failure_becomes_known_and_names_the_issue(tmp_path: Path) -> N
         "bypass: a device without a driver bypasses virtio-iommu (commit 0123456789ab)",
         "it failed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("findings", "verdict"),
+    [
+        ((_NO_GROUP, _WRITTEN), Verdict.KNOWN),
+        ((_OTHER_GROUP,), Verdict.FAIL),
+        ((_NO_GROUP, _OTHER_GROUP), Verdict.FAIL),
+        ((_OTHER_GROUP, _NO_GROUP), Verdict.FAIL),
+        ((), Verdict.FAIL),
+    ],
+)
+def test_a_failure_is_known_when_every_finding_is_described_and_there_is_one(
+    tmp_path: Path, findings: tuple[Finding, ...], verdict: Verdict
+) -> None:
+    failed = replace(case(), findings=findings)
+    assert load(tmp_path, _ENTRY).judge(failed, _FACTS).verdict is verdict
+
+
+def test_brackets_in_a_pattern_of_findings_stand_for_themselves(tmp_path: Path) -> None:
+    finding = Finding(subject="a [b] c", expected="x", seen="y")
+    issues = load(tmp_path, _ENTRY.replace("IOMMU group of *: expected a group of *, saw no group", "a [b] *"))
+    assert issues.judge(replace(case(), findings=(finding,)), {}).verdict is Verdict.KNOWN
 
 
 @pytest.mark.parametrize("verdict", [Verdict.MISS, Verdict.ERROR, Verdict.SKIP, Verdict.PASS])
@@ -121,6 +163,10 @@ def test_a_file_without_entries_changes_nothing(tmp_path: Path) -> None:
         (_ENTRY.replace('"boot-bypass is on by default"', "3"), r"\$\.text"),
         (_ENTRY.replace('["CH-4", "testcases/test_rogue.py::test_*[virtio]"]', "[]"), "'cases' is empty"),
         (_ENTRY.replace('"bypass"', '""'), "'id' is empty"),
+        (re.sub("(?m)^findings = .*$", "findings = []", _ENTRY), "'findings' is empty"),
+        (re.sub("(?m)^findings = .*$", "", _ENTRY), "`findings`"),
+        (_ENTRY + '[issue.when]\narch = "amd64"\n', r"when\.arch"),
+        (_ENTRY + '[issue.when]\ndma_mode = "strict"\n', r"when\.dma_mode"),
         (_ENTRY + _ENTRY, "entry 2: field 'id': 'bypass'"),
         (_ENTRY + '[issue.when]\nkernal = ">=6"\n', r"when\.kernal"),
         (_ENTRY + '[issue.when]\nkernel = "6.12"\n', r"when\.kernel"),
@@ -182,5 +228,5 @@ def test_any_text_is_a_release_or_is_none(text: str) -> None:
 
 
 def test_an_entry_can_be_made_without_a_file() -> None:
-    issue = KnownIssue(id="a", title="t", cases=("CH-*",), text="x", reference="r")
+    issue = KnownIssue(id="a", title="t", cases=("CH-*",), findings=("*",), text="x", reference="r")
     assert KnownIssues((issue,)).judge(case(), {}).verdict is Verdict.KNOWN

@@ -4,16 +4,17 @@ import os
 import resource
 import signal
 import socket
+import stat
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from conftest import Start
 from vmm_rig import left_behind, spec, stand_in, stopped
 
+from conftest import Start
 from harness.artifacts.qemu import QemuBuild
-from harness.errors import HostError, VmmDied, VmmStartError, VmmTimeout
+from harness.errors import GuestCrashed, HostError, VmmCrashed, VmmDied, VmmStartError, VmmTimeout
 from harness.vmm.protocol import FirmwareBoot, LinuxBoot
 from harness.vmm.qemu.capabilities import Capabilities
 from harness.vmm.qemu.command import Options
@@ -21,6 +22,17 @@ from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.process import Listener
 from harness.vmm.qemu.qtest import Width
 from harness.vmm.rundir import RunDirectory
+
+
+def _kernel_header() -> bytes:
+    """As much of a bzImage as QEMU looks at to load it (Linux, Documentation/arch/x86/boot.rst)."""
+    head = bytearray(4096)
+    head[0x1F1] = 1
+    head[0x202:0x206] = b"HdrS"
+    head[0x206:0x208] = (0x20C).to_bytes(2, "little")
+    head[0x211] = 1  # LOADED_HIGH
+    head[0x22C:0x230] = (0x7FFF_FFFF).to_bytes(4, "little")
+    return bytes(head)
 
 
 def test_a_qemu_that_dies_at_start_shows_its_stderr(start: Start, parent: Path) -> None:
@@ -80,6 +92,22 @@ def test_an_initrd_that_does_not_fit_is_a_host_error_and_leaves_nothing(
     assert left_behind(parent) == []
 
 
+def test_an_initrd_with_the_runs_keys_is_private_to_its_user(
+    build: QemuBuild, capabilities: Capabilities, parent: Path
+) -> None:
+    kernel = parent / "bzImage"
+    kernel.write_bytes(_kernel_header())
+    boot = LinuxBoot(kernel=kernel, overlay=b"keys")
+    before = os.umask(0)
+    try:
+        with QemuMachine.start(spec(), build, capabilities, boot, Options(parent=parent, paused=True)) as machine:
+            initrd = machine.directory / "initrd"
+            assert initrd.read_bytes() == b"keys"
+            assert stat.S_IMODE(initrd.stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
 def test_a_process_that_never_connects_is_a_timeout_that_says_what_was_waited_for(parent: Path) -> None:
     with (
         RunDirectory.create(parent) as directory,
@@ -122,6 +150,37 @@ def test_every_channel_of_a_dead_qemu_says_that_it_died(start: Start) -> None:
         machine.console.wait_for("login:", deadline=30)
     with pytest.raises(VmmDied):
         machine.network("virtio-net0").receive(deadline=30)
+
+
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE])
+def test_a_qemu_that_ends_by_a_fault_of_its_own_has_crashed(start: Start, number: signal.Signals) -> None:
+    machine = start()
+    os.kill(machine.process.pid, number)
+    machine.process.wait(10)
+    with pytest.raises(VmmCrashed, match=f"{number.name}.* while it was needed for QMP query-status"):
+        machine.qmp.execute("query-status")
+
+
+def test_a_qemu_that_is_told_to_end_has_died_and_the_guest_is_not_blamed(start: Start) -> None:
+    machine = start()
+    os.kill(machine.process.pid, signal.SIGTERM)
+    with pytest.raises(VmmDied, match=r"exited with status 0 \(host-signal\)"):
+        machine.qmp.wait_event("NEVER", deadline=30)
+
+
+def test_a_qemu_that_gives_up_has_died(parent: Path) -> None:
+    with RunDirectory.create(parent) as directory, stand_in(directory, "sh", "-c", "echo oh >&2; exit 1") as process:
+        process.wait(5)
+        error = process.died("for a test")
+    assert isinstance(error, VmmDied)
+    assert error.evidence == "oh\n"
+
+
+def test_a_guest_that_resets_itself_has_crashed(start: Start) -> None:
+    machine = start()
+    machine.qtest.write_port(0xCF9, 0x06, Width.BYTE)  # ICH9 reset control: system reset, reset CPU
+    with pytest.raises(GuestCrashed, match="the guest reset itself while it was needed for its event NEVER"):
+        machine.qmp.wait_event("NEVER", deadline=30)
 
 
 def test_a_stopped_qemu_is_a_qmp_timeout_that_shows_its_state(start: Start) -> None:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import threading
 
 import pytest
-from conftest import Start
 
+from conftest import Start
 from harness.errors import VmmTimeout
 from harness.vmm.qemu.qmp import Event, QmpError
 

@@ -3,22 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import Start
 
+from conftest import Start
 from harness.errors import SpecError
 from harness.vmm.qemu.command import Options
-from harness.vmm.qemu.trace import (
-    Attach,
-    Detach,
-    FaultReport,
-    Map,
-    TraceEvent,
-    TraceReader,
-    Unmap,
-    VirtioIommuEvent,
-    set_state,
-    virtio_iommu_event,
-)
+from harness.vmm.qemu.trace import TraceEvent, TraceReader, set_state
 
 
 @pytest.mark.parametrize(
@@ -47,35 +36,9 @@ def test_a_line_that_is_not_complete_waits_for_the_next_look(parent: Path) -> No
     assert [(event.name, event.text) for event in reader.new()] == [("two", "2")]
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "meaning"),
-    [
-        ("virtio_iommu_attach", "domain=2 endpoint=32", Attach(2, 32)),
-        ("virtio_iommu_detach", "domain=2 endpoint=32", Detach(2, 32)),
-        (
-            "virtio_iommu_map",
-            "domain=1 virt_start=0xfffff000 virt_end=0xffffffff phys_start=0x3000 flags=3",
-            Map(1, 0xFFFFF000, 0xFFFFFFFF, 0x3000, 3),
-        ),
-        ("virtio_iommu_unmap", "domain=1 virt_start=0x1000 virt_end=0x1fff", Unmap(1, 0x1000, 0x1FFF)),
-        (
-            "virtio_iommu_report_fault",
-            "FAULT reason=2 flags=256 endpoint=32 address =0x1000000",
-            FaultReport(2, 256, 32, 0x1000000),
-        ),
-    ],
-)
-def test_a_virtio_iommu_event_is_understood(name: str, text: str, meaning: VirtioIommuEvent) -> None:
-    assert virtio_iommu_event(TraceEvent(name, text, None)) == meaning
-
-
-def test_another_event_is_none_of_virtio_iommus() -> None:
-    assert virtio_iommu_event(TraceEvent("virtio_iommu_translate", "mr=x rid=1 addr=0x0 flag=1", None)) is None
-
-
-def test_a_wording_that_is_not_known_is_an_error_not_a_guess() -> None:
-    with pytest.raises(SpecError, match="has no endpoint"):
-        virtio_iommu_event(TraceEvent("virtio_iommu_attach", "domain=2 ep=32", None))
+def test_arguments_that_are_numbers_are_read_whatever_their_base() -> None:
+    event = TraceEvent("x", "mr=pci.0 domain=1 virt_end=0xffffffff offset=-3", None)
+    assert event.fields == {"domain": 1, "virt_end": 0xFFFFFFFF, "offset": -3}
 
 
 def test_events_enabled_at_the_start_are_traced(start: Start, parent: Path) -> None:

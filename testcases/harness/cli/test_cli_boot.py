@@ -1,0 +1,138 @@
+"""`viommu boot`: what it refuses, and the machine that its options make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from harness.cli.main import app
+from harness.errors import SpecError
+from harness.lab import Lab
+from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
+
+_MACHINE = Machine(iommu=Iommu(kind=IommuKind.VIRTIO), devices=(Device.parse("edu,iommu=on"),), kernel_args=("quiet",))
+
+
+class _Reached(Exception):
+    """The machine would have been started."""
+
+
+@pytest.fixture
+def booted(monkeypatch: pytest.MonkeyPatch) -> list[Machine]:
+    """Machines that would have been started; nothing is looked for or fetched."""
+    machines: list[Machine] = []
+
+    class NoLab:
+        def boot(self, machine: Machine, listen: object) -> None:
+            machines.append(machine)
+            raise _Reached
+
+    monkeypatch.setattr(Lab, "open", lambda **_: NoLab())
+    return machines
+
+
+def boot(*words: str) -> BaseException | None:
+    return CliRunner().invoke(app, ["boot", *words]).exception
+
+
+def spec_file(directory: Path, text: str | bytes) -> str:
+    path = directory / "machine.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+def test_options_make_the_machine(booted: list[Machine]) -> None:
+    words = (
+        "--iommu",
+        "virtio",
+        "--device",
+        "edu,iommu=on",
+        "--dma-mode",
+        "lazy",
+        "--memory",
+        "256",
+        "--append",
+        "a b",
+    )
+    assert isinstance(boot(*words), _Reached)
+    assert booted == [
+        Machine(
+            iommu=Iommu(kind=IommuKind.VIRTIO),
+            devices=(Device.parse("edu,iommu=on"),),
+            dma_mode=DmaMode.LAZY,
+            memory_mib=256,
+            kernel_args=("a", "b"),
+        )
+    ]
+
+
+def test_without_options_it_is_an_intel_machine(booted: list[Machine]) -> None:
+    boot()
+    assert booted == [Machine(iommu=Iommu(kind=IommuKind.INTEL))]
+
+
+@pytest.mark.parametrize("text", [_MACHINE.to_toml(), _MACHINE.to_json()], ids=["toml", "json"])
+def test_a_spec_is_the_machine(booted: list[Machine], tmp_path: Path, text: str) -> None:
+    boot("--spec", spec_file(tmp_path, text))
+    assert booted == [_MACHINE]
+
+
+def test_append_adds_to_the_words_of_a_spec(booted: list[Machine], tmp_path: Path) -> None:
+    boot("--spec", spec_file(tmp_path, _MACHINE.to_toml()), "--append", "nosmp debug")
+    assert [machine.kernel_args for machine in booted] == [("quiet", "nosmp", "debug")]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--iommu", "intel"), ("--device", "edu,iommu=on"), ("--dma-mode", "strict"), ("--memory", "512")],
+)
+def test_an_option_that_a_spec_decides_is_refused_by_name(
+    booted: list[Machine], tmp_path: Path, option: str, value: str
+) -> None:
+    error = boot("--spec", spec_file(tmp_path, _MACHINE.to_toml()), option, value)
+    assert isinstance(error, SpecError)
+    assert option in error.message
+    assert booted == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("iommu = ", "not a machine spec"),
+        ("{", "not a machine spec"),
+        ('memory = 4\n[iommu]\nkind = "intel"\n', "memory"),
+        ('[iommu]\nkind = "amd"\n', "amd"),
+        (b"\xff\xfe\x00", "not a text file"),
+    ],
+)
+def test_a_bad_spec_is_refused(booted: list[Machine], tmp_path: Path, text: str | bytes, said: str) -> None:
+    error = boot("--spec", spec_file(tmp_path, text))
+    assert isinstance(error, SpecError)
+    assert said in error.message
+    assert booted == []
+
+
+def test_a_spec_that_is_not_there_is_refused_by_name(booted: list[Machine]) -> None:
+    error = boot("--spec", "/nowhere/machine.toml")
+    assert isinstance(error, SpecError)
+    assert "/nowhere/machine.toml: No such file" in error.message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--device", "e1000"), "e1000"),
+        (("--device", "edu,iommu=maybe"), "maybe"),
+        (("--device", "edu,colour=red"), "colour"),
+        (("--iommu", "none", "--device", "edu,iommu=on"), "edu0"),
+        (("--iommu", "amd"), "amd"),
+        (("--memory", "0"), "memory_mib=0"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(booted: list[Machine], words: tuple[str, ...], said: str) -> None:
+    error = boot(*words)
+    assert isinstance(error, SpecError)
+    assert said in error.message
+    assert booted == []

@@ -1,0 +1,70 @@
+"""Devices at work: writing and reading a disk, sending and receiving frames."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Iterator
+
+from harness.checks.work import check_driver, check_platform_access, check_translated
+from harness.live import LiveMachine
+from harness.report.record import Finding
+
+__all__ = ["check_disk", "check_network"]
+
+_BLOCK = 256 * 1024
+_ETHERTYPE = bytes.fromhex("88b5")
+_PEER = bytes.fromhex("525400aa0001")
+_SIZES = (46, 500, 1500)
+_NETWORK_SECONDS = 20.0
+
+
+def check_disk(live: LiveMachine, id: str) -> Iterator[Finding]:
+    """Write to a virtio-blk, look at it from the host, read it back; what was wrong."""
+    yield from _check_driver_and_path(live, id)
+    node = live.agent.block_device(live.address(id))
+    offset, seed = 4096 * random.randrange(64), random.getrandbits(48)
+    written = live.agent.block_write(node, offset, seed, _BLOCK)
+    with live.vmm.disk(id).open("rb") as file:
+        file.seek(offset)
+        on_host = hashlib.sha256(file.read(_BLOCK)).hexdigest()
+    read = live.agent.block_read(node, offset, _BLOCK)
+    for where, seen in (("on the host's side of the disk", on_host), ("read back by the guest", read)):
+        if seen != written:
+            subject = f"SHA-256 of {_BLOCK} bytes at {offset:#x} of {id}, {where}"
+            yield Finding(subject=subject, expected=written, seen=seen)
+
+
+def check_network(live: LiveMachine, id: str) -> Iterator[Finding]:
+    """Send frames through a virtio-net in both directions; what was wrong."""
+    yield from _check_driver_and_path(live, id)
+    address, cable = live.address(id), live.vmm.network(id)
+    mac = bytes.fromhex(live.agent.net_open(address).replace(":", ""))
+    out = [_PEER + mac + _ETHERTYPE + random.randbytes(size) for size in _SIZES]
+    live.agent.net_send(address, out)
+    seen: list[bytes] = []
+    end = time.monotonic() + _NETWORK_SECONDS
+    while len(seen) < len(out):
+        frame = cable.receive(deadline=max(0.0, end - time.monotonic()))
+        if frame[12:14] == _ETHERTYPE:  # the guest's kernel sends frames of its own
+            seen.append(frame)
+    yield from _different(f"frames from {id}", out, seen)
+    back = [mac + _PEER + _ETHERTYPE + random.randbytes(size) for size in _SIZES]
+    for frame in back:
+        cable.send(frame)
+    yield from _different(f"frames to {id}", back, live.agent.net_receive(address, len(back)))
+
+
+def _check_driver_and_path(live: LiveMachine, id: str) -> Iterator[Finding]:
+    device = live.spec.device(id)
+    yield from check_driver(live.function(id), live.agent.pci_functions(), "virtio-pci")
+    yield from check_platform_access(id, live.virtio_features(id), expected=device.iommu)
+    if device.iommu:
+        yield from check_translated(id, live.mappings(id))
+
+
+def _different(subject: str, wanted: list[bytes], seen: list[bytes]) -> Iterator[Finding]:
+    for number, (a, b) in enumerate(zip(wanted, seen, strict=True), start=1):
+        if a != b:
+            yield Finding(subject=f"{subject}, number {number}", expected=a.hex(), seen=b.hex())
