@@ -257,6 +257,7 @@ class _PytestOutput(io.StringIO):
     encoding = (sys.__stdout__ or sys.stdout).encoding
 
     def __init__(self, config: pytest.Config) -> None:
+        super().__init__()
         self._writer = config.get_terminal_writer()
 
     def write(self, text: str) -> int:

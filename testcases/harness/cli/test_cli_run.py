@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from harness.cli import run as module
 from harness.cli.main import app
 from harness.errors import HarnessError, SpecError, Unsupported
 
@@ -56,7 +55,7 @@ def test_a_file_of_cases_that_there_is_not_is_refused_by_name() -> None:
     assert "testcases/test_nothing.py" in refused("testcases/test_nothing.py::test_a").message
 
 
-def test_an_iommu_that_the_kernel_cannot_drive_is_refused_by_its_option(tmp_path: Path) -> None:
+def test_an_iommu_that_the_kernel_cannot_drive_is_refused_by_its_option() -> None:
     error = refused("--iommu", "virtio", "--kernel", "bookworm")
     assert isinstance(error, Unsupported)
     assert "CONFIG_VIRTIO_IOMMU" in error.message
@@ -74,25 +73,33 @@ def test_an_expression_that_matches_nothing_ends_with_2_and_is_named(tmp_path: P
     assert "zebra" in output
 
 
-def test_options_of_a_project_around_it_have_no_say(tmp_path: Path) -> None:
-    (tmp_path / "pyproject.toml").write_text('[tool.pytest.ini_options]\naddopts = "--no-such-option"\n')
-    status, output = viommu(tmp_path, "run", "-n", "1", "-k", "zebra")
-    assert status == 2, output
-    assert "no-such-option" not in output
-
-
 @pytest.mark.parametrize(
     ("code", "status"), [(0, 0), (1, 1), (2, 2), (130, 130), (3, 2), (pytest.ExitCode.USAGE_ERROR, 2), (77, 2)]
 )
 def test_exit_codes_of_verdicts_are_passed_on_and_others_are_2(
     monkeypatch: pytest.MonkeyPatch, code: int, status: int
 ) -> None:
-    monkeypatch.setattr(module.pytest, "main", lambda words: code)
+    monkeypatch.setattr(pytest, "main", lambda words: code)
     assert CliRunner().invoke(app, ["run"]).exit_code == status
 
 
-def test_the_plugin_is_named_and_not_left_to_a_checkouts_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-    monkeypatch.setattr(module.pytest, "main", lambda words: seen.extend(words) or 0)
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What pytest is told."""
+    told: list[str] = []
+
+    def main(words: list[str]) -> int:
+        told.extend(words)
+        return 0
+
+    monkeypatch.setattr(pytest, "main", main)
     CliRunner().invoke(app, ["run"])
-    assert seen[seen.index("harness.plugin") - 1] == "-p"
+    return told
+
+
+def test_the_plugin_is_named_and_not_left_to_a_checkouts_options(words: list[str]) -> None:
+    assert words[words.index("harness.plugin") - 1] == "-p"
+
+
+def test_pytests_options_in_a_project_around_it_are_not_read(words: list[str]) -> None:
+    assert words[words.index("-c") + 1] == os.devnull

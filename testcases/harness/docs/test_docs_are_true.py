@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
-from typer.core import TyperCommand, TyperGroup
 
 from harness.cli.main import app
 from harness.resources import ROOT
@@ -31,16 +31,25 @@ def _unknown_options(text: str) -> list[str]:
     return [wrong for words in _COMMAND.findall(_QUOTED.sub("", text)) for wrong in _unknown(root, words)]
 
 
-def _unknown(command: TyperCommand | TyperGroup, words: str) -> Iterator[str]:
-    shown = words.split()
-    while isinstance(command, TyperGroup) and shown and not shown[0].startswith(("-", "[")):
+def _subcommands(command: object) -> Mapping[str, Any]:
+    """Those of a group; none of a command."""
+    return getattr(command, "commands", {})
+
+
+def _options(command: Any) -> set[str]:
+    return {option for parameter in command.params for option in parameter.opts if option.startswith("-")}
+
+
+def _unknown(command: object, words: str) -> Iterator[str]:
+    shown, name = words.split(), ""
+    while (commands := _subcommands(command)) and shown and not shown[0].startswith(("-", "[")):
         name = shown.pop(0).strip(".,:;)")
-        if name not in command.commands:
+        if name not in commands:
             yield f"viommu {name}"
             return
-        command = command.commands[name]
-    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-    yield from (f"{command.name} {option}" for option in _OPTION.findall(" ".join(shown)) if option not in known)
+        command = commands[name]
+    known = _options(command) | {"--help"}
+    yield from (f"{name} {option}" for option in _OPTION.findall(" ".join(shown)) if option not in known)
 
 
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -76,9 +85,7 @@ def test_an_option_that_there_is_not_is_seen(text: str, unknown: list[str]) -> N
 def test_every_option_of_a_command_is_in_its_page(command: str) -> None:
     text = (ROOT / "docs" / "reference" / "commands.md").read_text()
     lines = "".join(line for line in text.splitlines() if f"`viommu {command}" in line)
-    found = typer.main.get_command(app)
+    found: Any = typer.main.get_command(app)
     for name in command.split():
-        assert isinstance(found, TyperGroup)
-        found = found.commands[name]
-    options = {option for parameter in found.params for option in parameter.opts if option.startswith("-")}
-    assert options <= set(_OPTION.findall(lines))
+        found = _subcommands(found)[name]
+    assert _options(found) <= set(_OPTION.findall(lines))

@@ -167,9 +167,14 @@ def test_groups_are_those_of_sysfs(agent: Agent) -> None:
     assert [group.number for group in agent.iommu_groups()] == numbers
 
 
-def test_answer_to_another_request_is_an_error() -> None:
-    with pytest.raises(AgentError, match="answered request 1 and not 2"):
-        agent_of(Script(lambda request: b'{"id":1,"ok":{}}')).ping()
+def test_answer_to_a_request_that_was_never_made_is_an_error() -> None:
+    with pytest.raises(AgentError, match="answered request 3 and not 2"):
+        agent_of(Script(lambda request: b'{"id":3,"ok":{}}')).ping()
+
+
+def test_late_answer_to_an_earlier_request_goes_by() -> None:
+    answers = iter((b'{"id":1,"ok":"late"}', b'{"id":2,"ok":"mine"}'))
+    assert agent_of(Script(lambda request: next(answers))).read_file("/x") == "mine"
 
 
 def test_error_of_the_guest_comes_with_its_kind() -> None:

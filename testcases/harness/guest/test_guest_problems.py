@@ -251,7 +251,13 @@ def test_second_warning_after_the_first_ones_lines_is_told() -> None:
 
 @pytest.mark.parametrize("kind", ProblemKind)
 def test_problem_is_fatal_unless_the_kernel_goes_on(kind: ProblemKind) -> None:
-    goes_on = {ProblemKind.WARN, ProblemKind.LOCKDEP, ProblemKind.SANITIZER, ProblemKind.OUT_OF_MEMORY}
+    goes_on = {
+        ProblemKind.WARN,
+        ProblemKind.LOCKDEP,
+        ProblemKind.SANITIZER,
+        ProblemKind.OUT_OF_MEMORY,
+        ProblemKind.STALL,
+    }
     watch = _watch(ANNOUNCEMENTS[kind][0])
     assert (watch.fatal is None) == (kind in goes_on)
 
