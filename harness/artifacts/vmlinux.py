@@ -1,8 +1,8 @@
 """The form of a kernel that boots fastest: the ELF file inside a bzImage, where QEMU can start that directly.
 
-Under emulation a bzImage spends a third of its boot on unpacking itself. The host does it once, in a second, and QEMU
-enters the kernel at its PVH entry point (Xen, docs/misc/pvh.pandoc; Linux, arch/x86/platform/pvh). What is lost is
-address space randomisation, which the unpacking code does.
+Under emulation a bzImage spends a quarter to a third of its boot on unpacking itself (docs/performance.md). The host
+does it once, in a second, and QEMU enters the kernel at its PVH entry point (Xen, docs/misc/pvh.pandoc; Linux,
+arch/x86/platform/pvh). What is lost is address space randomisation, which the unpacking code does.
 """
 
 from __future__ import annotations
