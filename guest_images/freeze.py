@@ -2,7 +2,7 @@
 
 `freeze.py AGENT_DIR OUTPUT_DIR MODULE...` imports the agent's modules and the MODULEs named, and writes every file that
 this took into OUTPUT_DIR: `agent/...` and, below the prefix, `usr/...`; bytecode without source, extension modules as
-they are. Starting the agent from source takes six times as long under emulation.
+they are. Compiling is what takes longest in starting from source under emulation (docs/design.md).
 """
 
 from __future__ import annotations
