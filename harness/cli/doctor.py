@@ -66,6 +66,8 @@ def _show(found: Diagnosis, console: Console) -> None:
     _show_kernels(found, console)
     if any(qemu.default for qemu in found.qemu) or any(kernel.default for kernel in found.kernels):
         console.print("* is used when none is named", style="dim")
+        console.print("remap: amd-iommu with dma-remap; bypass: pxb-pcie with bypass_iommu;", style="dim")
+        console.print("testdev: iommu-testdev; qtest: the accelerator of that name", style="dim")
     for missing in found.missing:
         row = Table.grid(padding=(0, 2, 0, 0))
         row.add_column(style="bold")

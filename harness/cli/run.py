@@ -8,6 +8,7 @@ from typing import Annotated
 
 import pytest
 import typer
+from rich.console import Console
 
 from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
 from harness.errors import SpecError
@@ -48,6 +49,12 @@ def run(
             raise SpecError(
                 f"there is no case {case}", hint="name it as a report does: testcases/test_groups.py::test_..."
             )
+    at_a_time = n or os.cpu_count() or 1
+    Console(stderr=True).print(
+        f"Testing QEMU {lab.qemu.version} ({lab.qemu.name}) with Linux {lab.kernel.release} ({lab.kernel.name}) on "
+        f"{lab.accelerator.accelerator}: each case boots a machine of its own, {at_a_time} at a time. Ctrl-C ends all.",
+        highlight=False,
+    )
     # Nothing of a project that this is installed in or run from has a say: not its pytest options, not its conftest.py.
     words = ["-c", os.devnull, f"--confcutdir={ROOT}", "-p", "harness.plugin"]
     words += ["--strict-markers", "-o", "xfail_strict=1"]
@@ -55,7 +62,7 @@ def run(
     words += [f"--rootdir={ROOT}", f"--qemu={lab.qemu.name}", f"--kernel={lab.kernel.name}"]
     words += [f"--iommu={kind}" for kind in kinds]
     words += ["-k", k] if k else []
-    words += ["-n", str(n or os.cpu_count() or 1), f"--viommu-report={report.absolute()}"]
+    words += ["-n", str(at_a_time), f"--viommu-report={report.absolute()}"]
     words += [str(ROOT / case) for case in cases] if cases else [f"--ignore={TESTCASES / 'harness'}", str(TESTCASES)]
     code = int(pytest.main(words))
     if code == pytest.ExitCode.NO_TESTS_COLLECTED:
