@@ -14,6 +14,7 @@ from enum import Enum, Flag, IntEnum, StrEnum
 from typing import Protocol, TypeAlias
 
 from harness.errors import SpecError
+from harness.model.memory import WritableMemory
 
 __all__ = [
     "PERMISSIONS",
@@ -23,9 +24,11 @@ __all__ = [
     "Attributes",
     "BypassReason",
     "Bypassed",
+    "Completion",
     "Fault",
     "FaultRecord",
     "Mapping",
+    "MemoryWrite",
     "Outcome",
     "Permissions",
     "Translated",
@@ -77,9 +80,48 @@ class Attributes(Flag):
 
     NONE = 0
     SNOOP = 1
-    """VT-d SNP: accesses are snooped whatever the request says."""
+    """Accesses are snooped whatever the request says: VT-d SNP, AMD-Vi FC."""
     MMIO = 2
     """virtio-iommu VIRTIO_IOMMU_MAP_F_MMIO: device registers."""
+    TRANSIENT = 4
+    """VT-d TM: a device TLB should not keep the translation for long."""
+    GLOBAL = 8
+    """The same in every address space of its domain: the G bit of x86 and RISC-V tables, nG=0 of Arm's."""
+    PRIVILEGED = 16
+    """Only privileged requests may use it: U/S=0 of x86 tables, U=0 of RISC-V ones, AP[1]=0 of Arm's."""
+    MRIF = 32
+    """RISC-V: the address is that of a memory-resident interrupt file, in which the write sets a bit."""
+
+
+class Completion(StrEnum):
+    """How the IOMMU answers a translation request of a device TLB that gets no translation (PCIe, ATS)."""
+
+    NO_PERMISSION = "success, no permission"
+    """Success with R=W=0: nothing is wrong but that the page is not there or does not allow it."""
+    UNSUPPORTED_REQUEST = "unsupported request"
+    COMPLETER_ABORT = "completer abort"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryWrite:
+    """A write of the IOMMU itself: an accessed or dirty flag, the status of a command, a record.
+
+    Engines do not write: they say what the hardware would, so that the same engine reads a dump. `apply` does it.
+
+    Attributes:
+        address: physical address.
+        data: the bytes.
+    """
+
+    address: int
+    data: bytes
+
+    def apply(self, memory: WritableMemory) -> None:
+        """Do it."""
+        memory.write(self.address, self.data)
+
+    def __str__(self) -> str:
+        return f"{self.data[::-1].hex()} written to {self.address:#x}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +129,8 @@ class Access:
     """One request of a device.
 
     Attributes:
-        requester: 16-bit requester id (bus << 8 | device << 3 | function), after aliasing.
+        requester: segment << 16 | requester id (bus << 8 | device << 3 | function), after aliasing: up to 32 bits. It
+            is what the architectures call source id, DeviceID, StreamID, device_id or endpoint id.
         iova: address in the request, bytes, 64 bits.
         length: bytes; 0 is a zero-length read.
         kind: read, write or execute.
@@ -108,8 +151,8 @@ class Access:
     address_type: AddressType = AddressType.UNTRANSLATED
 
     def __post_init__(self) -> None:
-        if not 0 <= self.requester < 1 << 16:
-            raise SpecError(f"requester {self.requester:#x} is not a 16-bit requester id")
+        if not 0 <= self.requester < 1 << 32:
+            raise SpecError(f"requester {self.requester:#x} is not a segment of 16 bits and a requester id of 16")
         if self.iova < 0 or self.length < 0 or self.iova + max(self.length, 1) > _ADDRESS_SPACE:
             raise SpecError(f"{self.length} bytes at {self.iova:#x} do not lie in a 64-bit address space")
         if self.pasid is not None and not 0 <= self.pasid < 1 << 20:
@@ -129,15 +172,17 @@ class Translated:
 
     Attributes:
         address: physical address of the first byte of the access.
-        size: bytes of the page or mapping that it came from.
+        size: bytes of the page or mapping that it came from; the smaller one where two stages are in it.
         permissions: what that page or mapping allows, all levels taken together.
         attributes: what else the leaf says of the memory.
+        writes: accessed and dirty flags that the walk sets, in the order in which it does.
     """
 
     address: int
     size: int
     permissions: Permissions
     attributes: Attributes = Attributes.NONE
+    writes: tuple[MemoryWrite, ...] = ()
 
     def __str__(self) -> str:
         extra = "" if self.attributes is Attributes.NONE else f", {self.attributes.name}".lower()
@@ -148,7 +193,9 @@ class BypassReason(StrEnum):
     """Why an access keeps its address."""
 
     TRANSLATION_OFF = "translation is off"
-    PASS_THROUGH = "pass-through translation type"
+    PASS_THROUGH = "the device's table entry lets it pass"
+    ENTRY_NOT_VALID = "the device's table entry says nothing"
+    EXCLUSION_RANGE = "exclusion range"
     INTERRUPT_RANGE = "interrupt request, not DMA"
     TRANSLATED_REQUEST = "already translated by the device"
     UNATTACHED = "endpoint without a domain in bypass mode"
@@ -185,6 +232,8 @@ class Fault:
         stage: 1 or 2, the translation stage that failed; None before any stage.
         level: level of the table whose entry failed, 1 for the last; None outside of a page-table walk.
         record: what would be recorded; None when the access is blocked without a report.
+        completion: for a translation request, how it is answered.
+        writes: flags that the walk set before it failed.
     """
 
     code: Enum
@@ -194,13 +243,16 @@ class Fault:
     stage: int | None = None
     level: int | None = None
     record: FaultRecord | None = None
+    completion: Completion | None = None
+    writes: tuple[MemoryWrite, ...] = ()
 
     def __str__(self) -> str:
         number = f" {self.code.value:#x}" if isinstance(self.code.value, int) else ""
         where = "" if self.stage is None else f", stage {self.stage}"
         where += "" if self.level is None else f", level {self.level}"
         report = "" if self.record is not None else ", not reported"
-        return f"fault{number} {self.code.name}{where}{report}"
+        answer = "" if self.completion is None else f", answered with {self.completion}"
+        return f"fault{number} {self.code.name}{where}{report}{answer}"
 
 
 Outcome: TypeAlias = Translated | Bypassed | Fault
@@ -221,8 +273,9 @@ class Mapping:
 
 
 def format_requester(requester: int) -> str:
-    """A requester id as bus:device.function, as lspci writes it."""
-    return f"{requester >> 8:02x}:{requester >> 3 & 0x1F:02x}.{requester & 7}"
+    """A requester id as [segment:]bus:device.function, as lspci writes it; segment 0 is left out."""
+    segment = f"{requester >> 16:04x}:" if requester >> 16 else ""
+    return f"{segment}{requester >> 8 & 0xFF:02x}:{requester >> 3 & 0x1F:02x}.{requester & 7}"
 
 
 def format_size(size: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from harness.errors import SpecError
 
-__all__ = ["Field", "Layout"]
+__all__ = ["Field", "Layout", "changed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,9 @@ class Layout:
         except KeyError:
             raise SpecError(f"{self.name} has no field {name!r}", hint=f"it has {', '.join(self._by_name)}") from None
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
     def decode(self, value: int) -> tuple[tuple[str, int], ...]:
         """Every field with its value."""
         return tuple((entry.name, entry.get(value)) for entry in self.fields)
@@ -87,3 +90,15 @@ class Layout:
         for name, value in values.items():
             bits |= self[name].put(value)
         return bits
+
+
+def changed(layout: Layout, bits: int, values: Mapping[str, int]) -> int:
+    """A structure's bits with some fields set otherwise.
+
+    Raises:
+        SpecError: no such field, or a value that does not fit.
+    """
+    for name, value in values.items():
+        entry = layout[name]
+        bits = bits & ~entry.mask | entry.put(value)
+    return bits

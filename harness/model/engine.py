@@ -1,27 +1,34 @@
 """What every IOMMU model offers, and how an access of any length is put to it.
 
-An engine answers `translate(access)` with a `Translated`, a `Bypassed` or a `Fault`, never with an exception from the
-inside. What it does not model yet raises `NotModelled`: an unknown is never dressed up as an answer.
+An engine is built from its registers (or configuration) and a physical memory, and changes neither: what the hardware
+would write it says, in outcomes and results. It answers `translate(access)` with a `Translated`, a `Bypassed` or a
+`Fault`, never with an exception from the inside. What it does not model raises `NotModelled`: an unknown is never
+dressed up as an answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from enum import Enum
+from typing import Protocol, TypeAlias, TypeVar
 
 from harness.errors import HarnessError, SpecError
-from harness.model.access import Access, Fault, Mapping, Outcome
+from harness.model.access import Access, Fault, Mapping, MemoryWrite, Outcome
 from harness.model.explanation import Explanation
+from harness.model.invalidation import Invalidation
 
 __all__ = [
     "AccessCrossesPage",
+    "CommandResult",
     "Engine",
     "Interrupt",
     "InterruptRemapper",
+    "MsiOutcome",
     "MsiWrite",
     "NotModelled",
     "Piece",
+    "PostedInterrupt",
     "check_within_page",
     "split",
     "translate_range",
@@ -61,6 +68,42 @@ class Interrupt:
 
 
 @dataclass(frozen=True, slots=True)
+class PostedInterrupt:
+    """An interrupt that is recorded in memory for a virtual processor instead of being sent.
+
+    Attributes:
+        address: of the structure that takes it: a VT-d posted-interrupt descriptor, an AMD-Vi guest vAPIC backing
+            page, a RISC-V memory-resident interrupt file.
+        number: which bit of it: vector or interrupt identity.
+        notify: the interrupt that tells a processor of it; None where none is sent.
+    """
+
+    address: int
+    number: int
+    notify: Interrupt | None
+
+
+MsiOutcome: TypeAlias = Interrupt | PostedInterrupt | Fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandResult:
+    """What a command of a hardware queue, or of a register, leads to.
+
+    Attributes:
+        error: the engine's code for a command that it refuses; None for one that is carried out.
+        invalidations: what caches drop.
+        writes: status that a wait command stores.
+        interrupt: the message that it sends, where it asks for one.
+    """
+
+    error: Enum | None = None
+    invalidations: tuple[Invalidation, ...] = ()
+    writes: tuple[MemoryWrite, ...] = ()
+    interrupt: MsiWrite | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A part of a longer access, and what became of it."""
 
@@ -94,18 +137,18 @@ class Engine(Protocol[CommandT, ReplyT]):
         ...
 
     def submit(self, command: CommandT) -> ReplyT:
-        """Take one command or request of the driver."""
+        """Take one command or request of the driver; for a hardware queue the reply is a `CommandResult`."""
         ...
 
-    def iter_mappings(self, requester: int) -> Iterator[Mapping]:
-        """Every range that the requester's tables map now, in ascending order."""
+    def iter_mappings(self, requester: int, pasid: int | None = None) -> Iterator[Mapping]:
+        """Every range that the requester's tables map now, in ascending order, without or with a PASID."""
         ...
 
 
 class InterruptRemapper(Protocol):
     """An engine whose architecture remaps interrupts."""
 
-    def remap_msi(self, write: MsiWrite) -> Interrupt | Fault:
+    def remap_msi(self, write: MsiWrite) -> MsiOutcome:
         """What becomes of a write to the interrupt address range."""
         ...
 

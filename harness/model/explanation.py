@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.model.access import Access, Outcome
+from harness.model.invalidation import CachedEntry
 
 __all__ = ["Explanation", "Step"]
+
+_WIDEST_SHOWN = 1 << 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,9 @@ class Step:
         value: the bits that were read; None where memory did not answer, or there are none.
         fields: field names, as the specification has them, with their values.
         note: what follows from it, where the fields do not say.
+        size: bytes that were read at `address`.
+        cached: under which tags the architecture lets an implementation cache what was read; None where it may not, or
+            where it is no entry of a table.
     """
 
     what: str
@@ -28,6 +34,8 @@ class Step:
     value: int | None = None
     fields: tuple[tuple[str, int], ...] = ()
     note: str = ""
+    size: int = 8
+    cached: CachedEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +51,7 @@ class Explanation:
             (
                 step.what,
                 "" if step.address is None else f"@{step.address:#x}",
-                "" if step.value is None else f"= {step.value:#x}",
+                "" if step.value is None or step.value >= _WIDEST_SHOWN else f"= {step.value:#x}",
                 " ".join(f"{name}={value:#x}" for name, value in step.fields),
                 step.note,
                 f"[{step.section}]",

@@ -143,8 +143,13 @@ class VirtioIommuEngine:
         outcome = self._translate(access, steps)
         return Explanation(access, tuple(steps), outcome)
 
-    def iter_mappings(self, requester: int) -> Iterator[Mapping]:
-        """Every mapping of the endpoint's domain, in ascending order; in bypass mode, everything to itself."""
+    def iter_mappings(self, requester: int, pasid: int | None = None) -> Iterator[Mapping]:
+        """Every mapping of the endpoint's domain, in ascending order; in bypass mode, everything to itself.
+
+        With a PASID, which virtio-iommu does not have, none.
+        """
+        if pasid is not None:
+            return
         number = self._attached.get(requester)
         if number is None:
             if requester in self.config.endpoints and self._unattached_bypass():

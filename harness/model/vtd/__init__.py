@@ -3,6 +3,6 @@
 from harness.model.vtd.engine import VtdEngine
 from harness.model.vtd.faults import VtdFaultReason, VtdFaultRecord
 from harness.model.vtd.registers import VtdRegisters
-from harness.model.vtd.tables import SecondStageTable, VtdTables
+from harness.model.vtd.tables import SecondStageFormat, VtdTables
 
-__all__ = ["SecondStageTable", "VtdEngine", "VtdFaultReason", "VtdFaultRecord", "VtdRegisters", "VtdTables"]
+__all__ = ["SecondStageFormat", "VtdEngine", "VtdFaultReason", "VtdFaultRecord", "VtdRegisters", "VtdTables"]

@@ -104,11 +104,12 @@ class VtdEngine:
             raise NotModelled("VT-d interrupt remapping is not modelled, and GSTS_REG.IRES is set")
         return Interrupt(write.address, write.data, remapped=False)
 
-    def iter_mappings(self, requester: int) -> Iterator[Mapping]:
+    def iter_mappings(self, requester: int, pasid: int | None = None) -> Iterator[Mapping]:
         """Every page that the requester's tables map now, in ascending order.
 
         Pass-through, and translation that is off, give one mapping of everything to itself. Nothing is taken out
-        for the interrupt range (0xFEEx_xxxx), as input or output. A requester without a good context maps nothing.
+        for the interrupt range (0xFEEx_xxxx), as input or output. A requester without a good context maps nothing, and
+        in legacy mode nothing is mapped for a PASID.
 
         Raises:
             TableLoop: a table is its own ancestor.
@@ -120,7 +121,7 @@ class VtdEngine:
             return
         self._check_mode()
         context = self._find_context(requester, None)
-        if isinstance(context, ContextBlocked):
+        if isinstance(context, ContextBlocked) or pasid is not None:
             return
         width = self._widths[context.levels]
         if context.translation_type == _PASS_THROUGH:

@@ -11,7 +11,8 @@ from harness.errors import SpecError
 from harness.model.access import Access, AccessKind, AddressType, Bypassed, BypassReason, Fault, Permissions, Translated
 from harness.model.engine import Interrupt, MsiWrite, NotModelled
 from harness.model.memory import Region, SparseMemory
-from harness.model.vtd import SecondStageTable, VtdEngine, VtdFaultReason, VtdFaultRecord, VtdRegisters, VtdTables
+from harness.model.radix import RadixTable
+from harness.model.vtd import VtdEngine, VtdFaultReason, VtdFaultRecord, VtdRegisters, VtdTables
 from harness.model.vtd.context import TranslationType
 from harness.model.vtd.faults import FRCD_REG, VtdBlocked
 from harness.model.vtd.registers import capabilities
@@ -32,7 +33,7 @@ class Unit:
         self.memory = SparseMemory((Region(0, RAM),))
         self.tables = VtdTables(self.memory, 0x1000)
         self.levels = levels
-        self.table: SecondStageTable = self.tables.attach(RID, 1, levels)
+        self.table: RadixTable = self.tables.attach(RID, 1, levels)
         self.table.map(IOVA, OUTPUT, 0x1000)
         self.rtaddr = self.tables.root
         self.cap = capabilities()

@@ -12,7 +12,8 @@ from harness.errors import SpecError
 from harness.model.access import Access, AccessKind, Bypassed, Fault, Mapping, Permissions, Translated
 from harness.model.engine import translate_range
 from harness.model.memory import MappedMemory, Region, SparseMemory
-from harness.model.vtd import SecondStageTable, VtdEngine, VtdFaultReason, VtdRegisters, VtdTables
+from harness.model.radix import RadixTable
+from harness.model.vtd import VtdEngine, VtdFaultReason, VtdRegisters, VtdTables
 from harness.model.vtd.context import TranslationType
 from harness.model.vtd.registers import capabilities
 from harness.model.vtd.second_stage import TableLoop
@@ -48,7 +49,7 @@ def page_mappings(draw: st.DrawFn) -> tuple[int, list[Mapping]]:
     return levels, mappings
 
 
-def build(levels: int, mappings: Sequence[Mapping]) -> tuple[VtdTables, SecondStageTable]:
+def build(levels: int, mappings: Sequence[Mapping]) -> tuple[VtdTables, RadixTable]:
     tables = VtdTables(SparseMemory((Region(0, RAM),)), 0x1000)
     table = tables.attach(RID, 7, levels)
     for mapping in mappings:

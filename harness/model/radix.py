@@ -1,0 +1,361 @@
+"""Builds page tables of any format: the mirror image of the walks, legal by default, any field overridable.
+
+What all formats share is here: finding the way down, taking pages for tables, choosing the largest pages that fit,
+taking away, splitting a page, adding a level on top. What an entry looks like is a `TableFormat`'s to say; each engine
+has one beside each of its walkers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as NamedValues
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from harness.errors import SpecError
+from harness.model.access import Permissions
+from harness.model.bits import Layout, changed
+from harness.model.memory import WritableMemory
+
+__all__ = ["NO_OVERRIDES", "Entry", "LeafEntry", "PageAllocator", "PageSize", "RadixTable", "TableEntry", "TableFormat"]
+
+NO_OVERRIDES: NamedValues[str, int] = {}
+_READ_WRITE = Permissions.READ | Permissions.WRITE
+
+
+@dataclass(slots=True)
+class PageAllocator:
+    """Hands out zeroed memory for tables, one piece after the other.
+
+    Attributes:
+        memory: what the pages are in.
+        next_page: physical address of the next one.
+    """
+
+    memory: WritableMemory
+    next_page: int
+
+    def take(self, size: int = 4096) -> int:
+        """The address of a new table of `size` bytes (a power of two), aligned to its size.
+
+        Raises:
+            OutsideMemory: there is no memory left.
+        """
+        page = -(-self.next_page // size) * size
+        self.memory.write(page, bytes(size))
+        self.next_page = page + size
+        return page
+
+
+@dataclass(frozen=True, slots=True)
+class PageSize:
+    """A size of page that a format has.
+
+    Attributes:
+        shift: log2 of its bytes.
+        level: level of the entries that map it, 1 for the last. Where one entry covers less than the page, as many as
+            it takes stand side by side.
+    """
+
+    shift: int
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class TableEntry:
+    """An entry that leads to another table.
+
+    Attributes:
+        address: physical address of that table.
+        level: of its entries; the level of this entry less one, except where levels are skipped.
+    """
+
+    address: int
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeafEntry:
+    """An entry that maps a page.
+
+    Attributes:
+        address: physical address of the page's first byte.
+        page: its size.
+        permissions: what the entry allows.
+    """
+
+    address: int
+    page: PageSize
+    permissions: Permissions
+
+
+Entry: TypeAlias = TableEntry | LeafEntry | None
+
+
+class TableFormat(Protocol):
+    """How the entries of one kind of page table look."""
+
+    @property
+    def entry_size(self) -> int:
+        """Bytes of an entry: 4 or 8."""
+        ...
+
+    @property
+    def page_sizes(self) -> tuple[PageSize, ...]:
+        """Every size, in ascending order."""
+        ...
+
+    def level_shift(self, level: int) -> int:
+        """log2 of the bytes of input address that an entry of a level covers."""
+        ...
+
+    def index_bits(self, level: int, levels: int) -> int:
+        """log2 of the number of entries in a table of a level, in a tree of `levels` (its root may be wider)."""
+        ...
+
+    def table_entry(self, address: int, level: int) -> int:
+        """The bits of an entry of `level` that leads to a table of the level below."""
+        ...
+
+    def leaf_entry(self, address: int, page: PageSize, part: int, permissions: Permissions) -> int:
+        """The bits of entry number `part` of those that map the page at `address`.
+
+        Raises:
+            SpecError: permissions or an address that the format cannot say.
+        """
+        ...
+
+    def decode(self, entry: int, level: int) -> Entry:
+        """What an entry of a level is; None where it is not present."""
+        ...
+
+    def layout(self, level: int, *, is_leaf: bool) -> Layout:
+        """Field names of an entry."""
+        ...
+
+
+@dataclass(slots=True)
+class RadixTable:
+    """A tree of page tables.
+
+    Attributes:
+        pages: where tables come from.
+        format: of its entries.
+        levels: how many.
+        root: physical address of the topmost table; a new one when left out.
+        sign_extended: the upper half of the input addresses stands at the top of the 64-bit address space.
+    """
+
+    pages: PageAllocator
+    format: TableFormat
+    levels: int
+    root: int = -1
+    sign_extended: bool = False
+
+    def __post_init__(self) -> None:
+        if self.root < 0:
+            self.root = self.pages.take(self._table_size(self.levels))
+
+    @property
+    def width(self) -> int:
+        """Bits of input address."""
+        return self.format.level_shift(self.levels) + self.format.index_bits(self.levels, self.levels)
+
+    @property
+    def granule(self) -> int:
+        """Smallest page, bytes."""
+        return 1 << self.format.page_sizes[0].shift
+
+    def map(
+        self,
+        iova: int,
+        address: int,
+        size: int,
+        permissions: Permissions = _READ_WRITE,
+        *,
+        largest_page: int = 1 << 64,
+        overrides: NamedValues[str, int] = NO_OVERRIDES,
+    ) -> None:
+        """Map `size` bytes from `iova` on to `address` on, with the largest pages that fit.
+
+        Args:
+            iova: first input address, a multiple of the smallest page.
+            address: first output address, likewise.
+            size: bytes, likewise.
+            permissions: of the leaves; tables above them allow everything.
+            largest_page: bytes.
+            overrides: fields of the leaf to set otherwise, by their names, for illegal ones.
+
+        Raises:
+            SpecError: not whole pages, beyond the width of the tables, or something is mapped there already.
+        """
+        first = self._input(iova)
+        if size <= 0 or (iova | address | size) % self.granule or first + size > 1 << self.width:
+            raise SpecError(f"{size:#x} bytes at iova {iova:#x} to {address:#x} are not whole pages within the tables")
+        end = first + size
+        while first < end:
+            page, entry_address = self._free_slot(first, address, end - first, largest_page)
+            self._write_leaf(entry_address, address, page, permissions, overrides)
+            first += 1 << page.shift
+            address += 1 << page.shift
+
+    def unmap(self, iova: int, size: int) -> None:
+        """Clear the leaves of a range; tables stay where they are.
+
+        Raises:
+            SpecError: a page of the range is not mapped, or only a part of it is in the range.
+        """
+        at = self._input(iova)
+        end = at + size
+        while at < end:
+            leaf, entry_address = self._leaf(at)
+            length = 1 << leaf.page.shift
+            if at % length or at + length > end:
+                raise SpecError(f"unmapping up to {end:#x} would split the page of {length:#x} bytes at {at:#x}")
+            for part in range(self._parts(leaf.page)):
+                self._write(entry_address + part * self.format.entry_size, 0)
+            at += length
+
+    def split(self, iova: int) -> None:
+        """Put a table of the next smaller pages in the place of the page that maps an address.
+
+        Raises:
+            SpecError: nothing is mapped there, or it is a page of the smallest size.
+        """
+        at = self._input(iova)
+        leaf, entry_address = self._leaf(at)
+        smaller = [page for page in self.format.page_sizes if page.shift < leaf.page.shift]
+        if not smaller:
+            raise SpecError(f"the page at {iova:#x} is of the smallest size")
+        page = smaller[-1]
+        if page.level == leaf.page.level:
+            self._write_pages(entry_address, leaf.address, 1 << leaf.page.shift, page, leaf.permissions)
+            return
+        span = 1 << self.format.level_shift(leaf.page.level)
+        for part in range(self._parts(leaf.page)):
+            table = self.pages.take(self._table_size(leaf.page.level - 1))
+            self._write_pages(table, leaf.address + part * span, span, page, leaf.permissions)
+            entry = self.format.table_entry(table, leaf.page.level)
+            self._write(entry_address + part * self.format.entry_size, entry)
+
+    def grow(self) -> None:
+        """Add a level on top, whose first entry leads to what was the root."""
+        old = self.root
+        self.levels += 1
+        self.root = self.pages.take(self._table_size(self.levels))
+        self._write(self.root, self.format.table_entry(old, self.levels))
+
+    def entry_address(self, iova: int, level: int) -> int:
+        """Physical address of the entry that an address uses at a level (1 for the last).
+
+        Raises:
+            SpecError: no table leads there.
+        """
+        for current, address, _ in self._path(self._input(iova)):
+            if current == level:
+                return address
+        raise SpecError(f"no table leads iova {iova:#x} to level {level}")
+
+    def set_fields(self, iova: int, level: int, values: NamedValues[str, int]) -> None:
+        """Set fields of the entry that an address uses at a level, by their names.
+
+        Raises:
+            SpecError: no table leads there, no such field, or a value that does not fit.
+        """
+        address = self.entry_address(iova, level)
+        bits = self._read(address)
+        is_leaf = not isinstance(self.format.decode(bits, level), TableEntry)
+        own, other = (self.format.layout(level, is_leaf=which) for which in (is_leaf, not is_leaf))
+        layout = other if any(name not in own for name in values) and all(name in other for name in values) else own
+        self._write(address, changed(layout, bits, values))
+
+    def _input(self, iova: int) -> int:
+        """The bits of an input address that the tables look at.
+
+        Raises:
+            SpecError: it is none of theirs.
+        """
+        low = iova & ((1 << self.width) - 1)
+        extended = iova - low == (1 << 64) - (1 << self.width) and bool(low >> self.width - 1)
+        if low != iova and not (self.sign_extended and extended):
+            raise SpecError(f"iova {iova:#x} does not lie in a table of {self.width} bits")
+        return low
+
+    def _path(self, at: int) -> list[tuple[int, int, Entry]]:
+        """Level, address and meaning of each entry on the way to an address, as far as it goes."""
+        path: list[tuple[int, int, Entry]] = []
+        table, level = self.root, self.levels
+        while True:
+            index = at >> self.format.level_shift(level) & ((1 << self.format.index_bits(level, self.levels)) - 1)
+            address = table + index * self.format.entry_size
+            entry = self.format.decode(self._read(address), level)
+            path.append((level, address, entry))
+            if not isinstance(entry, TableEntry) or not 0 < entry.level < level:
+                return path
+            table, level = entry.address, entry.level
+
+    def _leaf(self, at: int) -> tuple[LeafEntry, int]:
+        """The page that maps an address, and the address of the first of its entries."""
+        _, address, entry = self._path(at)[-1]
+        if not isinstance(entry, LeafEntry):
+            raise SpecError(f"nothing is mapped at {at:#x}")
+        return entry, address & -(self._parts(entry.page) * self.format.entry_size)
+
+    def _free_slot(self, at: int, address: int, left: int, largest_page: int) -> tuple[PageSize, int]:
+        """The largest page that can be mapped next, and where its entries go; makes the tables above them."""
+        fitting = [
+            page
+            for page in self.format.page_sizes
+            if page.level <= self.levels
+            and 1 << page.shift <= min(largest_page, left)
+            and not (at | address) % (1 << page.shift)
+        ]
+        if not fitting:
+            raise SpecError(
+                f"no page of this format maps {left:#x} bytes at {at:#x} with at most {largest_page:#x} each"
+            )
+        while True:
+            level, entry_address, entry = self._path(at)[-1]
+            if entry is not None:
+                raise SpecError(f"iova {at:#x} is mapped already", hint="unmap it first")
+            for page in reversed(fitting):
+                if page.level == level and self._is_free(entry_address, self._parts(page), level):
+                    return page, entry_address
+            if level == 1:
+                raise SpecError(f"iova {at:#x} is mapped already in part", hint="unmap it first")
+            table = self.pages.take(self._table_size(level - 1))
+            self._write(entry_address, self.format.table_entry(table, level))
+
+    def _is_free(self, address: int, parts: int, level: int) -> bool:
+        entries = range(address, address + parts * self.format.entry_size, self.format.entry_size)
+        return all(self.format.decode(self._read(entry), level) is None for entry in entries)
+
+    def _write_pages(self, entries: int, address: int, size: int, page: PageSize, permissions: Permissions) -> None:
+        """Fill `size` bytes' worth of entries with pages of one size."""
+        stride = self._parts(page) * self.format.entry_size
+        for number in range(size >> page.shift):
+            self._write_leaf(entries + number * stride, address + (number << page.shift), page, permissions)
+
+    def _write_leaf(
+        self,
+        entry_address: int,
+        address: int,
+        page: PageSize,
+        permissions: Permissions,
+        overrides: NamedValues[str, int] = NO_OVERRIDES,
+    ) -> None:
+        layout = self.format.layout(page.level, is_leaf=True)
+        for part in range(self._parts(page)):
+            bits = changed(layout, self.format.leaf_entry(address, page, part, permissions), overrides)
+            self._write(entry_address + part * self.format.entry_size, bits)
+
+    def _parts(self, page: PageSize) -> int:
+        return 1 << page.shift - self.format.level_shift(page.level)
+
+    def _table_size(self, level: int) -> int:
+        return self.format.entry_size << self.format.index_bits(level, self.levels)
+
+    def _read(self, address: int) -> int:
+        return int.from_bytes(self.pages.memory.read(address, self.format.entry_size), "little")
+
+    def _write(self, address: int, bits: int) -> None:
+        self.pages.memory.write(address, bits.to_bytes(self.format.entry_size, "little"))
