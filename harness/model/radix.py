@@ -7,11 +7,12 @@ has one beside each of its walkers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Mapping as NamedValues
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from harness.errors import SpecError
+from harness.errors import HarnessError, SpecError
 from harness.model.access import Permissions
 from harness.model.bits import Layout, changed
 from harness.model.memory import WritableMemory
@@ -188,32 +189,45 @@ class RadixTable:
         Raises:
             SpecError: not whole pages, beyond the width of the tables, or something is mapped there already.
         """
-        first = self._input(iova)
-        if size <= 0 or (iova | address | size) % self.granule or first + size > 1 << self.width:
+        start = self._input(iova)
+        end = start + size
+        if size <= 0 or (iova | address | size) % self.granule or end > 1 << self.width:
             raise SpecError(f"{size:#x} bytes at iova {iova:#x} to {address:#x} are not whole pages within the tables")
-        end = first + size
-        while first < end:
-            page, entry_address = self._free_slot(first, address, end - first, largest_page)
-            self._write_leaf(entry_address, address, page, permissions, overrides)
-            first += 1 << page.shift
-            address += 1 << page.shift
+        at = start
+        try:
+            while at < end:
+                target = address + at - start
+                page, entry_address = self._free_slot(at, target, end - at, largest_page)
+                self._write_leaf(entry_address, target, page, permissions, overrides)
+                at += 1 << page.shift
+        except HarnessError:
+            self._clear(start, at)
+            raise
 
-    def unmap(self, iova: int, size: int) -> None:
+    def unmap(self, iova: int, size: int, *, split: bool = False) -> None:
         """Clear the leaves of a range; tables stay where they are.
 
+        Args:
+            iova: first input address.
+            size: bytes.
+            split: split pages that lie in the range in part only, as often as it takes.
+
         Raises:
-            SpecError: a page of the range is not mapped, or only a part of it is in the range.
+            SpecError: a page of the range is not mapped, or only a part of it is in the range; nothing is cleared then.
         """
-        at = self._input(iova)
-        end = at + size
+        start = self._input(iova)
+        end = start + size
+        at = start
         while at < end:
-            leaf, entry_address = self._leaf(at)
+            leaf, _ = self._leaf(at)
             length = 1 << leaf.page.shift
-            if at % length or at + length > end:
+            if not at % length and at + length <= end:
+                at += length
+            elif split and leaf.page.shift > self.format.page_sizes[0].shift:
+                self.split(at)
+            else:
                 raise SpecError(f"unmapping up to {end:#x} would split the page of {length:#x} bytes at {at:#x}")
-            for part in range(self._parts(leaf.page)):
-                self._write(entry_address + part * self.format.entry_size, 0)
-            at += length
+        self._clear(start, end)
 
     def split(self, iova: int) -> None:
         """Put a table of the next smaller pages in the place of the page that maps an address.
@@ -243,6 +257,24 @@ class RadixTable:
         self.levels += 1
         self.root = self.pages.take(self._table_size(self.levels))
         self._write(self.root, self.format.table_entry(old, self.levels))
+
+    def leaves(self) -> Iterator[tuple[int, LeafEntry]]:
+        """Every page that is mapped, with its input address (without sign extension), in ascending order."""
+        return self._leaves_below(self.root, self.levels, 0)
+
+    def _leaves_below(self, table: int, level: int, base: int) -> Iterator[tuple[int, LeafEntry]]:
+        shift = self.format.level_shift(level)
+        step = self.format.entry_size
+        index = 0
+        while index < 1 << self.format.index_bits(level, self.levels):
+            entry = self.format.decode(self._read(table + index * step), level)
+            if isinstance(entry, LeafEntry):
+                yield base + (index << shift), entry
+                index += self._parts(entry.page)
+                continue
+            if isinstance(entry, TableEntry):
+                yield from self._leaves_below(entry.address, entry.level, base + (index << shift))
+            index += 1
 
     def entry_address(self, iova: int, level: int) -> int:
         """Physical address of the entry that an address uses at a level (1 for the last).
@@ -280,13 +312,17 @@ class RadixTable:
             raise SpecError(f"iova {iova:#x} does not lie in a table of {self.width} bits")
         return low
 
+    def _slot(self, table: int, at: int, level: int) -> int:
+        """Physical address of the entry of a table that an input address uses."""
+        index = at >> self.format.level_shift(level) & ((1 << self.format.index_bits(level, self.levels)) - 1)
+        return table + index * self.format.entry_size
+
     def _path(self, at: int) -> list[tuple[int, int, Entry]]:
         """Level, address and meaning of each entry on the way to an address, as far as it goes."""
         path: list[tuple[int, int, Entry]] = []
         table, level = self.root, self.levels
         while True:
-            index = at >> self.format.level_shift(level) & ((1 << self.format.index_bits(level, self.levels)) - 1)
-            address = table + index * self.format.entry_size
+            address = self._slot(table, at, level)
             entry = self.format.decode(self._read(address), level)
             path.append((level, address, entry))
             if not isinstance(entry, TableEntry) or not 0 < entry.level < level:
@@ -313,21 +349,38 @@ class RadixTable:
             raise SpecError(
                 f"no page of this format maps {left:#x} bytes at {at:#x} with at most {largest_page:#x} each"
             )
+        table, level = self.root, self.levels
         while True:
-            level, entry_address, entry = self._path(at)[-1]
-            if entry is not None:
-                raise SpecError(f"iova {at:#x} is mapped already", hint="unmap it first")
+            entry_address = self._slot(table, at, level)
             for page in reversed(fitting):
                 if page.level == level and self._is_free(entry_address, self._parts(page), level):
                     return page, entry_address
-            if level == 1:
-                raise SpecError(f"iova {at:#x} is mapped already in part", hint="unmap it first")
-            table = self.pages.take(self._table_size(level - 1))
-            self._write(entry_address, self.format.table_entry(table, level))
+            entry = self.format.decode(self._read(entry_address), level)
+            if entry is None and level > 1:
+                entry = TableEntry(self.pages.take(self._table_size(level - 1)), level - 1)
+                self._write(entry_address, self.format.table_entry(entry.address, level))
+            if not isinstance(entry, TableEntry) or not 0 < entry.level < level:
+                raise SpecError(f"iova {at:#x} is mapped already", hint="unmap it first")
+            table, level = entry.address, entry.level
 
     def _is_free(self, address: int, parts: int, level: int) -> bool:
-        entries = range(address, address + parts * self.format.entry_size, self.format.entry_size)
-        return all(self.format.decode(self._read(entry), level) is None for entry in entries)
+        """Whether nothing is mapped by some entries: they are absent, or lead to tables where nothing is."""
+        for entry in range(address, address + parts * self.format.entry_size, self.format.entry_size):
+            match self.format.decode(self._read(entry), level):
+                case LeafEntry():
+                    return False
+                case TableEntry(address=table, level=below):
+                    if not 0 < below < level or next(self._leaves_below(table, below, 0), None) is not None:
+                        return False
+        return True
+
+    def _clear(self, start: int, end: int) -> None:
+        """Clear the pages of a range, all of which are mapped and lie in it whole."""
+        while start < end:
+            leaf, entry_address = self._leaf(start)
+            for part in range(self._parts(leaf.page)):
+                self._write(entry_address + part * self.format.entry_size, 0)
+            start += 1 << leaf.page.shift
 
     def _write_pages(self, entries: int, address: int, size: int, page: PageSize, permissions: Permissions) -> None:
         """Fill `size` bytes' worth of entries with pages of one size."""
