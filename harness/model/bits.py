@@ -72,6 +72,11 @@ class Layout:
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
 
+    @property
+    def reserved(self) -> int:
+        """The bits of all fields that are named `RSVD...`."""
+        return sum(entry.mask for entry in self.fields if entry.name.startswith("RSVD"))
+
     def decode(self, value: int) -> tuple[tuple[str, int], ...]:
         """Every field with its value."""
         return tuple((entry.name, entry.get(value)) for entry in self.fields)

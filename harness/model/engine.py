@@ -76,11 +76,13 @@ class PostedInterrupt:
             page, a RISC-V memory-resident interrupt file.
         number: which bit of it: vector or interrupt identity.
         notify: the interrupt that tells a processor of it; None where none is sent.
+        writes: what the hardware stores in it.
     """
 
     address: int
     number: int
     notify: Interrupt | None
+    writes: tuple[MemoryWrite, ...] = ()
 
 
 MsiOutcome: TypeAlias = Interrupt | PostedInterrupt | Fault

@@ -79,6 +79,7 @@ class Invalidation:
         requester_mask: compared in these bits.
         domain: only of that domain.
         space: only of that address space.
+        has_space: only entries with an address space, whichever, or only those without one.
         stage: only page-table entries of that stage.
         first: only entries that serve an address from here,
         last: to here, inclusive.
@@ -91,6 +92,7 @@ class Invalidation:
     requester_mask: int = (1 << 32) - 1
     domain: int | None = None
     space: int | None = None
+    has_space: bool | None = None
     stage: int | None = None
     first: int | None = None
     last: int | None = None
@@ -102,6 +104,8 @@ class Invalidation:
         if entry.kind not in self.kinds:
             return False
         if self.space is not None and not (entry.is_global and self.globals_too) and entry.space != self.space:
+            return False
+        if self.has_space is not None and self.has_space != (entry.space is not None):
             return False
         return (
             _same(self.requester, entry.requester, self.requester_mask)

@@ -357,8 +357,9 @@ class RadixTable:
                     return page, entry_address
             entry = self.format.decode(self._read(entry_address), level)
             if entry is None and level > 1:
-                entry = TableEntry(self.pages.take(self._table_size(level - 1)), level - 1)
-                self._write(entry_address, self.format.table_entry(entry.address, level))
+                bits = self.format.table_entry(self.pages.take(self._table_size(level - 1)), level)
+                self._write(entry_address, bits)
+                entry = self.format.decode(bits, level)
             if not isinstance(entry, TableEntry) or not 0 < entry.level < level:
                 raise SpecError(f"iova {at:#x} is mapped already", hint="unmap it first")
             table, level = entry.address, entry.level
