@@ -1,0 +1,178 @@
+"""The command buffer and the event log: rings in memory with head and tail registers (AMD-Vi 2.4 and 2.5).
+
+Nothing is changed: each function says which registers there are afterwards, what is written to memory, and which
+interrupt is sent. Commands are fetched one after the other; the head pointer goes on when a command has been fetched,
+so that after an illegal one it stands behind it, and on one that could not be fetched. A ring length below 8, which is
+reserved, is taken as it stands: 2^Len entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, replace
+
+from harness.model.access import MemoryWrite
+from harness.model.amdvi.commands import COMMAND_SIZE, COMMANDS, AmdviCommands, AmdviOpcode, iommu_interrupt
+from harness.model.amdvi.events import EVENT_SIZE, AmdviEvent, AmdviEventCode, HardwareErrorType
+from harness.model.amdvi.register_fields import BUFFER_BASE, STATUS
+from harness.model.amdvi.registers import AmdviRegisters
+from harness.model.engine import CommandResult, MsiWrite
+from harness.model.memory import Memory, OutsideMemory
+
+__all__ = ["CommandBufferRun", "EventLogged", "log_event", "read_events", "run_command_buffer"]
+
+
+@dataclass(frozen=True, slots=True)
+class EventLogged:
+    """What writing an event down leads to.
+
+    Attributes:
+        registers: afterwards.
+        writes: the entry; empty where it is lost.
+        interrupt: that of the event log, where one is sent.
+    """
+
+    registers: AmdviRegisters
+    writes: tuple[MemoryWrite, ...] = ()
+    interrupt: MsiWrite | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommandBufferRun:
+    """What the commands between head and tail lead to.
+
+    Attributes:
+        registers: afterwards.
+        results: of each command, in order; the last one may be an error.
+        events: that were caused, logged or not.
+        writes: to memory, in order: completion stores and event log entries.
+        interrupts: in order.
+    """
+
+    registers: AmdviRegisters
+    results: tuple[CommandResult, ...]
+    events: tuple[AmdviEvent, ...]
+    writes: tuple[MemoryWrite, ...]
+    interrupts: tuple[MsiWrite, ...]
+
+
+def log_event(registers: AmdviRegisters, event: AmdviEvent) -> EventLogged:
+    """Write an event into the event log (AMD-Vi 2.5).
+
+    A log that is full loses it: EventOverflow is set and EventLogRun cleared. An interrupt goes out when EventIntEn is
+    set and EventLogInt, or EventOverflow, becomes 1.
+    """
+    if not registers.is_set("EventLogRun") or registers.is_set("EventOverflow"):
+        return EventLogged(registers)
+    base, size = _ring(registers.event_log_base, EVENT_SIZE)
+    head, tail = registers.event_log_offsets
+    following = (tail + EVENT_SIZE) % size
+    interrupt = iommu_interrupt(registers) if registers.controls("EventIntEn") else None
+    if following == head:
+        status = _with(registers.status, EventOverflow=1, EventLogRun=0)
+        return EventLogged(replace(registers, status=status), interrupt=interrupt)
+    if registers.is_set("EventLogInt"):
+        interrupt = None
+    after = replace(registers, event_log_tail=following, status=_with(registers.status, EventLogInt=1))
+    return EventLogged(after, (MemoryWrite(base + tail, event.encode()),), interrupt)
+
+
+def read_events(registers: AmdviRegisters, memory: Memory) -> tuple[AmdviEvent, ...]:
+    """The events between head and tail, oldest first, as a driver finds them.
+
+    Raises:
+        OutsideMemory: the log, or a part of it, is not in memory.
+    """
+    base, size = _ring(registers.event_log_base, EVENT_SIZE)
+    head, tail = (offset % size for offset in registers.event_log_offsets)
+    count = (tail - head) % size // EVENT_SIZE
+    return tuple(
+        AmdviEvent.decode(memory.read(base + (head + number * EVENT_SIZE) % size, EVENT_SIZE))
+        for number in range(count)
+    )
+
+
+def run_command_buffer(
+    registers: AmdviRegisters, memory: Memory, *, silent: Container[int] = frozenset()
+) -> CommandBufferRun:
+    """Fetch and carry out every command from head to tail (AMD-Vi 2.4).
+
+    It ends at the tail, or at the first error, which clears CmdBufRun. Without CmdBufRun nothing is fetched.
+
+    Args:
+        registers: as they are.
+        memory: where buffer and log are; read only.
+        silent: DeviceIDs that do not answer an invalidation of their IOTLB, so that it times out.
+    """
+    commands = AmdviCommands(registers, memory)
+    results: list[CommandResult] = []
+    events: list[AmdviEvent] = []
+    writes: list[MemoryWrite] = []
+    interrupts: list[MsiWrite] = []
+    base, size = _ring(registers.command_buffer_base, COMMAND_SIZE)
+    head, tail = (offset % size for offset in registers.command_buffer_offsets)
+    while registers.is_set("CmdBufRun") and head != tail:
+        address = base + head
+        event: AmdviEvent | None = None
+        try:
+            command = int.from_bytes(memory.read(address, COMMAND_SIZE), "little")
+        except OutsideMemory:
+            result = CommandResult(error=AmdviEventCode.COMMAND_HARDWARE_ERROR)
+            event = _error(AmdviEventCode.COMMAND_HARDWARE_ERROR, address)
+        else:
+            head = (head + COMMAND_SIZE) % size
+            registers = replace(registers, command_buffer_head=head)
+            result = commands.submit(command)
+            event = _event_of(command, result, address, silent)
+        results.append(result)
+        writes += result.writes
+        if result.interrupt is not None:
+            interrupts.append(result.interrupt)
+        if result.error is None and _raises_wait_interrupt(command):
+            registers = replace(registers, status=_with(registers.status, ComWaitInt=1))
+        if result.error is not None:
+            registers = replace(registers, status=_with(registers.status, CmdBufRun=0))
+        if event is not None:
+            events.append(event)
+            logged = log_event(registers, event)
+            registers = logged.registers
+            writes += logged.writes
+            if logged.interrupt is not None:
+                interrupts.append(logged.interrupt)
+    return CommandBufferRun(registers, tuple(results), tuple(events), tuple(writes), tuple(interrupts))
+
+
+def _event_of(command: int, result: CommandResult, address: int, silent: Container[int]) -> AmdviEvent | None:
+    if isinstance(result.error, AmdviEventCode):
+        if result.error is AmdviEventCode.COMMAND_HARDWARE_ERROR:
+            # The access that failed is the store, not the fetch.
+            address = COMMANDS[AmdviOpcode.COMPLETION_WAIT]["StoreAddress"].get(command)
+        return _error(result.error, address)
+    if _opcode(command) == AmdviOpcode.INVALIDATE_IOTLB_PAGES and (device := command & 0xFFFF) in silent:
+        return AmdviEvent.make(AmdviEventCode.IOTLB_INV_TIMEOUT, {"DeviceID": device, "Address": address})
+    return None
+
+
+def _error(code: AmdviEventCode, address: int) -> AmdviEvent:
+    return AmdviEvent.make_known(code, {"Address": address, "Type": HardwareErrorType.MASTER_ABORT})
+
+
+def _raises_wait_interrupt(command: int) -> bool:
+    """COMPLETION_WAIT with i sets ComWaitInt, whether ComWaitIntEn lets an interrupt out or not (AMD-Vi 2.4.1)."""
+    return _opcode(command) == AmdviOpcode.COMPLETION_WAIT and bool(command & 2)
+
+
+def _opcode(command: int) -> int:
+    return command >> 60 & 0xF
+
+
+def _ring(base: int, entry_size: int) -> tuple[int, int]:
+    """Physical address of a ring, and its bytes."""
+    return BUFFER_BASE["Base"].get(base), entry_size << BUFFER_BASE["Len"].get(base)
+
+
+def _with(status: int, **bits: int) -> int:
+    for name, value in bits.items():
+        mask = STATUS[name].mask
+        status = status | mask if value else status & ~mask
+    return status
