@@ -13,12 +13,15 @@ import pytest
 
 from harness.errors import HarnessError, SpecError
 from harness.model.access import Permissions
+from harness.model.amdvi import GuestFormat, HostFormat
 from harness.model.memory import OutsideMemory, Region, SparseMemory
 from harness.model.radix import LeafEntry, PageAllocator, RadixTable, TableEntry, TableFormat
-from harness.model.vtd import SecondStageFormat
+from harness.model.riscv.pages import SCHEMES, PteFormat
+from harness.model.smmuv3.formats import Stage1Format, Stage2Format
+from harness.model.vtd.page_formats import FirstStageFormat, SecondStageFormat
 
 RW = Permissions.READ | Permissions.WRITE
-_GIB = 1 << 30
+_WINDOW = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,37 @@ class Kind:
         return RadixTable(pages, self.format, levels or self.levels[-1], sign_extended=self.sign_extended)
 
 
-KINDS = [Kind("VT-d second stage", SecondStageFormat(), (3, 4, 5))]
+def _arm(stage: type[Stage1Format] | type[Stage2Format], granule: int, bits: int, *, contiguous: bool = False) -> Kind:
+    form = stage(granule=granule, input_bits=bits, contiguous=contiguous)
+    name = f"Arm {stage.__name__} {1 << granule - 10}K{' contiguous' if contiguous else ''}"
+    return Kind(name, form, (form.levels,), grows=False)
+
+
+KINDS = [
+    Kind("VT-d second stage", SecondStageFormat(), (3, 4, 5)),
+    Kind("VT-d first stage", FirstStageFormat(), (4, 5), sign_extended=True),
+    Kind("AMD-Vi host", HostFormat(), (2, 3, 4)),
+    Kind("AMD-Vi host, default sizes", HostFormat(every_size=False), (3, 4, 5)),
+    Kind("AMD-Vi guest", GuestFormat(), (4, 5), sign_extended=True),
+    *(_arm(Stage1Format, granule, 48) for granule in (12, 14, 16)),
+    *(_arm(Stage1Format, granule, 48, contiguous=True) for granule in (12, 14, 16)),
+    *(_arm(Stage2Format, granule, 40) for granule in (12, 14, 16)),
+    *(
+        Kind(
+            f"RISC-V {name}",
+            PteFormat(scheme),
+            (scheme.levels,),
+            sign_extended=name in ("Sv39", "Sv48", "Sv57"),
+            grows=False,
+        )
+        for name, scheme in SCHEMES.items()
+    ),
+]
+
+
+def of(kinds: list[Kind]) -> pytest.MarkDecorator:
+    """A test of some of the formats only: the others do not have what it asks for."""
+    return pytest.mark.parametrize("kind", kinds, indirect=True, ids=lambda kind: kind.name)
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
@@ -155,9 +188,8 @@ def test_the_smallest_page_cannot_be_split(kind: Kind) -> None:
         table.split(0)
 
 
+@of([kind for kind in KINDS if kind.grows])
 def test_a_level_on_top_keeps_what_is_mapped_and_makes_room_for_more(kind: Kind) -> None:
-    if not kind.grows:
-        pytest.skip("the levels of this format are given by its mode, so that none is put on top of tables in use")
     table = kind.table(kind.levels[0])
     top = 1 << table.width
     table.map(top - table.granule, 0x40000000, table.granule)
@@ -210,16 +242,15 @@ def test_a_range_that_ends_below_4_gib_at_no_page_boundary_is_mapped_whole(kind:
     table = kind.table()
     page = table.granule
     first, last = 0xFEF80000 // page * page, 0xFEFA0000
-    table.map(first, 0x208B95D000 // page * page, (last - first) // page * page or page)
+    table.map(first, 0x208B95D000 % (1 << 34) // page * page, (last - first) // page * page or page)
     pages = mapped(table)
     assert pages[0][0] == first
     assert all(a[0] + a[2] == b[0] and a[1] + a[2] == b[1] for a, b in pairwise(pages))
 
 
+@of([kind for kind in KINDS if kind.table().width >= 35])
 def test_a_range_of_every_page_size_is_mapped_whole(kind: Kind) -> None:
     table = kind.table()
-    if table.width < 35:
-        pytest.skip(f"this format has {table.width} bits of input address, and the range needs 35")
     page = max(table.granule, 1 << 21)
     first, last = 0x3FE400000 // page * page, 0x4C0600000 // page * page
     table.map(first, first, last - first)
@@ -234,11 +265,11 @@ def test_random_rounds_of_map_and_unmap_agree_with_a_dict(kind: Kind, seed: int)
     rng = random.Random(seed)
     table = kind.table()
     page = table.granule
-    window = min(_GIB, 1 << table.width - 1)
+    window = min(_WINDOW, 1 << table.width - 1)
     model: dict[int, tuple[int, int]] = {}
-    for _ in range(30):
+    for _ in range(20):
         start = rng.randrange(window // page) * page
-        size = min(rng.choice([1, 3, 16, 511, 512, 513, 1100]) * page, window - start)
+        size = min(rng.choice([1, 3, 16, 100, 512, 513]) * page, window - start)
         address = start + rng.choice([0, page, 1 << 31])
         clashes = [at for at, (length, _) in model.items() if at < start + size and start < at + length]
         if clashes:
