@@ -1,7 +1,6 @@
 """Which PCI functions a machine has, which of them stand behind its IOMMU, and which IOMMU groups Linux makes of them.
 
-Pure: from the spec alone. Groups follow `pci_device_group` in Linux, drivers/iommu/iommu.c: functions share a group
-where nothing (ACS) keeps one from reaching the other without passing the IOMMU.
+Pure: from the spec alone. The general part, which knows of no spec, is `harness.model.pci`.
 """
 
 from __future__ import annotations
@@ -9,11 +8,18 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from harness.model.pci.functions import Acs, AcsCapability, Function, PortType
+from harness.model.pci.groups import iommu_groups
+from harness.model.pci.platform import Platform, Unit, UnitPlace
+from harness.model.pci.tree import PciTree, RootBus
 from harness.pci import Address
 from harness.placement import OUTSIDE_BUS, Placement, Port, Root, place
 from harness.spec import DeviceKind, DmaMode, IommuKind, Machine
 
-__all__ = ["ExpectedGroup", "PciFunction", "Topology", "topology"]
+__all__ = ["VTD_REGISTERS", "ExpectedGroup", "PciFunction", "Topology", "topology"]
+
+VTD_REGISTERS = 0xFED9_0000
+"""Where the registers of q35's VT-d unit are (QEMU, include/hw/i386/intel_iommu.h, Q35_HOST_BRIDGE_IOMMU_ADDR)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +35,6 @@ class PciFunction:
         covered: whether the firmware's tables put it behind the IOMMU, so that the guest makes a group for it.
         translated: whether its DMA passes the IOMMU. A virtio device without VIRTIO_F_ACCESS_PLATFORM is covered
             and not translated (virtio 1.3, section 6.1).
-        isolated: whether it can reach no neighbour but through the IOMMU: it is a single function of the root
-            complex, or the port above it has ACS. Functions of one device that are not isolated share a group.
     """
 
     address: Address
@@ -40,7 +44,6 @@ class PciFunction:
     what: str
     covered: bool
     translated: bool
-    isolated: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,17 @@ class ExpectedGroup:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """All of a machine's functions, in the order of their addresses."""
+    """All of a machine's functions, in the order of their addresses.
+
+    Attributes:
+        machine: the spec.
+        functions: what the guest must find.
+        platform: the same functions, with what is above and below each, and the IOMMU.
+    """
 
     machine: Machine
     functions: tuple[PciFunction, ...]
+    platform: Platform
 
     def function(self, what: str) -> PciFunction:
         """The function of a device id of the spec, or of a chipset part.
@@ -88,14 +98,9 @@ class Topology:
         """The groups, in the order of their lowest member."""
         if self.machine.iommu.kind is IommuKind.NONE or self.machine.dma_mode is DmaMode.OFF:
             return ()
-        members: dict[tuple[int, int, int], set[Address]] = {}
-        for function in self.functions:
-            if function.covered:
-                address = function.address
-                alone = address.function + 1 if function.isolated else 0
-                members.setdefault((address.bus, address.device, alone), set()).add(address)
         types = _group_types(self.machine)
-        return tuple(ExpectedGroup(frozenset(group), types) for _, group in sorted(members.items()))
+        covered = {function.address for function in self.functions if function.covered}
+        return tuple(ExpectedGroup(members, types) for members in iommu_groups(self.platform.tree, covered))
 
 
 def topology(machine: Machine, plugged: Collection[str] = ()) -> Topology:
@@ -106,8 +111,39 @@ def topology(machine: Machine, plugged: Collection[str] = ()) -> Topology:
         plugged: ids of its hot-plug devices that are plugged in now.
     """
     plan = place(machine)
-    functions = [*_chipset(machine, plan), *_devices(machine, plan, plugged)]
-    return Topology(machine, tuple(sorted(functions, key=lambda function: function.address)))
+    parts = [*_chipset(plan), *_devices(machine, plan, plugged)]
+    platform = _platform(machine, plan, PciTree(_roots(plan), (part.function for part in parts)))
+    behind = platform.behind()
+    functions = (
+        PciFunction(
+            address=part.function.address,
+            vendor=part.ids[0],
+            device=part.ids[1],
+            class_code=part.ids[2],
+            what=part.what,
+            covered=part.function.address in behind,
+            translated=part.function.address in behind and not part.goes_around,
+        )
+        for part in parts
+    )
+    return Topology(machine, tuple(sorted(functions, key=lambda function: function.address)), platform)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A function before it is known who is behind what.
+
+    Attributes:
+        function: where it is, and of what type.
+        ids: vendor, device, class code.
+        what: as in `PciFunction`.
+        goes_around: whether its DMA goes around an IOMMU that stands before it.
+    """
+
+    function: Function
+    ids: tuple[int, int, int]
+    what: str
+    goes_around: bool = False
 
 
 # Ids and classes: QEMU, include/hw/pci/pci.h and pci_ids.h; virtio 1.3, section 4.1.2: 0x1040 + device type.
@@ -121,76 +157,51 @@ _DEVICES = {
     DeviceKind.EDU: (0x1234, 0x11E8, 0x00FF),
 }
 
+_ROOT_PORT_ACS = AcsCapability(
+    Acs.SOURCE_VALIDATION
+    | Acs.TRANSLATION_BLOCKING
+    | Acs.REQUEST_REDIRECT
+    | Acs.COMPLETION_REDIRECT
+    | Acs.UPSTREAM_FORWARDING
+    | Acs.DIRECT_TRANSLATED
+).as_linux_sets_it()
+"""ACS of a root port (QEMU, hw/pci/pcie.c, `pcie_acs_init`)."""
 
-def _chipset(machine: Machine, plan: Placement) -> list[PciFunction]:
+
+def _chipset(plan: Placement) -> list[_Part]:
     """What q35 has without being asked, the management NIC, the IOMMU's own function and the host bridge of a pxb."""
-    covered = machine.iommu.kind is not IommuKind.NONE
 
-    def part(
-        number: int, ids: tuple[int, int, int], what: str, function: int = 0, *, shared: bool = False
-    ) -> PciFunction:
-        vendor, device, class_code = ids
-        return PciFunction(
-            address=Address(0, number, function),
-            vendor=vendor,
-            device=device,
-            class_code=class_code,
-            what=what,
-            covered=covered,
-            translated=covered,
-            isolated=not shared,
-        )
+    def on_root_bus(number: int, function: int = 0, *, multifunction: bool = False) -> Function:
+        # All are conventional functions: no PCI Express capability, no ACS.
+        return Function(address=Address(0, number, function), multifunction=multifunction)
 
     parts = [
-        part(0, (_INTEL, 0x29C0, 0x0600), "host bridge"),
-        # The functions of 1f have no ACS: one group (QEMU, hw/isa/lpc_ich9.c and its neighbours).
-        part(0x1F, (_INTEL, 0x2918, 0x0601), "LPC bridge", 0, shared=True),
-        part(0x1F, (_INTEL, 0x2922, 0x0106), "SATA controller", 2, shared=True),
-        part(0x1F, (_INTEL, 0x2930, 0x0C05), "SMBus", 3, shared=True),
+        _Part(on_root_bus(0), (_INTEL, 0x29C0, 0x0600), "host bridge"),
+        _Part(on_root_bus(0x1F, 0, multifunction=True), (_INTEL, 0x2918, 0x0601), "LPC bridge"),
+        _Part(on_root_bus(0x1F, 2, multifunction=True), (_INTEL, 0x2922, 0x0106), "SATA controller"),
+        _Part(on_root_bus(0x1F, 3, multifunction=True), (_INTEL, 0x2930, 0x0C05), "SMBus"),
+        _Part(on_root_bus(plan.management_number), _DEVICES[DeviceKind.VIRTIO_NET], "management NIC", goes_around=True),
     ]
-    vendor, device, class_code = _DEVICES[DeviceKind.VIRTIO_NET]
-    parts.append(
-        PciFunction(
-            address=Address(0, plan.management_number),
-            vendor=vendor,
-            device=device,
-            class_code=class_code,
-            what="management NIC",
-            covered=covered,
-            translated=False,
-        )
-    )
     if plan.iommu_number is not None:
-        # The IOMMU is not behind itself: VIOT leaves its own endpoint out (ACPI 6.5, table 5.153).
-        parts.append(
-            PciFunction(
-                address=Address(0, plan.iommu_number),
-                vendor=_VIRTIO,
-                device=0x1057,
-                class_code=0x00FF,
-                what=_IOMMU,
-                covered=False,
-                translated=False,
-            )
-        )
+        parts.append(_Part(on_root_bus(plan.iommu_number), (_VIRTIO, 0x1057, 0x00FF), _IOMMU))
     if plan.outside_number is not None:
-        parts.append(part(plan.outside_number, (_RED_HAT, 0x000B, 0x0600), "expander bridge"))
+        parts.append(_Part(on_root_bus(plan.outside_number), (_RED_HAT, 0x000B, 0x0600), "expander bridge"))
     return parts
 
 
-def _devices(machine: Machine, plan: Placement, plugged: Collection[str]) -> list[PciFunction]:
+def _devices(machine: Machine, plan: Placement, plugged: Collection[str]) -> list[_Part]:
     """The root ports, and what is below them or on a root bus itself."""
-    behind = machine.iommu.kind is not IommuKind.NONE
     secondary = _secondary_buses(plan)
-    functions = [
-        PciFunction(
-            address=Address(_root_bus(port.root), port.number),
-            vendor=_RED_HAT,
-            device=0x000C,
-            class_code=0x0604,
-            what=port.id,
-            covered=behind and port.root is Root.MAIN,
-            translated=behind and port.root is Root.MAIN,
+    parts = [
+        _Part(
+            Function(
+                address=Address(_root_bus(port.root), port.number),
+                port_type=PortType.ROOT_PORT,
+                secondary=secondary[port],
+                acs=_ROOT_PORT_ACS,
+            ),
+            (_RED_HAT, 0x000C, 0x0604),
+            port.id,
         )
         for port in plan.ports
     ]
@@ -198,20 +209,51 @@ def _devices(machine: Machine, plan: Placement, plugged: Collection[str]) -> lis
         device = slot.device
         if device.hotplug and device.id not in plugged:
             continue
-        vendor, device_id, class_code = _DEVICES[device.kind]
-        covered = behind and slot.root is Root.MAIN
-        functions.append(
-            PciFunction(
-                address=Address(secondary[slot.port] if slot.port else _root_bus(slot.root), slot.number),
-                vendor=vendor,
-                device=device_id,
-                class_code=class_code,
-                what=device.id,
-                covered=covered,
-                translated=covered and device.iommu,
-            )
-        )
-    return functions
+        address = Address(secondary[slot.port] if slot.port else _root_bus(slot.root), slot.number)
+        # A virtio device is PCIe below a port and conventional on a root bus (QEMU, hw/virtio/virtio-pci.c,
+        # `virtio_pci_realize`); edu is conventional everywhere.
+        is_pcie = device.kind.is_virtio and slot.port is not None
+        function = Function(address=address, port_type=PortType.ENDPOINT if is_pcie else None)
+        parts.append(_Part(function, _DEVICES[device.kind], device.id, goes_around=not device.iommu))
+    return parts
+
+
+def _platform(machine: Machine, plan: Placement, tree: PciTree) -> Platform:
+    """The IOMMU stands before the main root complex; the outside one goes around it (`harness.placement`)."""
+    units: tuple[Unit, ...] = ()
+    main = frozenset({_root_bus(Root.MAIN)})
+    match machine.iommu.kind:
+        case IommuKind.NONE:
+            pass
+        case IommuKind.INTEL:
+            units = (Unit(place=UnitPlace(registers=VTD_REGISTERS), table="DMAR", root_buses=main),)
+        case IommuKind.VIRTIO:
+            assert plan.iommu_number is not None
+            place = UnitPlace(function=Address(0, plan.iommu_number))
+            units = (Unit(place=place, table="VIOT", root_buses=main),)
+    return Platform(
+        tree=tree,
+        units=units,
+        interrupt_remapping=plan.interrupt_remapping if machine.iommu.kind is IommuKind.INTEL else None,
+        address_width=_address_width(machine),
+        ioapics=frozenset({0}),  # QEMU, hw/i386/acpi-common.h, ACPI_BUILD_IOAPIC_ID
+    )
+
+
+def _address_width(machine: Machine) -> int:
+    """Bits that reach all RAM and the devices below 4 GiB.
+
+    Machines of 2.75 GiB and more have 2 GiB of their RAM below 4 GiB and the rest above (QEMU, hw/i386/pc_q35.c).
+    """
+    ram = machine.memory_mib << 20
+    end = (4 << 30) + ram - (2 << 30) if ram >= 0xB000_0000 else 4 << 30
+    return (end - 1).bit_length()
+
+
+def _roots(plan: Placement) -> list[RootBus]:
+    if plan.outside_number is None:
+        return [RootBus(_root_bus(Root.MAIN))]
+    return [RootBus(_root_bus(Root.MAIN), last=OUTSIDE_BUS - 1), RootBus(OUTSIDE_BUS)]
 
 
 def _root_bus(root: Root) -> int:

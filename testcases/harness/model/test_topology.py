@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.model.pci.platform import UnitPlace
 from harness.model.topology import PciFunction, Topology, topology
 from harness.pci import Address
 from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
@@ -46,6 +47,12 @@ def test_functions_are_in_the_order_of_their_addresses_and_none_is_there_twice()
 def test_chipset_functions_of_1f_share_a_group() -> None:
     shared = frozenset(Address(0, 0x1F, function) for function in (0, 2, 3))
     assert shared in {group.members for group in full().groups}
+
+
+def test_a_device_below_a_root_port_is_alone() -> None:
+    """The port has ACS, and Linux switches it on."""
+    found = full(INTEL, "late")
+    assert frozenset({found.function("late").address}) in {group.members for group in found.groups}
 
 
 def test_every_other_group_has_one_member() -> None:
@@ -153,3 +160,39 @@ def test_nothing_is_covered_without_an_iommu() -> None:
 )
 def test_group_type_follows_the_dma_mode(iommu: Iommu, mode: DmaMode, types: set[str]) -> None:
     assert {group.types for group in topology(machine(iommu, mode=mode)).groups} == {frozenset(types)}
+
+
+@pytest.mark.parametrize(
+    ("iommu", "table", "place"),
+    [
+        (INTEL, "DMAR", UnitPlace(registers=0xFED9_0000)),
+        (VIRTIO, "VIOT", UnitPlace(function=Address(0, 1))),
+    ],
+)
+def test_the_platform_has_the_iommu_and_exactly_the_covered_functions_behind_it(
+    iommu: Iommu, table: str, place: UnitPlace
+) -> None:
+    found = full(iommu, "late", "late-out")
+    (unit,) = found.platform.units
+    assert (unit.table, unit.place) == (table, place)
+    assert found.platform.behind() == {function.address for function in found.functions if function.covered}
+    assert {function.address for function in found.platform.tree} == {function.address for function in found.functions}
+
+
+def test_a_machine_without_an_iommu_has_a_platform_without_one() -> None:
+    assert topology(machine(NONE, "edu")).platform.units == ()
+
+
+def test_interrupts_are_remapped_unless_a_device_stands_outside() -> None:
+    assert full(INTEL).platform.interrupt_remapping is False
+    assert topology(machine(INTEL, "edu,iommu=on")).platform.interrupt_remapping is True
+    assert full(VIRTIO).platform.interrupt_remapping is None
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "bits"), [(512, 32), (2815, 32), (2816, 33), (6 * 1024, 33), (6 * 1024 + 1, 34), (1 << 20, 41)]
+)
+def test_addresses_reach_all_memory(memory_mib: int, bits: int) -> None:
+    """From 2816 MiB on there are 2 GiB of RAM below 4 GiB and the rest above."""
+    spec = Machine(iommu=INTEL, memory_mib=memory_mib)
+    assert topology(spec).platform.address_width == bits
