@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from harness.model.bits import Field, Layout
@@ -90,6 +91,8 @@ class ContextTables:
         self._levels_of_aw = tuple(aw + 2 if aw + 2 in registers.supported_levels else 0 for aw in range(8))
         # TT 01b needs device TLBs, 10b needs pass-through, 11b is reserved (VT-d 9.3, TT).
         self._supported_types = (True, registers.device_tlbs, registers.pass_through, False)
+        # What an entry says depends on its bits alone: few different ones are met again and again.
+        self._decode = lru_cache(maxsize=1024)(self._check)
 
     def find(
         self, memory: Memory, context_table: int, requester: int, trace: list[Step] | None
@@ -102,11 +105,14 @@ class ContextTables:
         except OutsideMemory:
             # LCT.1: the context-table cannot be read.
             if trace is not None:
-                trace.append(Step(_name(requester), "VT-d 9.3", address, note="no memory there"))
+                trace.append(Step(_name(requester), "VT-d 9.3", address, note="no memory there", size=16))
             return ContextBlocked(VtdFaultReason.CONTEXT_TABLE_ACCESS, False)
         if trace is not None:
             value = high << 64 | low
-            trace.append(Step(_name(requester), "VT-d 9.3", address, value, CONTEXT_ENTRY.describe(value)))
+            trace.append(Step(_name(requester), "VT-d 9.3", address, value, CONTEXT_ENTRY.describe(value), size=16))
+        return self._decode(low, high)
+
+    def _check(self, low: int, high: int) -> Context | ContextBlocked:
         disabled = bool(low & _FPD)
         # LCT.2: not present.
         if not low & _P:

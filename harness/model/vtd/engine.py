@@ -1,53 +1,101 @@
-"""What a VT-d remapping unit makes of a request, in legacy mode (VT-d 3.4.2, 3.7, 7.1.3).
+"""What a VT-d remapping unit makes of a request: in which mode it is, and what lies before and behind translation.
 
-Scalable mode, abort mode, the invalidation queue, interrupt remapping, protected memory and translation requests of
-device TLBs are not modelled yet: a question that needs one of them raises `NotModelled`. (Protected memory is the
-exception: PMEN_REG is not looked at.)
+The modes are in `legacy` and `scalable`; here are those that translate nothing (VT-d 3.4.4, 7.1.3), the interrupt range
+(3.15), and protected memory (11.4.8).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 from harness.model.access import (
-    PERMISSIONS,
     Access,
-    AccessKind,
     AddressType,
-    Attributes,
     Bypassed,
     BypassReason,
+    Completion,
     Fault,
     Mapping,
     Outcome,
     Permissions,
-    Translated,
 )
-from harness.model.engine import Interrupt, MsiWrite, NotModelled, check_within_page
+from harness.model.engine import CommandResult, MsiOutcome, MsiWrite, check_within_page
 from harness.model.explanation import Explanation, Step
-from harness.model.memory import Memory
-from harness.model.vtd.context import Context, ContextBlocked, ContextTables, TranslationType
-from harness.model.vtd.faults import VtdBlocked, VtdFaultReason, VtdFaultRecord
+from harness.model.memory import Memory, Region
+from harness.model.vtd.commands import execute
+from harness.model.vtd.extended_capabilities import ExtendedCapabilities
+from harness.model.vtd.fault_conditions import FaultReporter, blocked
+from harness.model.vtd.faults import VtdBlocked, VtdFaultReason
+from harness.model.vtd.interrupt_range import is_interrupt_request
+from harness.model.vtd.interrupts import InterruptRemapping
+from harness.model.vtd.legacy import LegacyMode
+from harness.model.vtd.page_requests import PageRequest, PageRequestResult, PageTags, put_on_queue, refuse
+from harness.model.vtd.protected_memory import ProtectedMemory
 from harness.model.vtd.registers import GSTS_REG, RTADDR_REG, TranslationTableMode, VtdRegisters
-from harness.model.vtd.root import find_context_table
-from harness.model.vtd.second_stage import Leaf, SecondStage
+from harness.model.vtd.scalable import ScalableMode
+from harness.model.x86_message import INTERRUPT_RANGE
 
 __all__ = ["VtdEngine"]
 
 _GRANULE = 4096
-_INTERRUPT_RANGE = 0xFEE  # bits 63:20 of 0xFEEx_xxxx, VT-d 3.15
-_SNP = 1 << 11
-_R = 0b01
-_W = 0b10
-_PAGE_ADDRESS = ((1 << 52) - 1) & ~0xFFF
 # Members of an enum are slow to look up through their class; `_translate` runs for each access.
-_WRITE = AccessKind.WRITE
 _UNTRANSLATED = AddressType.UNTRANSLATED
-_PASS_THROUGH = int(TranslationType.PASS_THROUGH)
-_DEVICE_TLB = int(TranslationType.SECOND_STAGE_DEVICE_TLB)
-_SNOOP = Attributes.SNOOP
-_NO_ATTRIBUTES = Attributes.NONE
+_TRANSLATED = AddressType.TRANSLATED
+
+
+class _Mode(Protocol):
+    """How RTADDR_REG.TTM has requests translated."""
+
+    def translate(self, access: Access, trace: list[Step] | None) -> Outcome:
+        """What becomes of an access within a page."""
+        ...
+
+    def admit_page_request(self, access: Access) -> PageTags | Fault:
+        """Why a page request does not reach the queue, or what it is about."""
+        ...
+
+    def iter_mappings(self, requester: int, pasid: int | None) -> Iterator[Mapping]:
+        """Every page that the requester's tables map, in ascending order."""
+        ...
+
+
+class _BlockingMode:
+    """Blocks every request: abort-dma mode, or a RTADDR_REG that the hardware cannot work with."""
+
+    def __init__(self, registers: VtdRegisters, reason: VtdFaultReason) -> None:
+        self._fault = FaultReporter(registers).fault
+        self._reason = reason
+
+    def translate(self, access: Access, trace: list[Step] | None) -> Outcome:
+        """See `_Mode`."""
+        return self._fault(access, self._reason)
+
+    def admit_page_request(self, access: Access) -> PageTags | Fault:
+        """See `_Mode`."""
+        return self._fault(access, self._reason, page_request=True)
+
+    def iter_mappings(self, requester: int, pasid: int | None) -> Iterator[Mapping]:
+        """See `_Mode`."""
+        return iter(())
+
+
+class _LegacyWithIoPermissions(_BlockingMode):
+    """Legacy mode with RTADDR_REG.SSIRWE set, which is for scalable mode (VT-d 7.1.3, RTA.1.4)."""
+
+    def __init__(self, registers: VtdRegisters) -> None:
+        super().__init__(registers, VtdFaultReason.ROOT_POINTER_INVALID)
+
+    def translate(self, access: Access, trace: list[Step] | None) -> Outcome:
+        """See `_Mode`."""
+        # RTA.1.4 is not for requests with PASID: they meet RTA.2, as in legacy mode that is set up well.
+        in_legacy_mode = VtdFaultReason.PASID_IN_LEGACY_MODE
+        return super().translate(access, trace) if access.pasid is None else self._fault(access, in_legacy_mode)
+
+    def admit_page_request(self, access: Access) -> PageTags | Fault:
+        """See `_Mode`: nor for page requests, which meet RTA.3."""
+        return self._fault(access, VtdFaultReason.PAGE_REQUEST_IN_LEGACY_MODE, page_request=True)
 
 
 class VtdEngine:
@@ -56,20 +104,18 @@ class VtdEngine:
     Args:
         registers: as they are now; make a new engine when they change.
         memory: physical memory, read again for each access.
+        read_only: memory that refuses to be written, so that no accessed or dirty flag can be set there.
     """
 
-    def __init__(self, registers: VtdRegisters, memory: Memory) -> None:
+    def __init__(self, registers: VtdRegisters, memory: Memory, *, read_only: Sequence[Region] = ()) -> None:
         self.registers = registers
         self.memory = memory
         self._enabled = registers.translation_enabled
-        self._legacy = registers.translation_table_mode is TranslationTableMode.LEGACY
-        self._root_table = registers.root_table
-        self._host_address_width = registers.host_address_width
-        self._zero_length_reads = registers.zero_length_reads
-        self._contexts = ContextTables(registers)
-        self._second_stage = SecondStage(registers)
-        # X of LGN.1, by number of levels.
-        self._widths = tuple(min(registers.guest_address_width, 12 + 9 * levels) for levels in range(6))
+        self._mode = _mode(registers, memory, read_only)
+        self._translate_in_mode = self._mode.translate
+        self._translated_with_pasid = ExtendedCapabilities.decode(registers.ecap).translated_with_pasid
+        self._protected = ProtectedMemory.of(registers)
+        self._interrupts = InterruptRemapping(registers)
 
     @property
     def granule(self) -> int:
@@ -86,150 +132,107 @@ class VtdEngine:
         outcome = self._translate(access, steps)
         return Explanation(access, tuple(steps), outcome)
 
-    def submit(self, command: object) -> NoReturn:
-        """See `Engine`.
+    def submit(self, command: int | bytes) -> CommandResult:
+        """See `Engine`: one invalidation descriptor, its bits or bytes, whether or not the queue is enabled.
+
+        What a whole queue does, and the registers afterwards, is `harness.model.vtd.queue`'s to say.
 
         Raises:
-            NotModelled: always; there is no cache yet that an invalidation could change.
+            SpecError: it is not as wide as IQA_REG.DW says.
         """
-        raise NotModelled(f"the VT-d invalidation queue is not modelled: {command!r}")
+        return execute(self.registers, command).result
 
-    def remap_msi(self, write: MsiWrite) -> Interrupt | Fault:
-        """See `InterruptRemapper`. Without interrupt remapping every message goes through as it is (VT-d 5.1).
+    def remap_msi(self, write: MsiWrite) -> MsiOutcome:
+        """See `InterruptRemapper`.
 
         Raises:
-            NotModelled: interrupt remapping is enabled.
+            SpecError: the write is not to 0xFEEx_xxxx.
         """
-        if self.registers.interrupt_remapping_enabled:
-            raise NotModelled("VT-d interrupt remapping is not modelled, and GSTS_REG.IRES is set")
-        return Interrupt(write.address, write.data, remapped=False)
+        return self._interrupts.remap(self.memory, write, None)
+
+    def explain_msi(self, write: MsiWrite) -> tuple[tuple[Step, ...], MsiOutcome]:
+        """The same, with what was looked at. Raises as `remap_msi` does."""
+        steps: list[Step] = []
+        outcome = self._interrupts.remap(self.memory, write, steps)
+        return tuple(steps), outcome
+
+    def receive_page_request(self, request: PageRequest) -> PageRequestResult:
+        """What becomes of a page request message (VT-d 7.4.1): it is put on the queue, or refused."""
+        access = request.access
+        if not (self._enabled and ExtendedCapabilities.decode(self.registers.ecap).page_requests):
+            return PageRequestResult(self.registers, fault=blocked(access, VtdBlocked.PAGE_REQUEST))
+        found = self._mode.admit_page_request(access)
+        if isinstance(found, Fault):
+            return refuse(self.registers, request, found)
+        return put_on_queue(self.registers, request, found)
 
     def iter_mappings(self, requester: int, pasid: int | None = None) -> Iterator[Mapping]:
         """Every page that the requester's tables map now, in ascending order.
 
         Pass-through, and translation that is off, give one mapping of everything to itself. Nothing is taken out
-        for the interrupt range (0xFEEx_xxxx), as input or output. A requester without a good context maps nothing, and
-        in legacy mode nothing is mapped for a PASID.
+        for the interrupt range (0xFEEx_xxxx), as input or output, or for protected memory, and no flag is set. A
+        requester whose entries are not good maps nothing, and in legacy mode nothing is mapped for a PASID. First-stage
+        pages are those of a request without privilege (RID_PRIV decides for requests without PASID).
 
         Raises:
             TableLoop: a table is its own ancestor.
-            NotModelled: not legacy mode.
         """
-        everything = Permissions.READ | Permissions.WRITE
         if not self._enabled:
-            yield Mapping(0, 0, 1 << self.registers.guest_address_width, everything)
+            yield Mapping(0, 0, 1 << self.registers.host_address_width, Permissions.READ | Permissions.WRITE)
             return
-        self._check_mode()
-        context = self._find_context(requester, None)
-        if isinstance(context, ContextBlocked) or pasid is not None:
-            return
-        width = self._widths[context.levels]
-        if context.translation_type == _PASS_THROUGH:
-            yield Mapping(0, 0, 1 << width, everything)
-            return
-        yield from self._second_stage.iter_leaves(self.memory, context.table, context.levels, 1 << width)
+        yield from self._mode.iter_mappings(requester, pasid)
 
     def _translate(self, access: Access, trace: list[Step] | None) -> Outcome:
         iova = access.iova
         if (iova & 0xFFF) + access.length > _GRANULE:
             check_within_page(access, _GRANULE)
-        # VT-d 3.15: requests without PASID to 0xFEEx_xxxx are interrupt requests and never DMA, whatever the
-        # tables say; those that are not a doubleword write are not supported, and not recorded as faults.
-        if iova >> 20 == _INTERRUPT_RANGE and access.pasid is None:
-            return self._interrupt_request(access, trace)
-        # VT-d 11.4.4.2: nothing is translated before TES is set.
+        # VT-d 3.15: interrupt requests are never DMA, whatever the tables say.
+        if iova >> 20 == INTERRUPT_RANGE and is_interrupt_request(access):
+            if trace is not None:
+                trace.append(Step("interrupt address range", "VT-d 3.15", note="no DMA, whatever the tables say"))
+            return Bypassed(iova, BypassReason.INTERRUPT_RANGE)
         if trace is not None:
             registers = self.registers
             trace.append(Step("GSTS_REG", GSTS_REG.section, None, registers.gsts, GSTS_REG.describe(registers.gsts)))
-        if not self._enabled:
-            return Bypassed(iova, BypassReason.TRANSLATION_OFF)
-        if not self._legacy:
-            self._check_mode()
-        # VT-d 3.4.2: legacy mode has no requests with PASID.
-        if access.pasid is not None:
-            return self._fault(access, VtdFaultReason.PASID_IN_LEGACY_MODE, disabled=False)
+        if access.pasid is not None and access.address_type is _TRANSLATED and not self._translated_with_pasid:
+            # VT-d 4.2.1, 4.2.5: the root complex does not let it through.
+            return blocked(access, VtdBlocked.TRANSLATED_WITH_PASID)
+        if self._enabled:
+            if trace is not None:
+                rtaddr = self.registers.rtaddr
+                trace.append(Step("RTADDR_REG", RTADDR_REG.section, None, rtaddr, RTADDR_REG.describe(rtaddr)))
+            outcome = self._translate_in_mode(access, trace)
+        else:
+            outcome = _without_translation(access)
+        if self._protected is not None:
+            return self._protected.check(access, outcome)
+        return outcome
 
-        context = self._find_context(access.requester, trace)
-        if isinstance(context, ContextBlocked):
-            return self._fault(access, context.reason, disabled=context.fault_processing_disabled)
-        translation_type, table, levels, disabled, _ = context
 
-        # LCT.5: only TT 01b lets the requests of a device TLB in.
-        if access.address_type is not _UNTRANSLATED:
-            if translation_type != _DEVICE_TLB:
-                return self._fault(access, VtdFaultReason.TRANSLATION_TYPE_BLOCKS, disabled=disabled)
-            if access.address_type is AddressType.TRANSLATED:
-                return Bypassed(iova, BypassReason.TRANSLATED_REQUEST)
-            raise NotModelled(f"translation requests of device TLBs are not modelled: {access}")
+def _mode(registers: VtdRegisters, memory: Memory, read_only: Sequence[Region]) -> _Mode:
+    """What RTADDR_REG.TTM selects (VT-d 11.4.5; RTA.1 and RTA.4 in 7.1.3)."""
+    capabilities = ExtendedCapabilities.decode(registers.ecap)
+    invalid = _BlockingMode(registers, VtdFaultReason.ROOT_POINTER_INVALID)
+    match registers.translation_table_mode:
+        case TranslationTableMode.LEGACY:
+            return _LegacyWithIoPermissions(registers) if registers.io_permissions else LegacyMode(registers, memory)
+        case TranslationTableMode.SCALABLE:
+            return ScalableMode(registers, memory, read_only) if capabilities.scalable_mode else invalid
+        case TranslationTableMode.ABORT_DMA:
+            return _BlockingMode(registers, VtdFaultReason.ABORT_MODE) if capabilities.abort_mode else invalid
+        case TranslationTableMode.RESERVED:
+            return invalid
 
-        # LGN.1: the address must be below the width that both MGAW and AW allow, pass-through or not.
-        if iova >> self._widths[levels]:
-            return self._fault(access, VtdFaultReason.ADDRESS_BEYOND_WIDTH, disabled=disabled, stage=2)
-        if translation_type == _PASS_THROUGH:
-            return Bypassed(iova, BypassReason.PASS_THROUGH)
 
-        needed = _W if access.kind is _WRITE else _R
-        if not access.length and needed == _R and self._zero_length_reads:
-            # CAP_REG.ZLR: a zero-length read goes through to a write-only page as well (VT-d 11.4.2).
-            needed = _R | _W
-        found = self._second_stage.walk(self.memory, table, levels, iova, needed, trace)
-        if not isinstance(found, Leaf):
-            return self._fault(access, found.reason, disabled=disabled, stage=2, level=found.level)
-        entry, shift, rights = found
-        size = 1 << shift
-        address = entry & _PAGE_ADDRESS | iova & size - 1
-        # LGN.4: no table may lead into the interrupt range.
-        if address >> 20 == _INTERRUPT_RANGE:
-            return self._fault(access, VtdFaultReason.OUTPUT_IN_INTERRUPT_RANGE, disabled=disabled, stage=2)
-        return Translated(address, size, PERMISSIONS[rights], _SNOOP if entry & _SNP else _NO_ATTRIBUTES)
-
-    def _check_mode(self) -> None:
-        mode = self.registers.translation_table_mode
-        if mode is not TranslationTableMode.LEGACY:
-            raise NotModelled(
-                f"RTADDR_REG.TTM={mode.value:#04b} ({mode.name}): only legacy mode is modelled",
-                hint="use a unit without scalable mode",
-            )
-
-    def _find_context(self, requester: int, trace: list[Step] | None) -> Context | ContextBlocked:
-        if trace is not None:
-            rtaddr = self.registers.rtaddr
-            trace.append(Step("RTADDR_REG", RTADDR_REG.section, None, rtaddr, RTADDR_REG.describe(rtaddr)))
-        context_table = find_context_table(
-            self.memory, self._root_table, requester >> 8, self._host_address_width, trace
-        )
-        if isinstance(context_table, VtdFaultReason):
-            return ContextBlocked(context_table, False)
-        return self._contexts.find(self.memory, context_table, requester, trace)
-
-    def _interrupt_request(self, access: Access, trace: list[Step] | None) -> Outcome:
-        if trace is not None:
-            trace.append(Step("interrupt address range", "VT-d 3.15", note="0xFEEx_xxxx is never DMA"))
-        if access.kind is _WRITE and access.length == 4 and not access.iova & 3:
+def _without_translation(access: Access) -> Outcome:
+    """What becomes of an access while GSTS_REG.TES is clear (VT-d 4.2.1, 11.4.4.2)."""
+    if access.address_type is not _UNTRANSLATED:
+        answer = Completion.UNSUPPORTED_REQUEST
+        asks = access.address_type is AddressType.TRANSLATION_REQUEST
+        return blocked(access, VtdBlocked.DEVICE_TLB_REQUEST, answer if asks else None)
+    # VT-d 3.1: where remapping is not enabled a PASID is ignored. 3.15: there is no DMA to the interrupt range.
+    if access.iova >> 20 == INTERRUPT_RANGE:
+        if is_interrupt_request(replace(access, pasid=None)):
             return Bypassed(access.iova, BypassReason.INTERRUPT_RANGE)
-        return Fault(VtdBlocked.INTERRUPT_RANGE, access.requester, access.iova & ~0xFFF, access.kind is _WRITE)
-
-    def _fault(
-        self,
-        access: Access,
-        reason: VtdFaultReason,
-        *,
-        disabled: bool,
-        stage: int | None = None,
-        level: int | None = None,
-    ) -> Fault:
-        is_write = access.kind is _WRITE
-        page = access.iova & ~0xFFF
-        record = None
-        # VT-d 7.1.3: FPD keeps qualified faults from being recorded; the request is blocked all the same. Those that
-        # come before a context-entry was read are not qualified: there was no FPD to look at.
-        if not disabled:
-            record = VtdFaultRecord(
-                address=page,
-                source_id=access.requester,
-                reason=reason,
-                is_read=not is_write,
-                address_type=access.address_type,
-                pasid=access.pasid,
-            )
-        return Fault(reason, access.requester, page, is_write, stage, level, record)
+        return blocked(access, VtdBlocked.INTERRUPT_RANGE)
+    return Bypassed(access.iova, BypassReason.TRANSLATION_OFF)

@@ -3,6 +3,8 @@
 Where an entry has two things wrong with it the specification leaves the order open. Here, at each level from the top:
 neither R nor W (not present) first, then reserved fields, then the right that the request needs. A walk stops at
 the first entry that lacks this right.
+
+With RTADDR_REG.SSIRWE set IR and IW take the place of R and W throughout.
 """
 
 from __future__ import annotations
@@ -15,40 +17,52 @@ from harness.errors import HarnessError
 from harness.model.access import PERMISSIONS, Mapping
 from harness.model.bits import Field, Layout
 from harness.model.explanation import Step
+from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.vtd.faults import VtdFaultReason
+from harness.model.vtd.flags import FlagFailure, Flags
 from harness.model.vtd.registers import VtdRegisters
 
-__all__ = ["LEAF_ENTRY", "TABLE_ENTRY", "Leaf", "SecondStage", "TableLoop", "WalkBlocked", "level_shift"]
+__all__ = [
+    "LEAF_ENTRY",
+    "TABLE_ENTRY",
+    "Leaf",
+    "SecondStage",
+    "TableLoop",
+    "WalkBlocked",
+    "level_of_shift",
+    "level_shift",
+]
 
-# VT-d 9.8: an entry that references another table. X, A and the IGN fields are ignored in legacy mode.
+# VT-d 9.8: an entry that references another table. A is ignored without SSADE, IR without SSIRWE, R and W with it.
 TABLE_ENTRY = Layout(
     "second-stage entry",
     "VT-d 9.8",
     (
         Field("R", 0, 1),
         Field("W", 1, 1),
-        Field("X", 2, 1),
-        Field("IGN_3", 3, 4),
+        Field("IGN_2", 2, 5),
         Field("PS", 7, 1),
         Field("A", 8, 1),
         Field("IGN_9", 9, 2),
         Field("RSVD_11", 11, 1),
         Field("ADDR", 12, 40, in_place=True),
-        Field("IGN_52", 52, 10),
-        Field("RSVD_62", 62, 1),
+        Field("IGN_52", 52, 9),
+        Field("IR", 61, 1),
+        Field("IW", 62, 1),
         Field("IGN_63", 63, 1),
     ),
 )
 
-# VT-d 9.8: an entry that maps a page. EMT, IPAT, A and D are ignored in legacy mode, PS in the last level.
+# VT-d 9.8: an entry that maps a page. PS is ignored in the last level. EMT and IPAT say which memory type accesses of
+# processor graphics have, and decide on nothing here.
 LEAF_ENTRY = Layout(
     "second-stage entry",
     "VT-d 9.8",
     (
         Field("R", 0, 1),
         Field("W", 1, 1),
-        Field("X", 2, 1),
+        Field("IGN_2", 2, 1),
         Field("EMT", 3, 3),
         Field("IPAT", 6, 1),
         Field("PS", 7, 1),
@@ -57,8 +71,9 @@ LEAF_ENTRY = Layout(
         Field("IGN_10", 10, 1),
         Field("SNP", 11, 1),
         Field("ADDR", 12, 40, in_place=True),
-        Field("IGN_52", 52, 10),
-        Field("RSVD_62", 62, 1),
+        Field("IGN_52", 52, 9),
+        Field("IR", 61, 1),
+        Field("IW", 62, 1),
         Field("IGN_63", 63, 1),
     ),
 )
@@ -67,8 +82,12 @@ _NAMES = {1: "SS-PTE", 2: "SS-PDE", 3: "SS-PDPE", 4: "SS-PML4E", 5: "SS-PML5E"}
 _ADDRESS = LEAF_ENTRY["ADDR"].mask
 _PAGE_SIZE = LEAF_ENTRY["PS"].mask
 _ENTRIES = struct.Struct("<512Q")
-_WRITE = 0b10
-_EITHER = 0b11
+_R = 0b01
+_W = 0b10
+_IO_SHIFT = LEAF_ENTRY["IR"].low
+_IW = LEAF_ENTRY["IW"].mask
+_A = LEAF_ENTRY["A"].mask
+_D = LEAF_ENTRY["D"].mask
 
 
 class TableLoop(HarnessError):
@@ -85,18 +104,61 @@ class Leaf(NamedTuple):
         entry: the 64 bits of the last entry.
         shift: log2 of the page size in bytes.
         rights: bit 0 R, bit 1 W, all levels taken together.
+        address: where that entry is.
     """
 
     entry: int
     shift: int
     rights: int
+    address: int
 
 
 class WalkBlocked(NamedTuple):
-    """A walk that did not end at a page, and the level of the entry that stopped it."""
+    """A walk that did not end at a page.
+
+    Attributes:
+        reason: why.
+        level: of the entry that stopped it.
+        stage: that the entry is of.
+    """
 
     reason: VtdFaultReason
     level: int
+    stage: int = 2
+
+
+class _Reasons(NamedTuple):
+    """What the walk's faults are called in a mode."""
+
+    root_access: VtdFaultReason
+    access: VtdFaultReason
+    reserved: VtdFaultReason
+    no_write: VtdFaultReason
+    no_read: VtdFaultReason
+    no_right: VtdFaultReason | None
+
+
+# VT-d 7.1.3. In legacy mode an entry without R and W has no reason of its own.
+_LEGACY = _Reasons(
+    VtdFaultReason.CONTEXT_INVALID,
+    VtdFaultReason.PAGING_ENTRY_ACCESS,
+    VtdFaultReason.PAGING_ENTRY_RESERVED,
+    VtdFaultReason.WRITE_NOT_PERMITTED,
+    VtdFaultReason.READ_NOT_PERMITTED,
+    None,
+)
+_SCALABLE = _Reasons(
+    VtdFaultReason.SECOND_STAGE_ROOT_ACCESS,
+    VtdFaultReason.SECOND_STAGE_ACCESS,
+    VtdFaultReason.SECOND_STAGE_RESERVED,
+    VtdFaultReason.SCALABLE_WRITE_NOT_PERMITTED,
+    VtdFaultReason.SCALABLE_READ_NOT_PERMITTED,
+    VtdFaultReason.SECOND_STAGE_NOT_PRESENT,
+)
+_FLAG_FAILURES = {
+    FlagFailure.NOT_SNOOPED: VtdFaultReason.SECOND_STAGE_FLAGS_NOT_SNOOPED,
+    FlagFailure.REFUSED: VtdFaultReason.SECOND_STAGE_FLAGS_FAILED,
+}
 
 
 class _Level(NamedTuple):
@@ -122,12 +184,28 @@ def level_shift(level: int) -> int:
     return 3 + 9 * level
 
 
-class SecondStage:
-    """Walks second-stage tables as a unit with these registers does."""
+def level_of_shift(shift: int) -> int:
+    """The level of the entries that cover 2^shift bytes."""
+    return (shift - 3) // 9
 
-    def __init__(self, registers: VtdRegisters) -> None:
+
+class SecondStage:
+    """Walks second-stage tables as a unit with these registers does, in one of its modes.
+
+    Args:
+        registers: of the unit.
+        scalable: whether PASID-table entries lead to the tables, or context-entries.
+    """
+
+    def __init__(self, registers: VtdRegisters, *, scalable: bool) -> None:
+        self._reasons = _SCALABLE if scalable else _LEGACY
+        # VT-d 11.4.5: SSIRWE moves the rights to bits 62:61. In legacy mode it may not be set.
+        self._rights_shift = _IO_SHIFT if registers.io_permissions else 0
+        self._either = (_R | _W) << self._rights_shift
+        # IW is reserved where it grants nothing, IR is ignored (VT-d 9.8).
+        reserved = 0 if registers.io_permissions else _IW
         # Bits 51:HAW of an address are reserved (VT-d 9.8, ADDR).
-        above_haw = _ADDRESS & ~((1 << registers.host_address_width) - 1)
+        reserved |= _ADDRESS & ~((1 << registers.host_address_width) - 1)
         # SNP of a leaf is reserved where ECAP_REG.SC is 0 (VT-d 9.8, SNP).
         snoop = 0 if registers.snoop_control else LEAF_ENTRY["SNP"].mask
         by_level = [_Level(0, 0, 0, 0, 0)]
@@ -141,16 +219,24 @@ class SecondStage:
                 _Level(
                     level,
                     level_shift(level),
-                    _EITHER if level == 1 else _PAGE_SIZE if large else 0,
-                    above_haw | page_size | TABLE_ENTRY["RSVD_11"].mask | TABLE_ENTRY["RSVD_62"].mask,
-                    above_haw | snoop | below_page | LEAF_ENTRY["RSVD_62"].mask,
+                    self._either if level == 1 else _PAGE_SIZE if large else 0,
+                    reserved | page_size | TABLE_ENTRY["RSVD_11"].mask,
+                    reserved | snoop | below_page,
                 )
             )
         self._by_level = tuple(by_level)
         self._downwards = tuple(tuple(by_level[levels:0:-1]) for levels in range(6))
 
     def walk(
-        self, memory: Memory, table: int, levels: int, iova: int, needed: int, trace: list[Step] | None
+        self,
+        memory: Memory,
+        table: int,
+        levels: int,
+        iova: int,
+        needed: int,
+        domain: int,
+        trace: list[Step] | None,
+        flags: Flags | None = None,
     ) -> Leaf | WalkBlocked:
         """Walk down to the page of an address.
 
@@ -160,10 +246,13 @@ class SecondStage:
             levels: how many there are.
             iova: input address, within the width of that many levels.
             needed: rights of which one must be left at the end: bit 0 R, bit 1 W.
+            domain: what entries are tagged with in a cache; only the trace shows it.
             trace: takes a step for each entry; None for speed.
+            flags: takes the accessed flags of all entries but the leaf (SSADE); None where entries have none.
         """
         read_u64 = memory.read_u64
-        rights = _EITHER
+        rights = either = self._either
+        needed <<= self._rights_shift
         for level, shift, leaf_bits, table_reserved, leaf_reserved in self._downwards[levels]:
             address = table | (iova >> shift & 0x1FF) << 3
             try:
@@ -171,26 +260,40 @@ class SecondStage:
             except OutsideMemory:
                 if trace is not None:
                     trace.append(Step(_NAMES[level], "VT-d 9.8", address, note="no memory there"))
-                # LCT.4 for the table that the context-entry references, LSL.1 for those below.
+                # LCT.4 or SSS.4 for the topmost table, LSS.1 or SSS.1 for those below.
                 top = level == levels
-                return WalkBlocked(VtdFaultReason.CONTEXT_INVALID if top else VtdFaultReason.PAGING_ENTRY_ACCESS, level)
+                return WalkBlocked(self._reasons.root_access if top else self._reasons.access, level)
             is_leaf = entry & leaf_bits
             if trace is not None:
-                layout = LEAF_ENTRY if is_leaf or level == 1 else TABLE_ENTRY
-                trace.append(Step(_NAMES[level], "VT-d 9.8", address, entry, layout.describe(entry)))
+                trace.append(_step(level, address, entry, bool(is_leaf) or level == 1, domain, iova))
             # VT-d 3.7: with R and W both 0 the entry is not present, and none of its other fields is looked at.
-            # LSL.2: otherwise its reserved fields must be zero.
-            if entry & (leaf_reserved if is_leaf else table_reserved) and entry & _EITHER:
-                return WalkBlocked(VtdFaultReason.PAGING_ENTRY_RESERVED, level)
-            # LGN.2, LGN.3: a right must be there at every level.
+            # LSS.2, SSS.3: otherwise its reserved fields must be zero.
+            if entry & (leaf_reserved if is_leaf else table_reserved) and entry & either:
+                return WalkBlocked(self._reasons.reserved, level)
+            # LGN.2, LGN.3, SSS.2, SGN.6, SGN.7: a right must be there at every level.
             rights &= entry
             if not rights & needed:
-                denied = VtdFaultReason.WRITE_NOT_PERMITTED if needed == _WRITE else VtdFaultReason.READ_NOT_PERMITTED
-                return WalkBlocked(denied, level)
+                return WalkBlocked(self._denied(rights, needed), level)
             if is_leaf:
-                return Leaf(entry, shift, rights)
+                return Leaf(entry, shift, rights >> self._rights_shift, address)
+            # VT-d 3.7.2: whatever is used is accessed.
+            if flags is not None and not entry & _A and (failure := flags.set(address, entry, _A)):
+                return WalkBlocked(_FLAG_FAILURES[failure], level)
             table = entry & _ADDRESS
         raise AssertionError("a present entry of level 1 is a leaf")
+
+    def use(self, leaf: Leaf, flags: Flags, *, dirty: bool) -> WalkBlocked | None:
+        """Set the flags of the entry that maps the page, which is accessed, and dirty when written (VT-d 3.7.2)."""
+        used = _A | _D if dirty else _A
+        if used & ~leaf.entry and (failure := flags.set(leaf.address, leaf.entry, used)):
+            return WalkBlocked(_FLAG_FAILURES[failure], level_of_shift(leaf.shift))
+        return None
+
+    def _denied(self, rights: int, needed: int) -> VtdFaultReason:
+        reasons = self._reasons
+        if not rights and reasons.no_right is not None:
+            return reasons.no_right
+        return reasons.no_write if needed >> self._rights_shift == _W else reasons.no_read
 
     def iter_leaves(self, memory: Memory, table: int, levels: int, limit: int) -> Iterator[Mapping]:
         """Every page that the tables map below `limit`, in ascending order, one `Mapping` each.
@@ -200,7 +303,7 @@ class SecondStage:
         Raises:
             TableLoop: a table is its own ancestor.
         """
-        return self._iter_level(memory, table, levels, 0, limit, _EITHER, ())
+        return self._iter_level(memory, table, levels, 0, limit, self._either, ())
 
     def _iter_level(
         self, memory: Memory, table: int, level: int, base: int, limit: int, rights: int, above: tuple[int, ...]
@@ -222,7 +325,15 @@ class SecondStage:
                 continue
             if entry & leaf_bits:
                 if not entry & leaf_reserved:
-                    yield Mapping(iova, entry & _ADDRESS, 1 << shift, PERMISSIONS[left])
+                    yield Mapping(iova, entry & _ADDRESS, 1 << shift, PERMISSIONS[left >> self._rights_shift])
             elif not entry & table_reserved:
                 below = (*above, table)
                 yield from self._iter_level(memory, entry & _ADDRESS, level - 1, iova, limit, left, below)
+
+
+def _step(level: int, address: int, entry: int, is_leaf: bool, domain: int, iova: int) -> Step:
+    """What a trace shows of an entry. One that is not present is tagged as well, since CAP_REG.CM lets it be cached."""
+    layout, kind = (LEAF_ENTRY, EntryKind.LEAF) if is_leaf else (TABLE_ENTRY, EntryKind.TABLE)
+    span = (1 << level_shift(level)) - 1
+    cached = CachedEntry(kind=kind, domain=domain, stage=2, first=iova & ~span, last=iova | span)
+    return Step(_NAMES[level], "VT-d 9.8", address, entry, layout.describe(entry), cached=cached)

@@ -1,55 +1,18 @@
-"""Builds the tables that the VT-d engine walks: its mirror image, legal by default, any field overridable."""
+"""Builds legacy-mode tables, the mirror image of what the VT-d engine walks: any field can be set otherwise."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping as NamedValues
 from dataclasses import dataclass, field
 
-from harness.model.access import PERMISSIONS, Permissions
 from harness.model.bits import Layout, changed
 from harness.model.memory import WritableMemory
-from harness.model.radix import NO_OVERRIDES, Entry, LeafEntry, PageAllocator, PageSize, RadixTable, TableEntry
+from harness.model.radix import NO_OVERRIDES, PageAllocator, RadixTable
 from harness.model.vtd.context import CONTEXT_ENTRY, TranslationType, context_entry_address
+from harness.model.vtd.page_formats import SecondStageFormat
 from harness.model.vtd.root import ROOT_ENTRY, root_entry_address
-from harness.model.vtd.second_stage import LEAF_ENTRY, TABLE_ENTRY, level_shift
 
-__all__ = ["SecondStageFormat", "VtdTables"]
-
-
-class SecondStageFormat:
-    """Second-stage entries (VT-d 9.8)."""
-
-    entry_size = 8
-    page_sizes = (PageSize(12, 1), PageSize(21, 2), PageSize(30, 3))
-
-    def level_shift(self, level: int) -> int:
-        """See `TableFormat`."""
-        return level_shift(level)
-
-    def index_bits(self, level: int, levels: int) -> int:
-        """See `TableFormat`: 512 entries."""
-        return 9
-
-    def table_entry(self, address: int, level: int) -> int:
-        """See `TableFormat`."""
-        return TABLE_ENTRY.encode({"R": 1, "W": 1, "ADDR": address})
-
-    def leaf_entry(self, address: int, page: PageSize, part: int, permissions: Permissions) -> int:
-        """See `TableFormat`."""
-        read, write = int(Permissions.READ in permissions), int(Permissions.WRITE in permissions)
-        return LEAF_ENTRY.encode({"R": read, "W": write, "PS": int(page.level > 1), "ADDR": address})
-
-    def decode(self, entry: int, level: int) -> Entry:
-        """See `TableFormat`."""
-        if not entry & 3:
-            return None
-        if level > 1 and not (level < 4 and LEAF_ENTRY["PS"].get(entry)):
-            return TableEntry(TABLE_ENTRY["ADDR"].get(entry), level - 1)
-        return LeafEntry(LEAF_ENTRY["ADDR"].get(entry), self.page_sizes[level - 1], PERMISSIONS[entry & 3])
-
-    def layout(self, level: int, *, is_leaf: bool) -> Layout:
-        """See `TableFormat`."""
-        return LEAF_ENTRY if is_leaf else TABLE_ENTRY
+__all__ = ["VtdTables", "change_entry", "write_entry"]
 
 
 @dataclass(slots=True)
@@ -92,31 +55,34 @@ class VtdTables:
         """
         if table is None:
             table = RadixTable(self.pages, SecondStageFormat(), levels)
-        bus = requester >> 8
-        root_entry = self.memory.read_u64(root_entry_address(self.root, bus))
+        root_entry = self.memory.read_u64(root_entry_address(self.root, requester))
         if not root_entry & 1:
             root_entry = ROOT_ENTRY.encode({"P": 1, "CTP": self.pages.take()})
-            self.memory.write_u64(root_entry_address(self.root, bus), root_entry)
+            self.memory.write_u64(root_entry_address(self.root, requester), root_entry)
         fields = {"P": 1, "TT": translation_type, "SSPTPTR": table.root, "AW": levels - 2, "DID": domain_id}
         address = context_entry_address(ROOT_ENTRY["CTP"].get(root_entry), requester)
-        self._write_128(address, CONTEXT_ENTRY.encode({**fields, **overrides}))
+        write_entry(self.memory, address, CONTEXT_ENTRY.encode({**fields, **overrides}), 16)
         return table
 
     def set_root_fields(self, bus: int, values: NamedValues[str, int]) -> None:
         """Set fields of a bus's root-entry, by their names in `ROOT_ENTRY`."""
-        address = root_entry_address(self.root, bus)
-        self._write_128(address, changed(ROOT_ENTRY, self._read_128(address), values))
+        change_entry(self.memory, root_entry_address(self.root, bus << 8), ROOT_ENTRY, 16, values)
 
     def set_context_fields(self, requester: int, values: NamedValues[str, int]) -> None:
         """Set fields of a requester's context-entry, by their names in `CONTEXT_ENTRY`."""
-        table = ROOT_ENTRY["CTP"].get(self.memory.read_u64(root_entry_address(self.root, requester >> 8)))
-        address = context_entry_address(table, requester)
-        self._write_128(address, changed(CONTEXT_ENTRY, self._read_128(address), values))
+        table = ROOT_ENTRY["CTP"].get(self.memory.read_u64(root_entry_address(self.root, requester)))
+        change_entry(self.memory, context_entry_address(table, requester), CONTEXT_ENTRY, 16, values)
 
-    def _read_128(self, address: int) -> int:
-        return self.memory.read_u64(address + 8) << 64 | self.memory.read_u64(address)
 
-    def _write_128(self, address: int, value: int) -> None:
-        # The half with the present bit last, as software has to (VT-d 9: entries are read in one piece).
-        self.memory.write_u64(address + 8, value >> 64)
-        self.memory.write_u64(address, value & (1 << 64) - 1)
+def write_entry(memory: WritableMemory, address: int, value: int, size: int) -> None:
+    """Write an entry of `size` bytes, the word with the present bit last, as software has to."""
+    for offset in reversed(range(0, size, 8)):
+        memory.write_u64(address + offset, value >> 8 * offset & (1 << 64) - 1)
+
+
+def change_entry(
+    memory: WritableMemory, address: int, layout: Layout, size: int, values: NamedValues[str, int]
+) -> None:
+    """Set fields of the entry of `size` bytes at an address."""
+    value = int.from_bytes(memory.read(address, size), "little")
+    write_entry(memory, address, changed(layout, value, values), size)

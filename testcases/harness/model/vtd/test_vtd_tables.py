@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,7 +27,7 @@ _PERMISSIONS = st.sampled_from([Permissions.READ, Permissions.WRITE, RW])
 
 
 def engine_of(tables: VtdTables, **fields: int) -> VtdEngine:
-    registers = {"cap": capabilities(), "ecap": 1 << 6 | 1 << 2 | 1 << 7, "gsts": 1 << 31, **fields}
+    registers: dict[str, Any] = {"cap": capabilities(), "ecap": 1 << 6 | 1 << 2 | 1 << 7, "gsts": 1 << 31, **fields}
     return VtdEngine(VtdRegisters(rtaddr=tables.root, **registers), tables.memory)
 
 
@@ -194,7 +195,7 @@ def test_the_builder_refuses_what_is_not_whole_pages_in_its_width(iova: int, siz
 
 def test_an_override_builds_an_illegal_leaf() -> None:
     tables, table = build(4, [])
-    table.map(0, 0, 4096, overrides={"RSVD_62": 1})
+    table.map(0, 0, 4096, overrides={"IW": 1})
     outcome = engine_of(tables).translate(access(0))
     assert isinstance(outcome, Fault)
     assert outcome.code is VtdFaultReason.PAGING_ENTRY_RESERVED

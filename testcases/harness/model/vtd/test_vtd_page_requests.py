@@ -1,0 +1,212 @@
+"""Page requests: which are let through, the queue, and its event (VT-d 7.4, 7.5)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from reasons import assert_fault
+from vtd_units import HAW, NOWHERE, PASID, RID, TES, Unit
+
+from harness.errors import SpecError
+from harness.model.engine import MsiWrite
+from harness.model.invalidation import CachedEntry, EntryKind
+from harness.model.vtd import VtdEngine, VtdFaultReason, VtdFaultRecord, VtdRegisters
+from harness.model.vtd.faults import VtdBlocked
+from harness.model.vtd.page_requests import PageRequest, PageRequestResult, PageResponse
+
+QUEUE = 0x80_0000
+IM, IP = 1 << 31, 1 << 30
+PPR, PRO = 1, 2
+REQUEST = PageRequest(requester=RID, address=0x1234_5678, group=0x155, write=True)
+
+
+class Queue(Unit):
+    """A unit whose requester may send page requests; the queue has 128 entries at QUEUE."""
+
+    def __init__(self, stages: str = "first") -> None:
+        super().__init__(stages)
+        self.tables.set_context_fields(RID, {"PRE": 1})
+        self.registers: dict[str, int] = {"pqa": QUEUE, "pedata": 0x41, "peaddr": 0xFEE0_0000, "pectl": 0}
+
+    def receive(self, request: PageRequest = REQUEST, **registers: int) -> PageRequestResult:
+        values: dict[str, Any] = {
+            "rtaddr": self.rtaddr,
+            "cap": self.cap,
+            "ecap": self.capabilities.encode(),
+            "gsts": self.gsts,
+            "host_address_width": HAW,
+            **self.registers,
+            **registers,
+        }
+        return VtdEngine(VtdRegisters(**values), self.memory).receive_page_request(request)
+
+
+@pytest.fixture
+def queue() -> Queue:
+    return Queue()
+
+
+def test_descriptor_has_the_fields_of_the_request_7_4_1_1() -> None:
+    request = replace(REQUEST, pasid=0xABCDE, privileged=True, execute=True)
+    low = 1 | 1 << 8 | RID << 16 | 0xABCDE << 32 | 1 << 52 | 1 << 53
+    high = 1 | 1 << 1 | 1 << 2 | 0x155 << 3 | 0x1234_5000
+    assert request.encode() == high << 64 | low
+    assert replace(REQUEST, last=False, read=False).encode() == (2 | 0x155 << 3 | 0x1234_5000) << 64 | RID << 16 | 1
+
+
+@pytest.mark.parametrize("fields", [{"group": 512}, {"group": -1}, {"address": 1 << 64}, {"pasid": 1 << 20}])
+def test_request_that_does_not_fit_is_refused(fields: dict[str, int]) -> None:
+    with pytest.raises(SpecError):
+        replace(REQUEST, **fields)  # type: ignore[arg-type]
+
+
+def test_request_is_written_at_the_tail_which_goes_on_7_4_1(queue: Queue) -> None:
+    result = queue.receive(pqt=0x40)
+    assert [write.address for write in result.writes] == [QUEUE + 0x40]
+    assert int.from_bytes(result.writes[0].data, "little") == REQUEST.encode()
+    assert (result.registers.pqt, result.fault, result.response) == (0x60, None, None)
+
+
+@pytest.mark.parametrize(("size", "end"), [(0, 0x1000), (7, 0x8_0000)])
+def test_tail_goes_round_at_the_end_of_the_queue_11_4_11_3(queue: Queue, size: int, end: int) -> None:
+    result = queue.receive(pqa=QUEUE | size, pqt=end - 0x20, pqh=0x20)
+    assert [write.address for write in result.writes] == [QUEUE + end - 0x20]
+    assert result.registers.pqt == 0
+
+
+def test_full_queue_sets_pro_and_answers_success_7_4_1(queue: Queue) -> None:
+    result = queue.receive(pqt=0x20, pqh=0x40)
+    assert (result.writes, result.registers.pqt, result.registers.prs) == ((), 0x20, PRO)
+    assert result.response is PageResponse.SUCCESS
+    assert queue.receive(replace(REQUEST, last=False), pqt=0x20, pqh=0x40).response is None
+
+
+def test_overflow_drops_requests_until_software_clears_it_7_4_1(queue: Queue) -> None:
+    result = queue.receive(prs=PRO)
+    assert (result.writes, result.response) == ((), PageResponse.SUCCESS)
+
+
+def test_first_request_raises_an_event_7_5(queue: Queue) -> None:
+    message = MsiWrite(requester=0, address=0x7_FEE0_0000, data=0x41)
+    result = queue.receive(peuaddr=7)
+    assert (result.interrupt, result.registers.prs, result.registers.pectl) == (message, PPR, 0)
+    assert queue.receive(prs=PPR).interrupt is None
+
+
+def test_masked_event_stays_pending_7_5(queue: Queue) -> None:
+    result = queue.receive(pectl=IM)
+    assert (result.interrupt, result.registers.pectl) == (None, IM | IP)
+
+
+@pytest.mark.parametrize(
+    ("stages", "entry", "dropped"),
+    [
+        (
+            "first",
+            CachedEntry(kind=EntryKind.LEAF, stage=1, domain=7, space=0, first=0x1234_5000, last=0x1234_5FFF),
+            True,
+        ),
+        ("first", CachedEntry(kind=EntryKind.TABLE, stage=1, domain=7, space=0, first=0, last=0x3FFF_FFFF), True),
+        ("first", CachedEntry(kind=EntryKind.LEAF, stage=1, domain=7, space=1, first=0, last=1 << 40), False),
+        ("first", CachedEntry(kind=EntryKind.LEAF, stage=1, domain=8, space=0, first=0, last=1 << 40), False),
+        ("first", CachedEntry(kind=EntryKind.LEAF, stage=1, domain=7, space=0, first=0, last=0x1234_4FFF), False),
+        ("second", CachedEntry(kind=EntryKind.LEAF, stage=2, domain=7, first=0, last=1 << 40), True),
+        ("nested", CachedEntry(kind=EntryKind.LEAF, stage=2, domain=7, first=0, last=1 << 40), False),
+        ("", CachedEntry(kind=EntryKind.LEAF, stage=2, domain=7, first=0, last=1 << 40), False),
+    ],
+)
+def test_what_controls_the_page_is_dropped_from_the_caches_7_4_1(
+    stages: str, entry: CachedEntry, dropped: bool
+) -> None:
+    result = Queue(stages).receive()
+    assert any(invalidation.drops(entry) for invalidation in result.invalidations) == dropped
+
+
+# What is refused.
+
+
+def assert_refused(result: PageRequestResult, reason: VtdFaultReason) -> VtdFaultRecord:
+    """Refused, reported as the fault of a page request, and answered (VT-d 7.4.1, 11.4.7.6)."""
+    fault = assert_fault(result.fault, reason)
+    assert (result.writes, result.response) == ((), PageResponse.INVALID_REQUEST)
+    record = fault.record
+    assert isinstance(record, VtdFaultRecord)
+    assert (record.is_read, record.is_other, record.address) == (False, True, 0x1234_5000)
+    assert VtdFaultRecord.decode(record.encode()) == record
+    assert "page request" in str(record)
+    return record
+
+
+def test_page_request_in_legacy_mode_faults_with_reason_0x32_rta_3(queue: Queue) -> None:
+    assert_refused(queue.receive(rtaddr=queue.tables.root), VtdFaultReason.PAGE_REQUEST_IN_LEGACY_MODE)
+    with_pasid = replace(REQUEST, pasid=PASID)
+    result = queue.receive(with_pasid, rtaddr=queue.tables.root | 1 << 7)
+    assert assert_refused(result, VtdFaultReason.PAGE_REQUEST_IN_LEGACY_MODE).pasid == PASID
+
+
+def test_page_request_without_pre_faults_with_reason_0x47_sct_8(queue: Queue) -> None:
+    queue.tables.set_context_fields(RID, {"PRE": 0})
+    assert_refused(queue.receive(), VtdFaultReason.PAGE_REQUESTS_DISABLED)
+
+
+def test_page_request_in_abort_mode_faults_with_reason_0x33_rta_4(queue: Queue) -> None:
+    assert_refused(queue.receive(rtaddr=3 << 10), VtdFaultReason.ABORT_MODE)
+
+
+@pytest.mark.parametrize(
+    ("entry", "fields", "reason"),
+    [
+        ("root", {"LP": 0}, VtdFaultReason.SCALABLE_ROOT_NOT_PRESENT),
+        ("context", {"P": 0}, VtdFaultReason.SCALABLE_CONTEXT_NOT_PRESENT),
+        ("context", {"DTE": 0}, VtdFaultReason.SCALABLE_CONTEXT_INVALID),
+        ("context", {"EPTR": 1, "PASIDE": 0}, VtdFaultReason.SCALABLE_CONTEXT_INVALID),
+        ("context", {"PASIDDIRPTR": NOWHERE}, VtdFaultReason.PASID_DIRECTORY_ACCESS),
+        ("pasid", {"P": 0}, VtdFaultReason.PASID_TABLE_NOT_PRESENT),
+    ],
+)
+def test_page_request_meets_the_faults_of_the_tables_7_1_3(
+    queue: Queue, entry: str, fields: dict[str, int], reason: VtdFaultReason
+) -> None:
+    match entry:
+        case "root":
+            queue.tables.set_root_fields(RID >> 8, fields)
+        case "context":
+            queue.tables.set_context_fields(RID, fields)
+        case _:
+            queue.tables.set_pasid_fields(RID, fields)
+    assert_refused(queue.receive(), reason)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pasid", "reason"),
+    [
+        ({"PASIDE": 0}, PASID, VtdFaultReason.PASID_DISABLED),
+        ({}, 1 << 13, VtdFaultReason.PASID_BEYOND_DIRECTORY),
+        ({}, 0, VtdFaultReason.PASID_IS_RID_PASID),
+    ],
+)
+def test_page_request_with_a_pasid_that_is_not_let_in_faults_7_1_3(
+    queue: Queue, fields: dict[str, int], pasid: int, reason: VtdFaultReason
+) -> None:
+    queue.tables.set_context_fields(RID, fields)
+    assert_refused(queue.receive(replace(REQUEST, pasid=pasid)), reason)
+
+
+def test_page_request_that_wants_no_response_gets_none_7_4_1(queue: Queue) -> None:
+    queue.tables.set_context_fields(RID, {"PRE": 0})
+    assert queue.receive(replace(REQUEST, last=False)).response is None
+
+
+def test_fpd_keeps_a_qualified_fault_of_a_page_request_from_being_reported_7_1_1(queue: Queue) -> None:
+    queue.tables.set_context_fields(RID, {"PRE": 0, "FPD": 1})
+    fault = queue.receive().fault
+    assert fault is not None
+    assert fault.record is None
+
+
+def test_page_request_is_unsupported_without_prs_and_while_translation_is_off(queue: Queue) -> None:
+    assert_fault(queue.receive(gsts=0).fault, VtdBlocked.PAGE_REQUEST)
+    queue.lacks("page_requests")
+    assert_fault(queue.receive(gsts=TES).fault, VtdBlocked.PAGE_REQUEST)
