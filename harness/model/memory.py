@@ -20,6 +20,7 @@ __all__ = [
     "CallableMemory",
     "MappedMemory",
     "Memory",
+    "OffsetMemory",
     "OutsideMemory",
     "Region",
     "SparseMemory",
@@ -260,6 +261,35 @@ class MappedMemory:
             if base <= address and address + size <= end:
                 return view, address - base
         raise OutsideMemory(address, size)
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetMemory:
+    """Memory as it is addressed from behind a stage of translation that maps all of it to one run of another.
+
+    Attributes:
+        memory: what it is mapped to.
+        offset: where address 0 lies there; may be negative.
+    """
+
+    memory: WritableMemory
+    offset: int
+
+    def read(self, address: int, size: int) -> bytes:
+        """See `Memory`."""
+        return self.memory.read(address + self.offset, size)
+
+    def read_u64(self, address: int) -> int:
+        """See `Memory`."""
+        return self.memory.read_u64(address + self.offset)
+
+    def write(self, address: int, data: bytes) -> None:
+        """See `WritableMemory`."""
+        self.memory.write(address + self.offset, data)
+
+    def write_u64(self, address: int, value: int) -> None:
+        """See `WritableMemory`."""
+        self.memory.write_u64(address + self.offset, value)
 
 
 class CallableMemory:

@@ -15,38 +15,9 @@ from harness.model.bits import changed
 from harness.model.memory import WritableMemory
 from harness.model.radix import NO_OVERRIDES, PageAllocator, RadixTable
 
-__all__ = ["AmdviTables", "Gcr3Table", "GuestPhysicalMemory", "InterruptTable"]
+__all__ = ["AmdviTables", "Gcr3Table", "InterruptTable"]
 
 _PAGE = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class GuestPhysicalMemory:
-    """Memory as a guest addresses it, where host tables map all of it to one run of physical memory.
-
-    Attributes:
-        memory: physical memory.
-        offset: physical address of guest physical address 0.
-    """
-
-    memory: WritableMemory
-    offset: int
-
-    def read(self, address: int, size: int) -> bytes:
-        """See `Memory`."""
-        return self.memory.read(address + self.offset, size)
-
-    def read_u64(self, address: int) -> int:
-        """See `Memory`."""
-        return self.memory.read_u64(address + self.offset)
-
-    def write(self, address: int, data: bytes) -> None:
-        """See `WritableMemory`."""
-        self.memory.write(address + self.offset, data)
-
-    def write_u64(self, address: int, value: int) -> None:
-        """See `WritableMemory`."""
-        self.memory.write_u64(address + self.offset, value)
 
 
 @dataclass(slots=True)

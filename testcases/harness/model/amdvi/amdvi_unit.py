@@ -10,9 +10,8 @@ from harness.model.access import Access, AccessKind, AddressType, Fault, Outcome
 from harness.model.amdvi import AmdviEngine, AmdviEvent, AmdviRegisters, AmdviTables, Gcr3Table
 from harness.model.amdvi.register_fields import CONTROL
 from harness.model.amdvi.registers import extended_features
-from harness.model.amdvi.tables import GuestPhysicalMemory
 from harness.model.engine import MsiOutcome, MsiWrite
-from harness.model.memory import Region, SparseMemory
+from harness.model.memory import OffsetMemory, Region, SparseMemory
 from harness.model.radix import PageAllocator, RadixTable
 
 __all__ = ["DOMAIN", "IOVA", "MSI", "NOWHERE", "OUTPUT", "RID", "Unit", "guest_unit", "nested_unit", "record_of"]
@@ -111,7 +110,7 @@ def guest_unit(
 def nested_unit(*, host_levels: int = 4, pasid: int = 5) -> tuple[Unit, RadixTable, RadixTable]:
     """The same above host tables, which map guest physical memory from 0 on to GUEST_BASE on, and OUTPUT likewise."""
     unit = Unit()
-    guest_memory = GuestPhysicalMemory(unit.memory, GUEST_BASE)
+    guest_memory = OffsetMemory(unit.memory, GUEST_BASE)
     gcr3 = Gcr3Table(PageAllocator(guest_memory, 0x1000))
     host = unit.tables.attach(RID, DOMAIN, host_levels)
     host.map(0, GUEST_BASE, GUEST_RAM, largest_page=4096)

@@ -6,7 +6,7 @@ from collections.abc import Mapping as NamedValues
 
 from harness.model.access import Access, AccessKind, AddressType, Outcome
 from harness.model.explanation import Explanation
-from harness.model.memory import MappedMemory, WritableMemory
+from harness.model.memory import MappedMemory, OffsetMemory, WritableMemory
 from harness.model.radix import NO_OVERRIDES, PageAllocator, RadixTable
 from harness.model.riscv import RiscvIommuEngine, RiscvIommuRegisters, RiscvIommuTables
 from harness.model.riscv.registers import capabilities
@@ -29,25 +29,6 @@ MASK, PATTERN = 0b1100, FILE >> 12
 REAL = 0x4_0000_0000
 MRIF = 0x1_FE00
 NOTICE = 0x5_0000_0000
-
-
-class GuestMemory:
-    """Guest memory as its owner sees it: real memory, `GUEST_SHIFT` bytes higher."""
-
-    def __init__(self, memory: WritableMemory) -> None:
-        self._memory = memory
-
-    def read(self, address: int, size: int) -> bytes:
-        return self._memory.read(address - GUEST_SHIFT, size)
-
-    def read_u64(self, address: int) -> int:
-        return self._memory.read_u64(address - GUEST_SHIFT)
-
-    def write(self, address: int, data: bytes) -> None:
-        self._memory.write(address - GUEST_SHIFT, data)
-
-    def write_u64(self, address: int, value: int) -> None:
-        self._memory.write_u64(address - GUEST_SHIFT, value)
 
 
 class BigEndianMemory:
@@ -115,7 +96,7 @@ class Unit:
         if self.second is not None:
             self.second.map(GUEST if first else IOVA, OUTPUT, 0x1000)
             self.second.map(GUEST_TABLES, GUEST_TABLES - GUEST_SHIFT, 0x2_0000, largest_page=0x1000)
-            guest_pages = PageAllocator(GuestMemory(self.memory), GUEST_TABLES)
+            guest_pages = PageAllocator(OffsetMemory(self.memory, -GUEST_SHIFT), GUEST_TABLES)
             target = GUEST
         self.first: RadixTable | None = new_page_table(guest_pages, first) if first else None
         if self.first is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from riscv_unit import DEVICE, IOVA, NOWHERE, OUTPUT, RAM, GuestMemory, Unit
+from riscv_unit import DEVICE, GUEST_SHIFT, IOVA, NOWHERE, OUTPUT, RAM, Unit
 
 from harness.errors import SpecError
 from harness.model.access import (
@@ -23,7 +23,7 @@ from harness.model.access import (
     Translated,
 )
 from harness.model.engine import AccessCrossesPage, Interrupt, MsiWrite, PostedInterrupt, translate_range
-from harness.model.memory import MappedMemory, Region, SparseMemory
+from harness.model.memory import MappedMemory, OffsetMemory, Region, SparseMemory
 from harness.model.radix import PageAllocator, RadixTable
 from harness.model.riscv import SCHEMES, RiscvIommuEngine, RiscvIommuRegisters, RiscvIommuTables
 from harness.model.riscv.listing import TableLoop
@@ -246,7 +246,7 @@ def nested(draw: st.DrawFn) -> tuple[RiscvIommuEngine, list[Mapping], list[Mappi
     memory = MappedMemory(bytearray(RAM))
     tables = RiscvIommuTables(memory, 0x1_0000)
     second = tables.new_page_table(draw(st.sampled_from(["Sv39x4", "Sv48x4"])))
-    pages = PageAllocator(GuestMemory(memory), 0x5000_0000)
+    pages = PageAllocator(OffsetMemory(memory, -GUEST_SHIFT), 0x5000_0000)
     second.map(0x5000_0000, 0x10_0000, 0x4_0000, largest_page=0x1_0000)
     first = new_page_table(pages, draw(st.sampled_from(["Sv39", "Sv57"])))
     outer, inner = [], []
