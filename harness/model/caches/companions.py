@@ -1,0 +1,140 @@
+"""Which requesters may bring translations into a cache for each other: those whose translations have the same tags.
+
+A cached translation is found by its tags (a domain id, and the id of an address space), not by who has brought it in.
+Two requesters with the same tags should have the same tables; if they have not, each may get what is the other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from harness.model.access import Access, AccessKind
+from harness.model.caches.cached_walk import CachedWalk, Tags, is_of_device
+from harness.model.caches.history import HistoryMemory
+
+__all__ = ["Companions", "Source"]
+
+Source: TypeAlias = tuple[int, int | None]
+"""A requester, with a PASID or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Profile:
+    """What the tables say now of a source.
+
+    Attributes:
+        tags: of its translations; None where it has none.
+        signature: values of its entries: with the same ones, sources have the same tables.
+        settled: no cache can know anything else.
+    """
+
+    tags: Tags | None
+    signature: tuple[int | None, ...]
+    settled: bool
+
+
+class Companions:
+    """Knows the sources, and what the tables say of each, until that changes.
+
+    Args:
+        memory: what the tables are in; the entries of the sources are watched.
+        walk: the present walk of an access.
+        shares_global: translations marked global are found in every address space of a domain.
+        sources: that are known from the start.
+    """
+
+    def __init__(
+        self,
+        memory: HistoryMemory,
+        walk: Callable[[Access], CachedWalk],
+        shares_global: bool,
+        sources: Iterable[Source],
+    ) -> None:
+        self._memory = memory
+        self._walk = walk
+        self._shares_global = shares_global
+        # Of each source an access: the profile is that of its walk.
+        self._sources = {
+            (requester, pasid): Access(requester=requester, pasid=pasid, iova=0, length=1, kind=AccessKind.READ)
+            for requester, pasid in sources
+        }
+        self._profiles: dict[Source, _Profile] = {}
+        self._changes = 0
+        self._one_root = True
+        self.known: dict[Source, tuple[Source, ...]] = {}
+        """What `find` has found, for as long as it holds while no memory has a past."""
+        self.untagged: set[Source] = set()
+        """Those that have not been seen to translate yet: an access that does tells more of them."""
+
+    def begin(self, *, one_root: bool) -> None:
+        """Look at everything again.
+
+        Args:
+            one_root: caches know of no other topmost table than the present one.
+        """
+        self._one_root = one_root
+        self._profiles.clear()
+        self.known.clear()
+        self.untagged.clear()
+        self._memory.watched.clear()
+        self._changes = self._memory.watched_changes
+
+    def begin_if_changed(self) -> None:
+        """History was let go: what had changed is settled now."""
+        changed = self._memory.watched_changes != self._changes
+        if changed or not all(profile.settled for profile in self._profiles.values()):
+            self.begin(one_root=self._one_root)
+
+    def meet(self, access: Access) -> None:
+        """The source of an access is known from now on."""
+        source = access.requester, access.pasid
+        if source not in self._sources:
+            self._sources[source] = access
+            self.known.clear()
+
+    def find(self, access: Access) -> tuple[Source, ...]:
+        """The other sources that may have brought in what an access finds in a cache."""
+        if self._memory.watched_changes != self._changes:
+            self.begin(one_root=self._one_root)
+        source = access.requester, access.pasid
+        if source not in self._sources or source in self.untagged:
+            self._sources[source] = access
+            self._profiles.pop(source, None)
+            self.untagged.discard(source)
+            self.known.clear()
+        known = self.known.get(source)
+        if known is not None:
+            return known
+        own = self._profile(source)
+        if own.tags is None and own.settled:
+            self.untagged.add(source)
+        found: dict[object, Source] = {(own.tags, own.signature): source} if own.settled else {}
+        for other in self._sources:
+            profile = self._profile(other)
+            if not profile.settled:
+                found[other] = other
+            elif profile.tags is not None and (not own.settled or self._alike(own.tags, profile.tags)):
+                # One of those that have the same tables is enough.
+                found.setdefault((profile.tags, profile.signature), other)
+        companions = self.known[source] = tuple(other for other in found.values() if other != source)
+        return companions
+
+    def _alike(self, one: Tags | None, other: Tags) -> bool:
+        return one is not None and one[:2] == other[:2] and (self._shares_global or one.space == other.space)
+
+    def _profile(self, source: Source) -> _Profile:
+        profile = self._profiles.get(source)
+        if profile is not None:
+            return profile
+        walk = self._walk(self._sources[source])
+        device = [number for number, entry in enumerate(walk.steps) if is_of_device(entry.step.cached)]
+        settled = self._one_root
+        for entry in walk.steps[: device[-1] + 1 if device else len(walk.steps)]:
+            address, size = entry.step.address, entry.step.size
+            if address is not None:
+                self._memory.watched.update(range(address & ~7, address + size, 8))
+                settled = settled and not self._memory.changed(address, size)
+        profile = self._profiles[source] = _Profile(walk.tags, walk.signature, settled)
+        return profile

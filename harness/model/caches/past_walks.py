@@ -1,0 +1,230 @@
+"""The walks that may have filled a cache: over what memory has held, from each topmost table that there has been."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+
+from harness.model.access import Access, Fault, Outcome
+from harness.model.caches.cached_walk import CachedWalk, CachePolicy, InvalidationLog, evaluate
+from harness.model.caches.history import HistoryMemory, Read, Recording, ReplayMemory, iter_replays
+from harness.model.caches.moments import FOREVER, Moments, either
+from harness.model.caches.staleness import TOO_MANY_HINT, TooManyWalks
+from harness.model.engine import Engine, MsiOutcome
+from harness.model.explanation import Step
+from harness.model.memory import Memory
+
+__all__ = ["Explained", "PastWalks", "Roots", "Walked"]
+
+RegistersT = TypeVar("RegistersT")
+ResultT = TypeVar("ResultT", Outcome, MsiOutcome)
+
+_MOST_REGISTERS = 256
+
+Explained: TypeAlias = tuple[Sequence[Step], ResultT]
+"""What a walk traced, and its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Root(Generic[RegistersT]):
+    """Registers of which caches may still know.
+
+    Attributes:
+        registers: the last ones with this topmost table.
+        moments: when it was the topmost table.
+        engine: of them, over the history of memory.
+    """
+
+    registers: RegistersT
+    moments: Moments
+    engine: Engine[Any, Any]
+
+
+class Roots(NamedTuple, Generic[RegistersT]):
+    """The topmost tables that there have been, the present one first.
+
+    Attributes:
+        all: of them.
+        active: when there was any, and so walks were made at all.
+    """
+
+    all: tuple[Root[RegistersT], ...]
+    active: Moments
+
+
+class Walked(NamedTuple, Generic[ResultT, RegistersT]):
+    """A walk over history.
+
+    Attributes:
+        outcome: its result.
+        walk: when that could be had.
+        reads: what it read.
+        registers: that it began with.
+    """
+
+    outcome: ResultT
+    walk: CachedWalk
+    reads: tuple[Read, ...]
+    registers: RegistersT
+
+
+class PastWalks(Generic[RegistersT]):
+    """Walks as they are and may have been.
+
+    Args:
+        engine_of: builds the engine over registers and memory.
+        registers: as they are when it begins.
+        memory: with its history.
+        policy: what the architecture allows.
+        limit: walks that are tried for one access.
+
+    Attributes:
+        registers: as they are now.
+        log: the invalidations that were done.
+        roots: topmost tables that caches may know of.
+        interrupt_roots: likewise, of interrupts.
+        engine: of the present registers and memory.
+    """
+
+    def __init__(
+        self,
+        engine_of: Callable[[RegistersT, Memory], Engine[Any, Any]],
+        registers: RegistersT,
+        memory: HistoryMemory,
+        policy: CachePolicy[RegistersT],
+        limit: int,
+    ) -> None:
+        self.registers = registers
+        self._engine_of = engine_of
+        self._memory = memory
+        self._policy = policy
+        self._limit = limit
+        self._replay = ReplayMemory(memory)
+        self._recording = Recording()
+        self.begin()
+
+    @property
+    def registers_changed(self) -> bool:
+        """Whether caches may know of other registers than the present ones."""
+        return len(self._registers_past) > 1
+
+    def begin(self) -> None:
+        """Only the present counts from now on."""
+        self.log = InvalidationLog()
+        self._registers_past: list[tuple[int, RegistersT]] = [(0, self.registers)]
+        self._find_roots()
+
+    def set_registers(self, registers: RegistersT) -> bool:
+        """The registers have changed; false if they have changed so often that not all can be remembered."""
+        past = self._registers_past
+        if all(root(registers) == root(self.registers) for root in (self._policy.root, self._policy.interrupt_root)):
+            # Nothing that caches could remember is different.
+            past[-1] = past[-1][0], registers
+        else:
+            past.append((self._memory.tick(), registers))
+        self.registers = registers
+        self._find_roots()
+        return len(past) <= _MOST_REGISTERS
+
+    def forget(self, before: int) -> None:
+        """Let go of everything that ended before a moment."""
+        self.log.forget(before)
+        ended = sum(since <= before for since, _ in self._registers_past[1:])
+        if ended:
+            del self._registers_past[:ended]
+            self._find_roots()
+
+    def present(self, access: Access) -> Outcome | None:
+        """The present outcome, where nothing has a past that it comes from; None where something has."""
+        self._replay.begin([])
+        outcome = self.roots.all[0].engine.translate(access)
+        return None if self._replay.widths else outcome
+
+    def present_walk(self, access: Access) -> CachedWalk:
+        """The walk over present memory."""
+        root = self.roots.all[0]
+        self._replay.begin([])
+        explanation = root.engine.explain(access)
+        reads = tuple(self._replay.reads)
+        fault = explanation.outcome if isinstance(explanation.outcome, Fault) else None
+        return evaluate(
+            fault,
+            explanation.steps,
+            reads,
+            root.moments,
+            self.roots.active,
+            self.log,
+            self._policy,
+            root.registers,
+        )
+
+    def walks(
+        self,
+        roots: Roots[RegistersT],
+        explain: Callable[[Engine[Any, Any]], Explained[ResultT]],
+        left: list[int],
+    ) -> Iterator[Walked[ResultT, RegistersT]]:
+        """The walks over history, from each topmost table that there has been; the present one first.
+
+        Args:
+            roots: of them.
+            explain: makes a walk.
+            left: how many may still be tried.
+
+        Raises:
+            TooManyWalks: there are more than can be tried.
+        """
+        if self._memory.lost:
+            why = f"what memory held before change {self._memory.lost} is not known any more"
+            raise TooManyWalks(why, hint=TOO_MANY_HINT)
+        for root in roots.all:
+            for replay in iter_replays(self._replay, partial(explain, root.engine), left[0]):
+                if replay is None:
+                    raise TooManyWalks(
+                        f"there are more than {self._limit} ways through what was written since everything was"
+                        " invalidated",
+                        hint=TOO_MANY_HINT,
+                    )
+                left[0] -= 1
+                steps, outcome = replay.result
+                fault = outcome if isinstance(outcome, Fault) else None
+                walk = evaluate(
+                    fault, steps, replay.reads, root.moments, roots.active, self.log, self._policy, root.registers
+                )
+                replay.dead_end = walk.dead_end
+                if walk.dead_end is not None:
+                    continue
+                yield Walked(outcome, walk, replay.reads, root.registers)
+
+    def happens_to(self, access: Access, walked: Walked[Outcome, RegistersT]) -> Outcome:
+        """The result of another requester's walk, for an access that finds it in a cache."""
+        if not isinstance(walked.outcome, Fault):
+            return walked.outcome
+        # The same fault, with the name of the requester that it happens to.
+        self._recording.begin(walked.reads)
+        return self._engine_of(walked.registers, self._recording).translate(access)
+
+    def _find_roots(self) -> None:
+        """Engines for the present registers, and for everything that caches may still know of registers."""
+        self.engine = self._engine_of(self.registers, self._memory.memory)
+        self.roots = self._roots_by(self._policy.root)
+        self.interrupt_roots = self._roots_by(self._policy.interrupt_root)
+
+    def _roots_by(self, root_of: Callable[[RegistersT], Hashable | None]) -> Roots[RegistersT]:
+        runs: dict[Hashable | None, list[Moments]] = {}
+        latest: dict[Hashable | None, RegistersT] = {}
+        ends = [since for since, _ in self._registers_past[1:]] + [FOREVER]
+        for (since, registers), end in zip(self._registers_past, ends, strict=True):
+            root = root_of(registers)
+            runs.setdefault(root, []).append(((since, end),))
+            latest[root] = registers
+        present = root_of(self.registers)
+        return Roots(
+            tuple(
+                Root(latest[root], either(runs[root]), self._engine_of(latest[root], self._replay))
+                for root in (present, *(root for root in runs if root not in (present, None)))
+            ),
+            either(moments for root, sets in runs.items() if root is not None for moments in sets),
+        )
