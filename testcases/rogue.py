@@ -36,7 +36,14 @@ def write_over(live: LiveMachine, device: str, page: Pages, *, blocked: bool) ->
 
 
 def write(
-    live: LiveMachine, device: str, iova: int, aim: int, pages: Pages, *, blocked: bool, why: str
+    live: LiveMachine,
+    device: str,
+    iova: int,
+    aim: int,
+    *pages: Pages,
+    blocked: bool,
+    why: str,
+    count: int = COUNT,
 ) -> Iterator[Finding]:
     """Have a device write what is in its buffer; what is wrong with the model's walk, memory, or the guest's log.
 
@@ -48,13 +55,15 @@ def write(
         pages: pages to look at before and after.
         blocked: whether it must be stopped and reported; else it must get through, and nothing be reported.
         why: where that comes from.
+        count: bytes.
     """
-    access, outcome, walk = live.expect(device, iova, AccessKind.WRITE, COUNT)
+    access, outcome, walk = live.expect(device, iova, AccessKind.WRITE, count)
     yield from check_outcome(access, None if blocked else aim, outcome, walk, why)
     mark = live.log_mark()
-    seen = live.store(device, iova, COUNT, aim=aim, watch=pages.frames)
+    seen = live.store(device, iova, count, aim=aim, watch=[frame for held in pages for frame in held.frames])
     reports = live.faults(access.requester, since=mark, wait=blocked)
-    live.check_unmoved(pages)
+    for held in pages:
+        live.check_unmoved(held)
     yield from check_memory(access, seen, walk, blocked=blocked)
     yield from check_reported(access, reports) if blocked else check_unreported(access, reports)
 

@@ -10,6 +10,8 @@ from rogue import COUNT, canary, write
 
 from harness.checks.dma import check_bytes, check_outcome
 from harness.checks.judge import judge
+from harness.errors import HarnessError
+from harness.guest.agent import Pages
 from harness.live import LiveMachine
 from harness.model.access import AccessKind
 from harness.plugin import Boot
@@ -19,6 +21,7 @@ from harness.spec import IommuKind
 _PAGE = 4096
 _SOURCE, _TARGET = 0x40000000, 0x7FFFE000
 _DRIVER_BYTES = 4 << 20
+_TRIES = 256
 
 
 @pytest.mark.claim("IV-1", "IV-5", "IV-7")
@@ -62,6 +65,42 @@ def test_a_page_mapped_for_reading_cannot_be_written_after_it_was_read(boot: Boo
     """
     live = boot(machine(iommu, "edu,iommu=on"))
     judge(write_to_a_read_only_page(live, read_first=True))
+
+
+@pytest.mark.claim("IV-1", "QD-2")
+def test_the_byte_before_a_mapping_cannot_be_written(boot: Boot, iommu: IommuKind) -> None:
+    """A DMA write to the one byte before a mapping is blocked and reported, and no byte of the memory there changes.
+
+    Where it would land is the end of the page before the mapped one, in guest physical memory: both are looked at. The
+    control: the first byte of the mapping is written.
+    """
+    live = boot(machine(iommu, "edu,iommu=on"))
+    source = live.allocate(1, b"\xaa")
+    before, page = neighbours(live, b"\x55")
+    live.give_to_vfio("edu0")
+    live.agent.vfio_map(live.address("edu0"), source, _SOURCE, "r")
+    live.agent.vfio_map(live.address("edu0"), page, _TARGET)
+    live.load("edu0", _SOURCE, source.frames[0], COUNT)
+    aim, why = page.frames[0], "VFIO_IOMMU_MAP_DMA from here on"
+    judge(write(live, "edu0", _TARGET, aim, before, page, blocked=False, why=why, count=1))
+    judge(write(live, "edu0", _TARGET - 1, aim - 1, before, page, blocked=True, why=why, count=1))
+
+
+def neighbours(live: LiveMachine, fill: bytes) -> tuple[Pages, Pages]:
+    """Two pages of the guest that follow each other in guest physical memory.
+
+    Raises:
+        HarnessError: among the pages that the guest gives there are none.
+    """
+    held: dict[int, Pages] = {}
+    for _ in range(_TRIES):
+        page = live.allocate(1, fill)
+        frame = page.frames[0]
+        held[frame] = page
+        for first in (frame - _PAGE, frame):
+            if first in held and first + _PAGE in held:
+                return held[first], held[first + _PAGE]
+    raise HarnessError(f"of {_TRIES} pages of the guest no two follow each other", hint="run the case again")
 
 
 def write_to_a_read_only_page(live: LiveMachine, *, read_first: bool) -> Iterator[Finding]:
