@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from harness.artifacts.vmlinux import bootable
 from harness.defaults import defaults
 from harness.guest.boot_args import kernel_arguments
 from harness.guest.guest import Guest
+from harness.host import host_facts
 from harness.images.build import Image, build_image
 from harness.images.kernel_modules import require_driver
 from harness.images.keys import Keys
@@ -177,10 +176,8 @@ class Lab:
     @property
     def host(self) -> dict[str, str]:
         """The host, for the results record."""
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
         chosen = self.accelerator
         return {
-            "machine": f"{platform.machine()}, {os.cpu_count()} processors, {memory:.0f} GiB",
-            "system": f"Linux {platform.release()}, Python {platform.python_version()}",
+            **host_facts(),
             "accelerator": chosen.accelerator + (f" (not kvm: {chosen.rejected})" if chosen.rejected else ""),
         }

@@ -7,7 +7,6 @@ space.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,11 +19,13 @@ from harness.model.explanation import Explanation
 from harness.model.memory import CallableMemory, split_ram
 from harness.model.topology import Topology
 from harness.model.topology import topology as complete_topology
-from harness.model.virtio_iommu.config import Features, RegionKind, ReservedRegion, VirtioIommuConfig
+from harness.model.virtio_iommu.config import BYPASS_OFFSET, Features, VirtioIommuConfig
 from harness.model.virtio_iommu.engine import VirtioIommuEngine
+from harness.model.virtio_iommu.probe import RegionKind, ReservedRegion
 from harness.model.vtd.engine import VtdEngine
 from harness.model.vtd.registers import VtdRegisters
 from harness.spec import IommuKind, Machine
+from harness.state.write import registers_text, virtio_iommu_text
 from harness.vmm.qemu.command import IOMMU
 from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.pci import PciFunction
@@ -45,6 +46,15 @@ class LiveEngine(Protocol):
 
     def iter_mappings(self, requester: int) -> Iterator[MappedRange]:
         """What a requester's tables map now."""
+
+    def state(self, memory_file: str, devices: Mapping[str, int], comment: str) -> str:
+        """All that it was made of but memory, as the text of a state file.
+
+        Args:
+            memory_file: an ELF core of the machine's memory, beside the state file.
+            devices: requester ids by name.
+            comment: a line for whoever reads the file.
+        """
 
 
 def live_engine(vmm: QemuMachine, topology: Topology, iommu: PciFunction | None) -> LiveEngine:
@@ -79,7 +89,6 @@ class _LiveVtd:
     """Reads the remapping unit's registers again at each refresh."""
 
     _BASE = 0xFED90000  # QEMU, include/hw/i386/intel_iommu.h, Q35_HOST_BRIDGE_IOMMU_ADDR
-    _CAP, _ECAP, _GSTS, _RTADDR = 0x08, 0x10, 0x1C, 0x20  # VT-d 11.4
     _LOW_RAM = 2 << 30  # QEMU, hw/i386/pc_q35.c: RAM below 4 GiB, for machines with 2.75 GiB or more
 
     def __init__(self, qtest: Qtest, ram: int) -> None:
@@ -89,16 +98,14 @@ class _LiveVtd:
         self.refresh()
 
     def refresh(self) -> None:
-        def register(offset: int, width: Width) -> int:
-            return self._qtest.read_value(self._BASE + offset, width)
+        def register(offset: int, size: int) -> int:
+            return self._qtest.read_value(self._BASE + offset, Width(size))
 
-        registers = VtdRegisters(
-            rtaddr=register(self._RTADDR, Width.QUAD),
-            cap=register(self._CAP, Width.QUAD),
-            ecap=register(self._ECAP, Width.QUAD),
-            gsts=register(self._GSTS, Width.LONG),
-        )
-        self._engine = VtdEngine(registers, self._memory)
+        self._engine = VtdEngine(VtdRegisters.read(register), self._memory)
+
+    def state(self, memory_file: str, devices: Mapping[str, int], comment: str) -> str:
+        registers = self._engine.registers
+        return registers_text("vtd", registers, file=memory_file, format="elf", devices=devices, comment=comment)
 
     def explain(self, access: Access) -> Explanation:
         return self._engine.explain(access)
@@ -120,6 +127,10 @@ class _LiveVirtioIommu:
     def refresh(self) -> None:
         self._engine.write_bypass(self._device.bypass)
         self._replay.catch_up()
+
+    def state(self, memory_file: str, devices: Mapping[str, int], comment: str) -> str:
+        requests, bypass = self._replay.submitted, self._engine.bypass
+        return virtio_iommu_text(self._engine.config, requests, bypass=bypass, devices=devices, comment=comment)
 
     def explain(self, access: Access) -> Explanation:
         return self._engine.explain(access)
@@ -158,22 +169,12 @@ class _DeviceConfig:
     @property
     def bypass(self) -> bool:
         """Field `bypass` of struct virtio_iommu_config (5.13.4)."""
-        return bool(self.function.qtest.read(self.device + 36, 1)[0])
+        return bool(self.function.qtest.read(self.device + BYPASS_OFFSET, 1)[0])
 
     def config(self, endpoints: Mapping[int, tuple[ReservedRegion, ...]]) -> VirtioIommuConfig:
         """The configuration, with the features that the driver accepted."""
-        raw = self.function.qtest.read(self.device, 36)
-        page_size_mask, first, last, first_domain, last_domain, probe_size = struct.unpack("<QQQIII", raw)
-        return VirtioIommuConfig(
-            endpoints=endpoints,
-            offered=self._features(0),
-            negotiated=self._features(8),
-            page_size_mask=page_size_mask,
-            input_range=(first, last),
-            domain_range=(first_domain, last_domain),
-            probe_size=probe_size,
-            bypass=self.bypass,
-        )
+        space = self.function.qtest.read(self.device, 40)
+        return VirtioIommuConfig.decode(space, endpoints, self._features(0), self._features(8))
 
     def _features(self, register: int) -> Features:
         """The low 32 feature bits, offered (device_feature, register 0) or accepted (driver_feature, register 8).

@@ -57,12 +57,16 @@ class RequestReplay:
     it: the endpoint's address space is switched when it leaves its old domain, where it had one, and again, to what
     counts, in the new one.
 
+    Attributes:
+        submitted: the requests so far, in their order.
+
     Args:
         engine: the model.
         new: gives the trace events since it was called last.
     """
 
     def __init__(self, engine: VirtioIommuEngine, new: Callable[[], Iterable[TraceEvent]]) -> None:
+        self.submitted: list[Request] = []
         self._engine = engine
         self._new = new
         self._attaching: Attach | None = None
@@ -126,3 +130,4 @@ class RequestReplay:
                 hint="QEMU traces requests before it checks them: either the driver sent a bad one, or QEMU and the "
                 "model differ",
             )
+        self.submitted.append(request)

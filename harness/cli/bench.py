@@ -13,6 +13,8 @@ from rich.table import Table
 from harness.artifacts.cache import Cache
 from harness.artifacts.packages import fetch
 from harness.bench.boot import BootFigures, measure
+from harness.bench.model import Figure, ModelFigures
+from harness.bench.model import measure as measure_model
 from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
 from harness.defaults import defaults
 from harness.images.recipe import Recipe
@@ -45,9 +47,56 @@ def boot(
         userland = fetch(cache, defaults().suite, Arch.AMD64, Recipe.load().packages, progress)
         figures = measure(lab, userland, kind=kind, rounds=rounds, progress=progress)
     if json:
-        sys.stdout.write(msgspec.json.format(msgspec.json.encode(figures)).decode() + "\n")
+        _print_json(figures)
     else:
         _show(figures)
+
+
+@app.command()
+def model(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    seconds: Annotated[float, typer.Option(help="Processor time for each figure, all five rounds together.")] = 1.0,
+    largest: Annotated[
+        int, typer.Option(min=1_000, help="Pages and mappings up to which growth is measured; 10 million take 80 MB.")
+    ] = 10_000_000,
+) -> None:
+    """Walks, interrupts and mappings a second of the reference model, and what becomes of that as tables grow."""
+    with shown_progress() as progress:
+        figures = measure_model(seconds=seconds, largest=largest, progress=progress)
+    if json:
+        _print_json(figures.flat())
+    else:
+        _show_model(figures)
+
+
+def _print_json(figures: object) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(figures)).decode() + "\n")
+
+
+def _show_model(figures: ModelFigures) -> None:
+    console = Console()
+    console.print(f"{figures.python}, {figures.host['machine']}, medians of {figures.rounds}", highlight=False)
+    for title, part in (
+        ("uncached walks a second", figures.walks),
+        ("interrupts remapped a second", figures.interrupts),
+        ("VT-d, four levels, more and more pages", figures.pages),
+        ("virtio-iommu, more and more mappings", figures.mappings),
+    ):
+        table = Table(title, "", box=None, pad_edge=False, header_style="bold")
+        table.columns[1].justify = "right"
+        for figure in part:
+            table.add_row(_label(figure), _readable(figure))
+        console.print(table)
+
+
+def _label(figure: Figure) -> str:
+    """The name in words; what its table is all of is said above it."""
+    name = figure.name.removesuffix("_walks_per_second").removesuffix("_interrupts_per_second")
+    return "  " + name.replace("_", " ")
+
+
+def _readable(figure: Figure) -> str:
+    return f"{figure.value:,.0f}" if figure.value >= 100 else f"{figure.value:,.3g}"
 
 
 def _show(figures: BootFigures) -> None:

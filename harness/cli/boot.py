@@ -24,6 +24,8 @@ from harness.errors import SpecError
 from harness.lab import Lab
 from harness.live import LiveMachine
 from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
+from harness.state.save import check_target
+from harness.state.save import save_state as write_state
 
 __all__ = ["boot"]
 
@@ -53,6 +55,10 @@ def boot(
     exec: Annotated[
         str | None, typer.Option("--exec", help="Run this in the guest, and end with its exit status.")
     ] = None,
+    save_state: Annotated[
+        Path | None,
+        typer.Option(help="A directory to save the IOMMU's state in when that, or the shell, has ended."),
+    ] = None,
     console: Annotated[bool, typer.Option("--console", help="Show the guest's console while it boots.")] = False,
 ) -> None:
     """Boot one machine and open a shell in it. Devices tagged hotplug=on are plugged once it is up."""
@@ -72,6 +78,8 @@ def boot(
             memory_mib=_MEMORY_MIB if memory is None else memory,
         )
     machine = replace(machine, kernel_args=(*machine.kernel_args, *append.split()))
+    if save_state is not None:
+        check_target(save_state, machine)
     err = Console(stderr=True)
     with shown_progress() as progress:
         lab = Lab.open(qemu=qemu, kernel=kernel, progress=progress)
@@ -79,14 +87,25 @@ def boot(
         for plugged in (d for d in machine.devices if d.hotplug):
             live.plug(plugged.id)
         if exec is not None:
-            raise typer.Exit(_execute(live, exec))
-        err.print(f"{lab.qemu.name} (QEMU {lab.qemu.version}), Linux {lab.kernel.release}, IOMMU {machine.iommu.kind}")
-        for d in machine.devices:
-            err.print(f"  {live.address(d.id)}  {d}", highlight=False)
-        err.print(
-            f"  QMP log, console and traces: {live.vmm.directory}. Exit the shell to end the machine.", highlight=False
-        )
-        raise typer.Exit(_shell(live))
+            status = _execute(live, exec)
+        else:
+            _introduce(lab, live, err)
+            status = _shell(live)
+        if save_state is not None:
+            about = f"viommu boot: QEMU {lab.qemu.version}, Linux {lab.kernel.release}, IOMMU {machine.iommu.kind}"
+            err.print(f"state saved: {write_state(live, save_state, about)}", markup=False, highlight=False)
+        raise typer.Exit(status)
+
+
+def _introduce(lab: Lab, live: LiveMachine, err: Console) -> None:
+    """Say what the shell is in."""
+    machine = live.spec
+    err.print(f"{lab.qemu.name} (QEMU {lab.qemu.version}), Linux {lab.kernel.release}, IOMMU {machine.iommu.kind}")
+    for d in machine.devices:
+        err.print(f"  {live.address(d.id)}  {d}", highlight=False)
+    err.print(
+        f"  QMP log, console and traces: {live.vmm.directory}. Exit the shell to end the machine.", highlight=False
+    )
 
 
 def _read(path: Path) -> Machine:

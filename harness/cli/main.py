@@ -12,6 +12,7 @@ from harness.cli.boot import boot
 from harness.cli.doctor import doctor
 from harness.cli.report import report
 from harness.cli.run import run
+from harness.cli.translate import translate
 from harness.errors import HarnessError
 
 __all__ = ["app", "main"]
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(doctor)
 app.command()(run)
 app.command()(boot)
+app.command()(translate)
 app.command()(report)
 app.add_typer(bench.app, name="bench")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.model.access import Access, Outcome
 from harness.model.invalidation import CachedEntry
 
-__all__ = ["Explanation", "Step"]
+__all__ = ["Explanation", "Step", "step_lines"]
 
 _WIDEST_SHOWN = 1 << 128
 
@@ -47,21 +48,25 @@ class Explanation:
     outcome: Outcome
 
     def __str__(self) -> str:
-        rows = [
-            (
-                step.what,
-                "" if step.address is None else f"@{step.address:#x}",
-                "" if step.value is None or step.value >= _WIDEST_SHOWN else f"= {step.value:#x}",
-                " ".join(f"{name}={value:#x}" for name, value in step.fields),
-                step.note,
-                f"[{step.section}]",
-            )
-            for step in self.steps
-        ]
-        widths = [max((len(row[column]) for row in rows), default=0) for column in range(len(rows[0]))] if rows else []
-        lines = [str(self.access)]
-        for row in rows:
-            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width]
-            lines.append(f"  {'  '.join(cells)}".rstrip())
-        lines.append(f"  => {self.outcome}")
-        return "\n".join(lines)
+        return "\n".join((str(self.access), *step_lines(self.steps), f"  => {self.outcome}"))
+
+
+def step_lines(steps: Sequence[Step]) -> list[str]:
+    """Steps as aligned text, a line each."""
+    rows = [
+        (
+            step.what,
+            "" if step.address is None else f"@{step.address:#x}",
+            "" if step.value is None or step.value >= _WIDEST_SHOWN else f"= {step.value:#x}",
+            " ".join(f"{name}={value:#x}" for name, value in step.fields),
+            step.note,
+            f"[{step.section}]",
+        )
+        for step in steps
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True) if width]
+        lines.append(f"  {'  '.join(cells)}".rstrip())
+    return lines

@@ -1,21 +1,17 @@
 """What a virtio-iommu makes of requests and of accesses (virtio 1.3, 5.13.6).
 
-Where the specification leaves the device a choice, this is the one taken:
+Where the specification leaves the device a choice, this is the one taken (for domains: `domains.py`):
 
-- Several endpoints may share a domain. An endpoint whose reserved regions overlap a mapping of the domain is refused
-  with UNSUPP, as one whose properties are not compatible (5.13.6.3.2).
-- An ATTACH to a domain outside of `domain_range` gets RANGE; one that repeats an attachment changes nothing.
-- A DETACH from a domain that does not exist or does not hold the endpoint gets INVAL (5.13.6.4.2 allows it).
-- A MAP beyond `input_range` gets RANGE, one that overlaps a reserved region of an endpoint in the domain INVAL, one
-  whose physical range runs over the end of the address space FAULT, an empty one (end before start) INVAL.
-- An UNMAP whose reserved field is not zero gets INVAL and does nothing; so does an empty one.
-- Where several of these apply, the order of the text of the section decides.
+- In bypass mode reserved regions are not looked at: every access is allowed (5.13.6).
+- A request without a whole head, or without room for its tail, cannot be parsed: its buffers come back unwritten. Where
+  the tail is found, and only the fields are cut off, the status is INVAL.
+- A PROBE whose writable part is smaller than `probe_size` and the tail has the tail at its end, with INVAL in it and
+  no property before it; what is behind the tail of other requests is not written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from harness.model.access import (
     PERMISSIONS,
@@ -33,12 +29,13 @@ from harness.model.access import (
 )
 from harness.model.engine import check_within_page
 from harness.model.explanation import Explanation, Step
-from harness.model.virtio_iommu.config import Features, RegionKind, VirtioIommuConfig
+from harness.model.virtio_iommu.config import BYPASS_OFFSET, Features, VirtioIommuConfig
+from harness.model.virtio_iommu.domains import Domains
 from harness.model.virtio_iommu.faults import FaultFlags, FaultReason, VirtioIommuFaultRecord
-from harness.model.virtio_iommu.ranges import MappedRange, RangeMap
+from harness.model.virtio_iommu.probe import RegionKind, encode_properties
+from harness.model.virtio_iommu.ranges import MappedRange
 from harness.model.virtio_iommu.requests import (
     Attach,
-    AttachFlags,
     Detach,
     Map,
     MapFlags,
@@ -47,22 +44,14 @@ from harness.model.virtio_iommu.requests import (
     Status,
     Unmap,
 )
+from harness.model.virtio_iommu.wire import TAIL_SIZE, TYPES, RequestType, decode_request, encode_tail, request_type
 
 __all__ = ["VirtioIommuEngine"]
 
-_U64_MAX = (1 << 64) - 1
 _READ = int(MapFlags.READ)
 _WRITE = int(MapFlags.WRITE)
+_READ_WRITE = _READ | _WRITE
 _MMIO = int(MapFlags.MMIO)
-
-
-@dataclass(slots=True)
-class _Domain:
-    """A domain: whether it is a bypass domain, who is attached, what is mapped."""
-
-    bypass: bool
-    endpoints: set[int] = field(default_factory=set)
-    ranges: RangeMap = field(default_factory=RangeMap)
 
 
 class VirtioIommuEngine:
@@ -74,9 +63,11 @@ class VirtioIommuEngine:
 
     def __init__(self, config: VirtioIommuConfig) -> None:
         self.config = config
-        self._domains: dict[int, _Domain] = {}
-        self._attached: dict[int, int] = {}
+        self._domains = Domains(config, config.accepted(config.negotiated))
         self._bypass = config.bypass
+        self._granule = config.granule
+        # By the READ and WRITE flags of a mapping: what it allows (5.13.6.5.2).
+        self._rights = (0, _READ, _READ_WRITE if config.write_implies_read else _WRITE, _READ_WRITE)
 
     @property
     def granule(self) -> int:
@@ -88,31 +79,55 @@ class VirtioIommuEngine:
         """The config field `bypass`."""
         return self._bypass
 
+    def read_config(self) -> bytes:
+        """Configuration space as the driver reads it (5.13.4)."""
+        return self.config.encode(bypass=self._bypass)
+
+    def write_config(self, offset: int, data: bytes) -> None:
+        """The driver writes `data` at `offset` of configuration space (5.13.4.1).
+
+        Only the byte `bypass` can be written, with BYPASS_CONFIG negotiated, and holds 0 or 1 and nothing else
+        (5.13.4.2): whatever the driver must not write changes nothing.
+        """
+        at = BYPASS_OFFSET - offset
+        if 0 <= at < len(data) and data[at] in (0, 1):
+            self.write_bypass(bool(data[at]))
+
     def write_bypass(self, bypass: bool) -> None:
         """The driver writes the config field `bypass` (5.13.4.1).
 
         Without BYPASS_CONFIG negotiated it must not, and nothing changes.
         """
-        if self.config.has(Features.BYPASS_CONFIG):
+        if self._has(Features.BYPASS_CONFIG):
             self._bypass = bypass
 
+    def negotiate(self, features: Features) -> None:
+        """The driver accepts features (2.2, 3.1.1).
+
+        Raises:
+            SpecError: some of them are not offered.
+        """
+        self._domains.negotiated = self.config.accepted(features)
+
     def reset(self, *, system: bool = False) -> None:
-        """Reset the device: no endpoint is attached. Only a system reset restores `bypass` (5.13.4.2, 5.13.5)."""
-        self._domains.clear()
-        self._attached.clear()
+        """Reset the device: no endpoint is attached, and no feature negotiated until the driver does so again.
+
+        Only a system reset restores `bypass` (5.13.4.2, 5.13.5; for the features 2.4 and 3.1.1).
+        """
+        self._domains = Domains(self.config, Features(0))
         if system:
             self._bypass = self.config.bypass
 
     def domain_of(self, endpoint: int) -> int | None:
         """The domain that an endpoint is attached to."""
-        return self._attached.get(endpoint)
+        return self._domains.attached.get(endpoint)
 
     def properties(self, endpoint: int) -> bytes:
         """The RESV_MEM properties of an endpoint, as a PROBE that succeeds gives them, zeros after them (5.13.6.7.2).
 
         An endpoint that does not exist has none.
         """
-        return self._properties(endpoint).ljust(self.config.probe_size, b"\0")
+        return encode_properties(self.config.endpoints.get(endpoint, ())).ljust(self.config.probe_size, b"\0")
 
     def submit(self, command: Request) -> Status | None:
         """Take one request.
@@ -121,20 +136,48 @@ class VirtioIommuEngine:
             The status that the device writes; None where it gives the buffer back unwritten, since it does not know the
             request (5.13.6.2), or PROBE is not offered (5.13.6.7.2).
         """
+        if not self._knows(TYPES[command.__class__]):
+            return None
         match command:
             case Attach():
-                return self._attach(command)
+                return self._domains.attach(command)
             case Detach():
-                return self._detach(command)
+                return self._domains.detach(command)
             case Map():
-                return self._map(command) if self.config.has(Features.MAP_UNMAP) else None
+                return self._domains.map(command)
             case Unmap():
-                return self._unmap(command) if self.config.has(Features.MAP_UNMAP) else None
+                return self._domains.unmap(command)
             case Probe():
-                return self._probe(command) if self.config.offered & Features.PROBE else None
+                return self._probe(command)
+
+    def submit_bytes(self, readable: bytes, writable_size: int) -> bytes:
+        """Take one request as it stands in the request queue.
+
+        Args:
+            readable: the device-readable bytes.
+            writable_size: how many device-writable ones there are.
+
+        Returns:
+            What the device writes into those, from the first on; its length is the used length. Nothing where it gives
+            the buffers back unwritten: it cannot parse the request, or does not know it (5.13.6, 5.13.6.2).
+        """
+        type = request_type(readable)
+        if type is None or not self._knows(type) or writable_size < TAIL_SIZE:
+            return b""
+        probe_size = self.config.probe_size if type is RequestType.PROBE else 0
+        properties = bytes(min(writable_size - TAIL_SIZE, probe_size))
+        request = decode_request(readable)
+        # 5.13.6.7.2: a list of properties that is smaller than probe_size.
+        if request is None or len(properties) < probe_size:
+            return properties + encode_tail(Status.INVAL)
+        status = self.submit(request)
+        assert status is not None
+        if isinstance(request, Probe) and status is Status.OK:
+            properties = self.properties(request.endpoint)
+        return properties + encode_tail(status)
 
     def translate(self, access: Access) -> Outcome:
-        """See `Engine`. The endpoint id is the requester id: PCI segment 0."""
+        """See `Engine`. The endpoint id is what `Access.requester` is: segment and requester id."""
         return self._translate(access, None)
 
     def explain(self, access: Access) -> Explanation:
@@ -150,125 +193,41 @@ class VirtioIommuEngine:
         """
         if pasid is not None:
             return
-        number = self._attached.get(requester)
+        number = self._domains.attached.get(requester)
         if number is None:
             if requester in self.config.endpoints and self._unattached_bypass():
                 yield _EVERYTHING
             return
-        domain = self._domains[number]
+        domain = self._domains.by_number[number]
         if domain.bypass:
             yield _EVERYTHING
             return
         for mapped in domain.ranges:
             size = mapped.virt_end - mapped.virt_start + 1
-            yield Mapping(mapped.virt_start, mapped.phys_start, size, PERMISSIONS[mapped.flags & (_READ | _WRITE)])
-
-    # 5.13.6.3.2, device requirements: ATTACH request.
-    def _attach(self, request: Attach) -> Status:
-        if request.reserved:
-            return Status.INVAL
-        known = int(AttachFlags.BYPASS if self.config.has(Features.BYPASS_CONFIG) else AttachFlags.NONE)
-        if request.flags & ~known:
-            return Status.INVAL
-        regions = self.config.endpoints.get(request.endpoint)
-        if regions is None:
-            return Status.NOENT
-        first, last = self.config.domain_range
-        if not first <= request.domain <= last:
-            return Status.RANGE
-        bypass = bool(request.flags & AttachFlags.BYPASS)
-        domain = self._domains.get(request.domain)
-        if domain is not None:
-            if domain.bypass is not bypass:
-                return Status.INVAL
-            if request.endpoint in domain.endpoints:
-                return Status.OK
-            if any(domain.ranges.overlapping(region.start, region.end) for region in regions):
-                return Status.UNSUPP
-        # An endpoint that is attached elsewhere is detached first.
-        self._leave(request.endpoint)
-        if domain is None:
-            domain = self._domains[request.domain] = _Domain(bypass)
-        domain.endpoints.add(request.endpoint)
-        self._attached[request.endpoint] = request.domain
-        return Status.OK
-
-    # 5.13.6.4.2, device requirements: DETACH request. The reserved field is ignored.
-    def _detach(self, request: Detach) -> Status:
-        if request.endpoint not in self.config.endpoints:
-            return Status.NOENT
-        if self._attached.get(request.endpoint) != request.domain:
-            return Status.INVAL
-        self._leave(request.endpoint)
-        return Status.OK
-
-    def _leave(self, endpoint: int) -> None:
-        number = self._attached.pop(endpoint, None)
-        if number is None:
-            return
-        domain = self._domains[number]
-        domain.endpoints.remove(endpoint)
-        # 5.13.6.4: without endpoints a domain ceases to exist.
-        if not domain.endpoints:
-            del self._domains[number]
-
-    # 5.13.6.5.2, device requirements: MAP request.
-    def _map(self, request: Map) -> Status:
-        granule = self.config.granule
-        start, end = request.virt_start, request.virt_end
-        if (start | request.phys_start | (end + 1)) % granule:
-            return Status.RANGE
-        domain = self._domains.get(request.domain)
-        if end < start or (domain is not None and domain.ranges.overlapping(start, end)):
-            return Status.INVAL
-        known = _READ | _WRITE | (_MMIO if self.config.has(Features.MMIO) else 0)
-        if request.flags & ~known:
-            return Status.INVAL
-        if domain is None:
-            return Status.NOENT
-        if domain.bypass:
-            return Status.INVAL
-        # 5.13.6: outside of the input range.
-        first, last = self.config.input_range
-        if start < first or end > last:
-            return Status.RANGE
-        # 5.13.6.8.1.2: over a reserved region.
-        regions = (region for endpoint in domain.endpoints for region in self.config.endpoints[endpoint])
-        if any(region.overlaps(start, end) for region in regions):
-            return Status.INVAL
-        # 5.13.6.5: the physical range must lie within the guest-physical address space.
-        if request.phys_start + (end - start) > _U64_MAX:
-            return Status.FAULT
-        domain.ranges.insert(MappedRange(start, end, request.phys_start, int(request.flags)))
-        return Status.OK
-
-    # 5.13.6.6.2, device requirements: UNMAP request.
-    def _unmap(self, request: Unmap) -> Status:
-        if request.reserved:
-            return Status.INVAL
-        domain = self._domains.get(request.domain)
-        if domain is None:
-            return Status.NOENT
-        if domain.bypass or request.virt_end < request.virt_start:
-            return Status.INVAL
-        affected = domain.ranges.overlapping(request.virt_start, request.virt_end)
-        # Only the first and the last can reach beyond the range; then nothing at all is removed.
-        if affected and (affected[0].virt_start < request.virt_start or affected[-1].virt_end > request.virt_end):
-            return Status.RANGE
-        for mapped in affected:
-            domain.ranges.remove(mapped)
-        return Status.OK
+            rights = PERMISSIONS[self._rights[mapped.flags & _READ_WRITE]]
+            yield Mapping(mapped.virt_start, mapped.phys_start, size, rights)
 
     # 5.13.6.7.2, device requirements: PROBE request.
     def _probe(self, request: Probe) -> Status:
         if request.endpoint not in self.config.endpoints:
             return Status.NOENT
-        if len(self._properties(request.endpoint)) > self.config.probe_size:
+        # A device says a probe_size that its properties fit in; what does not fit is not written.
+        if len(self.properties(request.endpoint)) > self.config.probe_size:
             return Status.INVAL
         return Status.OK
 
-    def _properties(self, endpoint: int) -> bytes:
-        return b"".join(region.encode() for region in self.config.endpoints.get(endpoint, ()))
+    def _knows(self, type: RequestType) -> bool:
+        """Whether there is such a request: MAP and UNMAP when negotiated, PROBE when offered (5.13.6.5 to 5.13.6.7)."""
+        match type:
+            case RequestType.MAP | RequestType.UNMAP:
+                return self._has(Features.MAP_UNMAP)
+            case RequestType.PROBE:
+                return bool(self.config.offered & Features.PROBE)
+            case _:
+                return True
+
+    def _has(self, feature: Features) -> bool:
+        return bool(self._domains.negotiated & feature)
 
     def _unattached_bypass(self) -> bool:
         """Whether endpoints without a domain are in bypass mode (5.13.6).
@@ -277,19 +236,20 @@ class VirtioIommuEngine:
         """
         if self.config.offered & Features.BYPASS_CONFIG and self._bypass:
             return True
-        return self.config.has(Features.BYPASS)
+        return self._has(Features.BYPASS)
 
     def _translate(self, access: Access, trace: list[Step] | None) -> Outcome:
-        check_within_page(access, self.config.granule)
-        endpoint = access.requester
         iova = access.iova
+        if iova % self._granule + access.length > self._granule:
+            check_within_page(access, self._granule)
+        endpoint = access.requester
         # 5.13 has neither PASIDs nor endpoints that it was not told of: an error that no other reason describes.
         if access.pasid is not None or endpoint not in self.config.endpoints:
             if trace is not None:
                 trace.append(Step("endpoint", "virtio 5.13.6", note="unknown to the device, or a request with PASID"))
             return self._fault(access, FaultReason.UNKNOWN)
 
-        number = self._attached.get(endpoint)
+        number = self._domains.attached.get(endpoint)
         if trace is not None:
             trace.append(self._endpoint_step(endpoint, number))
         # 5.13.6: bypass mode of an endpoint without a domain.
@@ -298,7 +258,7 @@ class VirtioIommuEngine:
                 return Bypassed(iova, BypassReason.UNATTACHED)
             return self._fault(access, FaultReason.DOMAIN)
         # 5.13.6: bypass mode of an endpoint in a bypass domain.
-        domain = self._domains[number]
+        domain = self._domains.by_number[number]
         if domain.bypass:
             return Bypassed(iova, BypassReason.BYPASS_DOMAIN)
 
@@ -308,22 +268,23 @@ class VirtioIommuEngine:
             for region in self.config.endpoints[endpoint]:
                 if region.kind is RegionKind.MSI and region.start <= iova <= region.end:
                     if trace is not None:
-                        trace.append(
-                            Step("RESV_MEM, MSI", "virtio 5.13.6.8.1", fields=_bounds(region.start, region.end))
-                        )
+                        bounds = (("start", region.start), ("end", region.end))
+                        trace.append(Step("RESV_MEM, MSI", "virtio 5.13.6.8.1", fields=bounds))
                     return Bypassed(iova, BypassReason.INTERRUPT_RANGE)
 
         # 5.13.6.5: PA = VA - virt_start + phys_start, if the flags allow the access.
         mapped = domain.ranges.find(iova)
         if trace is not None:
             trace.append(_mapping_step(mapped))
-        needed = _WRITE if access.kind is AccessKind.WRITE else _READ
-        if mapped is None or not mapped.flags & needed:
+        if mapped is None:
+            return self._fault(access, FaultReason.MAPPING)
+        rights = self._rights[mapped.flags & _READ_WRITE]
+        if not rights & (_WRITE if access.kind is AccessKind.WRITE else _READ):
             return self._fault(access, FaultReason.MAPPING)
         return Translated(
             iova - mapped.virt_start + mapped.phys_start,
             mapped.virt_end - mapped.virt_start + 1,
-            PERMISSIONS[mapped.flags & (_READ | _WRITE)],
+            PERMISSIONS[rights],
             Attributes.MMIO if mapped.flags & _MMIO else Attributes.NONE,
         )
 
@@ -342,19 +303,15 @@ class VirtioIommuEngine:
         if number is None:
             note = "not attached, in bypass mode" if self._unattached_bypass() else "not attached"
             return Step(name, "virtio 5.13.6", fields=(("bypass", int(self._bypass)),), note=note)
-        note = "bypass domain" if self._domains[number].bypass else ""
+        note = "bypass domain" if self._domains.by_number[number].bypass else ""
         return Step(name, "virtio 5.13.6.3", fields=(("domain", number),), note=note)
 
 
 def _mapping_step(mapped: MappedRange | None) -> Step:
     if mapped is None:
         return Step("mapping", "virtio 5.13.6.5", note="none")
-    fields = (*_bounds(mapped.virt_start, mapped.virt_end), ("phys_start", mapped.phys_start), ("flags", mapped.flags))
+    fields = tuple(mapped._asdict().items())
     return Step("mapping", "virtio 5.13.6.5", fields=fields)
-
-
-def _bounds(start: int, end: int) -> tuple[tuple[str, int], ...]:
-    return (("virt_start", start), ("virt_end", end))
 
 
 _EVERYTHING = Mapping(0, 0, 1 << 64, Permissions.READ | Permissions.WRITE)

@@ -1,24 +1,24 @@
 """Mappings of a domain by virtual address: sorted, disjoint, found and changed in logarithmic time.
 
-A list of buckets of at most 512 mappings each, found by two bisections. An insertion moves at most one bucket (4 KiB of
-pointers), and the list of buckets only when one of them splits or empties, so that it stays cheap where one long
-sorted list would move megabytes. A mapping takes about 180 bytes: object, numbers, and two places in a bucket.
+A list of buckets of at most 512 mappings each, found by two bisections. An insertion moves at most one bucket (4 KiB a
+column), and the list of buckets only when one of them splits or empties, so that it stays cheap where one long sorted
+list would move megabytes. Buckets keep numbers, not objects: 25 bytes a mapping and what is left free in its bucket.
 """
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["MappedRange", "RangeMap"]
 
 _BUCKET = 512
 
 
-@dataclass(frozen=True, slots=True)
-class MappedRange:
-    """What one MAP request made: virt_start..virt_end (inclusive) go to phys_start and on."""
+class MappedRange(NamedTuple):
+    """What one MAP request made: virt_start..virt_end (inclusive) go to phys_start and on; flags are its 8 lowest."""
 
     virt_start: int
     virt_end: int
@@ -27,11 +27,34 @@ class MappedRange:
 
 
 class _Bucket:
-    __slots__ = ("ranges", "starts")
+    """Neighbouring mappings, a column for each of their numbers."""
 
-    def __init__(self, starts: list[int], ranges: list[MappedRange]) -> None:
+    __slots__ = ("ends", "flags", "phys", "starts")
+
+    def __init__(self, starts: array[int], ends: array[int], phys: array[int], flags: bytearray) -> None:
         self.starts = starts
-        self.ranges = ranges
+        self.ends = ends
+        self.phys = phys
+        self.flags = flags
+
+    def __getitem__(self, index: int) -> MappedRange:
+        return MappedRange(self.starts[index], self.ends[index], self.phys[index], self.flags[index])
+
+    def insert(self, index: int, mapped: MappedRange) -> None:
+        self.starts.insert(index, mapped.virt_start)
+        self.ends.insert(index, mapped.virt_end)
+        self.phys.insert(index, mapped.phys_start)
+        self.flags.insert(index, mapped.flags)
+
+    def remove(self, index: int) -> None:
+        del self.starts[index], self.ends[index], self.phys[index], self.flags[index]
+
+    def split(self) -> _Bucket:
+        """Give away the upper half."""
+        half = len(self.starts) // 2
+        upper = _Bucket(self.starts[half:], self.ends[half:], self.phys[half:], self.flags[half:])
+        del self.starts[half:], self.ends[half:], self.phys[half:], self.flags[half:]
+        return upper
 
 
 class RangeMap:
@@ -48,7 +71,7 @@ class RangeMap:
 
     def __iter__(self) -> Iterator[MappedRange]:
         for bucket in self._buckets:
-            yield from bucket.ranges
+            yield from map(bucket.__getitem__, range(len(bucket.starts)))
 
     def find(self, address: int) -> MappedRange | None:
         """The mapping that holds an address."""
@@ -56,39 +79,33 @@ class RangeMap:
         if index < 0:
             return None
         bucket = self._buckets[index]
-        found = bucket.ranges[bisect_right(bucket.starts, address) - 1]
-        return found if address <= found.virt_end else None
+        position = bisect_right(bucket.starts, address) - 1
+        return bucket[position] if address <= bucket.ends[position] else None
 
     def overlapping(self, start: int, end: int) -> list[MappedRange]:
         """Every mapping that shares an address with start..end (inclusive), in ascending order."""
         found: list[MappedRange] = []
         for index in range(max(bisect_right(self._firsts, start) - 1, 0), len(self._buckets)):
             bucket = self._buckets[index]
-            for position in range(max(bisect_right(bucket.starts, start) - 1, 0), len(bucket.ranges)):
-                mapped = bucket.ranges[position]
-                if mapped.virt_start > end:
+            for position in range(max(bisect_right(bucket.starts, start) - 1, 0), len(bucket.starts)):
+                if bucket.starts[position] > end:
                     return found
-                if mapped.virt_end >= start:
-                    found.append(mapped)
+                if bucket.ends[position] >= start:
+                    found.append(bucket[position])
         return found
 
     def insert(self, mapped: MappedRange) -> None:
         """Add a mapping that overlaps none of those that are there."""
         self._length += 1
         if not self._buckets:
-            self._buckets.append(_Bucket([mapped.virt_start], [mapped]))
+            self._buckets.append(_Bucket(array("Q"), array("Q"), array("Q"), bytearray()))
             self._firsts.append(mapped.virt_start)
-            return
         index = max(bisect_right(self._firsts, mapped.virt_start) - 1, 0)
         bucket = self._buckets[index]
-        position = bisect_left(bucket.starts, mapped.virt_start)
-        bucket.starts.insert(position, mapped.virt_start)
-        bucket.ranges.insert(position, mapped)
+        bucket.insert(bisect_left(bucket.starts, mapped.virt_start), mapped)
         self._firsts[index] = bucket.starts[0]
         if len(bucket.starts) > _BUCKET:
-            half = _BUCKET // 2
-            upper = _Bucket(bucket.starts[half:], bucket.ranges[half:])
-            del bucket.starts[half:], bucket.ranges[half:]
+            upper = bucket.split()
             self._buckets.insert(index + 1, upper)
             self._firsts.insert(index + 1, upper.starts[0])
 
@@ -97,8 +114,7 @@ class RangeMap:
         self._length -= 1
         index = bisect_right(self._firsts, mapped.virt_start) - 1
         bucket = self._buckets[index]
-        position = bisect_left(bucket.starts, mapped.virt_start)
-        del bucket.starts[position], bucket.ranges[position]
+        bucket.remove(bisect_left(bucket.starts, mapped.virt_start))
         if bucket.starts:
             self._firsts[index] = bucket.starts[0]
         else:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from harness.bench.model import Figure, ModelFigures, require
+from harness.bench.walks import dense_vtd, every_interrupt, every_walk
+from harness.cli import bench
 from harness.cli.main import app
-from harness.errors import SpecError
+from harness.errors import HarnessError, SpecError
 
 FIGURES = {
     "cold_ratio",
@@ -52,3 +56,68 @@ def test_an_iommu_that_there_is_not_is_refused_before_anything_is_looked_for() -
     result = CliRunner().invoke(app, ["bench", "boot", "--iommu", "none2"])
     assert isinstance(result.exception, SpecError)
     assert "none2" in str(result.exception)
+
+
+MODEL_GROWTH = {
+    "vtd_growth_1000_pages_walks_per_second",
+    "vtd_growth_10000_pages_walks_per_second",
+    "vtd_growth_ratio_1000_pages",
+    "vtd_growth_ratio_10000_pages",
+    "virtio_iommu_1000_mappings_lookups_per_second",
+    "virtio_iommu_1000_mappings_inserts_per_second",
+    "virtio_iommu_10000_mappings_lookups_per_second",
+    "virtio_iommu_10000_mappings_inserts_per_second",
+    "virtio_iommu_bytes_per_mapping",
+}
+
+
+def test_the_model_is_measured_for_every_engine_and_format_as_one_object() -> None:
+    result = CliRunner().invoke(
+        app, ["bench", "model", "--seconds", "0.01", "--largest", "10000", "--json"], catch_exceptions=False
+    )
+    found = json.loads(result.stdout)
+    walks = {f"{walk.name}_walks_per_second" for walk in every_walk()}
+    interrupts = {f"{remapping.name}_interrupts_per_second" for remapping in every_interrupt()}
+    assert found.keys() == walks | interrupts | MODEL_GROWTH | {"rounds", "seconds", "host", "python"}
+    assert "vtd_legacy_4_level_4k_walks_per_second" in walks
+    assert found["host"].keys() == {"machine", "system"}
+    assert min(value for value in found.values() if isinstance(value, int | float)) > 0
+    assert found["vtd_growth_ratio_1000_pages"] == 1
+    assert 25 <= found["virtio_iommu_bytes_per_mapping"] < 60
+
+
+def test_the_model_is_shown_as_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, ratio = (Figure("a_walks_per_second", 123456.0),), (Figure("vtd_growth_ratio_10000_pages", 0.987),)
+    figures = ModelFigures(
+        walks=one,
+        interrupts=(),
+        pages=ratio,
+        mappings=(),
+        rounds=5,
+        seconds=1,
+        host={"machine": "a host"},
+        python="CPython 3",
+    )
+    monkeypatch.setattr(bench, "measure_model", lambda **_: figures)
+    shown = CliRunner().invoke(app, ["bench", "model"], catch_exceptions=False).stdout
+    assert "CPython 3, a host, medians of 5" in shown
+    assert re.search(r"uncached walks a second +\n  a +123,456", shown)
+    assert re.search(r"vtd growth ratio 10000 pages +0.987", shown)
+
+
+def test_dense_tables_map_every_page_and_no_more() -> None:
+    count = 600
+    mappings = list(dense_vtd(count).iter_mappings(0x28))
+    assert [mapping.iova for mapping in mappings] == [page * 4096 for page in range(count)]
+    assert len({mapping.address - mapping.iova for mapping in mappings}) == 1
+
+
+def test_no_time_is_refused() -> None:
+    result = CliRunner().invoke(app, ["bench", "model", "--seconds", "0"])
+    assert isinstance(result.exception, SpecError)
+    assert "0 seconds" in str(result.exception)
+
+
+def test_an_outcome_that_is_not_what_is_measured_ends_it() -> None:
+    with pytest.raises(HarnessError, match="nonsense: 1 gives None"):
+        require("nonsense", lambda _: None, [1], int)

@@ -136,3 +136,27 @@ def test_a_machine_that_cannot_be_is_refused(booted: list[Machine], words: tuple
     assert isinstance(error, SpecError)
     assert said in error.message
     assert booted == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--save-state", "{full}"), "is there already"),
+        (("--save-state", "{full}/file"), "is there already"),
+        (("--save-state", "{full}/nowhere/state"), "is no directory"),
+        (("--save-state", "{full}/state", "--iommu", "none"), "no IOMMU"),
+    ],
+)
+def test_a_state_that_cannot_be_saved_is_refused_before_anything_starts(
+    booted: list[Machine], tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "file").touch()
+    error = boot(*(word.format(full=tmp_path) for word in words))
+    assert isinstance(error, SpecError)
+    assert said in error.message
+    assert booted == []
+
+
+def test_a_state_may_be_saved_in_an_empty_directory(booted: list[Machine], tmp_path: Path) -> None:
+    assert isinstance(boot("--save-state", str(tmp_path)), _Reached)
+    assert isinstance(boot("--save-state", str(tmp_path / "new")), _Reached)

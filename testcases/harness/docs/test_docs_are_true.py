@@ -81,7 +81,7 @@ def test_an_option_that_there_is_not_is_seen(text: str, unknown: list[str]) -> N
     assert _unknown_options(text) == unknown
 
 
-@pytest.mark.parametrize("command", ["run", "boot", "report", "bench boot", "doctor"])
+@pytest.mark.parametrize("command", ["run", "boot", "translate", "report", "bench boot", "bench model", "doctor"])
 def test_every_option_of_a_command_is_in_its_page(command: str) -> None:
     text = (ROOT / "docs" / "reference" / "commands.md").read_text()
     lines = "".join(line for line in text.splitlines() if f"`viommu {command}" in line)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from harness.errors import SpecError
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reasons import assert_every_code_is_reached
+
 from harness.model.access import Mapping, Permissions
 from harness.model.virtio_iommu import (
     Attach,
@@ -15,6 +19,7 @@ from harness.model.virtio_iommu import (
     MapFlags,
     Probe,
     RegionKind,
+    Request,
     ReservedRegion,
     Status,
     Unmap,
@@ -44,6 +49,8 @@ def device(
     domain_range: tuple[int, int] = (0, (1 << 32) - 1),
     probe_size: int = 512,
     regions: tuple[ReservedRegion, ...] = (),
+    shares_domains: bool = True,
+    moves_endpoints: bool = True,
 ) -> VirtioIommuEngine:
     config = VirtioIommuConfig(
         endpoints={EP: regions, OTHER: ()},
@@ -53,6 +60,8 @@ def device(
         input_range=input_range,
         domain_range=domain_range,
         probe_size=probe_size,
+        shares_domains=shares_domains,
+        moves_endpoints=moves_endpoints,
     )
     return VirtioIommuEngine(config)
 
@@ -74,50 +83,28 @@ def mapped(engine: VirtioIommuEngine) -> list[tuple[int, int]]:
     return [(entry.iova, entry.iova + entry.size - 1) for entry in engine.iter_mappings(EP)]
 
 
-# The examples of 5.13.6.6, by their numbers.
+# The examples of 5.13.6.6: what is mapped, what is unmapped, the status, and what is left.
 
 
-def test_unmap_example_1_of_5_13_6_6_of_nothing_succeeds() -> None:
-    assert unmap(attached(device()), 0, 4) is Status.OK
-
-
-def test_unmap_example_2_of_5_13_6_6_removes_the_mapping() -> None:
+@pytest.mark.parametrize(
+    ("maps", "range_", "status", "left"),
+    [
+        pytest.param([], (0, 4), Status.OK, [], id="5.13.6.6 (1) nothing is there"),
+        pytest.param([(0, 9)], (0, 9), Status.OK, [], id="5.13.6.6 (2) unmaps a"),
+        pytest.param([(0, 4), (5, 9)], (0, 9), Status.OK, [], id="5.13.6.6 (3) unmaps a and b"),
+        pytest.param([(0, 9)], (0, 4), Status.RANGE, [(0, 9)], id="5.13.6.6 (4) would split a"),
+        pytest.param([(0, 4), (5, 9)], (0, 4), Status.OK, [(5, 9)], id="5.13.6.6 (5) unmaps a"),
+        pytest.param([(0, 4)], (0, 9), Status.OK, [], id="5.13.6.6 (6) spills over what is not mapped"),
+        pytest.param([(0, 4), (10, 14)], (0, 14), Status.OK, [], id="5.13.6.6 (7) goes over a gap"),
+    ],
+)
+def test_unmap_does_as_the_example_says(
+    maps: list[tuple[int, int]], range_: tuple[int, int], status: Status, left: list[tuple[int, int]]
+) -> None:
     engine = attached(device())
-    map_(engine, 0, 9)
-    assert (unmap(engine, 0, 9), mapped(engine)) == (Status.OK, [])
-
-
-def test_unmap_example_3_of_5_13_6_6_removes_both_mappings() -> None:
-    engine = attached(device())
-    map_(engine, 0, 4)
-    map_(engine, 5, 9)
-    assert (unmap(engine, 0, 9), mapped(engine)) == (Status.OK, [])
-
-
-def test_unmap_example_4_of_5_13_6_6_does_not_split_a_mapping() -> None:
-    engine = attached(device())
-    map_(engine, 0, 9)
-    assert (unmap(engine, 0, 4), mapped(engine)) == (Status.RANGE, [(0, 9)])
-
-
-def test_unmap_example_5_of_5_13_6_6_removes_the_first_mapping_only() -> None:
-    engine = attached(device())
-    map_(engine, 0, 4)
-    map_(engine, 5, 9)
-    assert (unmap(engine, 0, 4), mapped(engine)) == (Status.OK, [(5, 9)])
-
-
-def test_unmap_example_6_of_5_13_6_6_spills_over_what_is_not_mapped() -> None:
-    engine = attached(device())
-    map_(engine, 0, 4)
-    assert (unmap(engine, 0, 9), mapped(engine)) == (Status.OK, [])
-
-
-def test_unmap_example_7_of_5_13_6_6_goes_over_a_gap() -> None:
-    engine = attached(device())
-    map_(engine, 0, 4)
-    map_(engine, 10, 14)
-    assert (unmap(engine, 0, 14), mapped(engine)) == (Status.OK, [])
+    for start, end in maps:
+        assert map_(engine, start, end) is Status.OK
+    assert (unmap(engine, *range_), mapped(engine)) == (status, left)
 
 
 # UNMAP, 5.13.6.6.2.
@@ -212,6 +199,17 @@ def test_map_beyond_the_input_range_is_range_5_13_6(start: int, end: int) -> Non
     assert map_(attached(device(input_range=(0x1000, 0x2FFF))), start, end) is Status.RANGE
 
 
+def test_map_of_the_whole_input_range_succeeds_5_13_6() -> None:
+    engine = attached(device(input_range=(0x1000, 0x2FFF)))
+    assert (map_(engine, 0x1000, 0x2FFF), mapped(engine)) == (Status.OK, [(0x1000, 0x2FFF)])
+
+
+def test_a_single_byte_is_mapped_and_unmapped_where_that_is_the_granule_5_13_6() -> None:
+    engine = attached(device())
+    assert (map_(engine, 7, 7), mapped(engine)) == (Status.OK, [(7, 7)])
+    assert (unmap(engine, 7, 7), mapped(engine)) == (Status.OK, [])
+
+
 def test_input_range_counts_only_when_it_is_offered_5_13_6() -> None:
     engine = attached(device(input_range=(0x1000, 0x2FFF), offered=ALL & ~Features.INPUT_RANGE))
     assert map_(engine, 0, 4) is Status.OK
@@ -231,6 +229,7 @@ def test_reserved_region_of_an_endpoint_elsewhere_does_not_count() -> None:
 def test_map_to_addresses_past_the_last_is_fault() -> None:
     assert map_(attached(device()), 0, 9, phys=(1 << 64) - 9) is Status.FAULT
     assert map_(attached(device()), 0, 9, phys=(1 << 64) - 10) is Status.OK
+    assert map_(attached(device()), 5, 14, phys=(1 << 64) - 10) is Status.OK
 
 
 def test_map_that_ends_before_it_starts_is_inval() -> None:
@@ -266,6 +265,11 @@ def test_attach_of_an_endpoint_that_does_not_exist_is_noent() -> None:
 @pytest.mark.parametrize("domain", [0, 11])
 def test_attach_outside_of_the_domain_range_is_range(domain: int) -> None:
     assert device(domain_range=(1, 10)).submit(Attach(domain=domain, endpoint=EP)) is Status.RANGE
+
+
+@pytest.mark.parametrize("domain", [1, 10])
+def test_attach_at_the_ends_of_the_domain_range_succeeds(domain: int) -> None:
+    assert device(domain_range=(1, 10)).submit(Attach(domain=domain, endpoint=EP)) is Status.OK
 
 
 @pytest.mark.parametrize("first", [AttachFlags.NONE, AttachFlags.BYPASS])
@@ -304,6 +308,20 @@ def test_attach_to_a_domain_that_maps_over_a_reserved_region_is_unsupp() -> None
     map_(engine, 0xFEE0_0000, 0xFEE0_0FFF)
     assert engine.submit(Attach(domain=1, endpoint=EP)) is Status.UNSUPP
     assert engine.domain_of(EP) is None
+
+
+def test_attach_of_a_second_endpoint_is_unsupp_where_domains_are_not_shared() -> None:
+    engine = attached(device(shares_domains=False))
+    assert engine.submit(Attach(domain=1, endpoint=OTHER)) is Status.UNSUPP
+    assert engine.submit(Attach(domain=1, endpoint=EP)) is Status.OK
+    assert engine.submit(Attach(domain=2, endpoint=OTHER)) is Status.OK
+
+
+def test_attach_elsewhere_is_unsupp_where_endpoints_do_not_move_and_keeps_the_domain() -> None:
+    engine = attached(device(moves_endpoints=False))
+    assert engine.submit(Attach(domain=2, endpoint=EP)) is Status.UNSUPP
+    assert engine.submit(Attach(domain=1, endpoint=EP)) is Status.OK
+    assert engine.domain_of(EP) == 1
 
 
 # DETACH, 5.13.6.4.2.
@@ -350,6 +368,10 @@ def test_probe_gives_the_reserved_regions_and_zeros_after_them() -> None:
     assert engine.properties(EP) == bytes.fromhex(expected) + bytes(16)
 
 
+def test_an_endpoint_that_does_not_exist_has_no_properties() -> None:
+    assert device(probe_size=40).properties(0x99) == bytes(40)
+
+
 def test_probe_of_an_endpoint_that_does_not_exist_is_noent() -> None:
     assert device().submit(Probe(endpoint=0x99)) is Status.NOENT
 
@@ -368,33 +390,32 @@ def test_map_and_unmap_that_were_not_negotiated_come_back_unwritten() -> None:
     assert (map_(engine, 0, 9), unmap(engine, 0, 9)) == (None, None)
 
 
-# Configuration and reset.
+# Whatever a driver sends, 5.13.6.
+
+_SMALL = st.integers(0, 40)
+_REQUESTS = st.one_of(
+    st.builds(Attach, domain=st.integers(0, 2), endpoint=st.sampled_from((EP, OTHER, 3)), flags=st.integers(0, 2)),
+    st.builds(Detach, domain=st.integers(0, 2), endpoint=st.sampled_from((EP, OTHER, 3))),
+    st.builds(
+        Map,
+        domain=st.integers(0, 2),
+        virt_start=_SMALL,
+        virt_end=_SMALL,
+        phys_start=_SMALL | st.just((1 << 64) - 1),
+        flags=st.integers(0, 8),
+    ),
+    st.builds(Unmap, domain=st.integers(0, 2), virt_start=_SMALL, virt_end=_SMALL, reserved=st.integers(0, 1)),
+    st.builds(Probe, endpoint=st.sampled_from((EP, 3))),
+)
 
 
-def test_a_device_without_a_page_size_is_refused_5_13_4_2() -> None:
-    with pytest.raises(SpecError, match="page_size_mask"):
-        device(granule=0)
+@settings(max_examples=60, deadline=None)
+@given(st.lists(_REQUESTS, max_size=30))
+def test_no_request_is_answered_with_a_status_that_5_13_6_does_not_ask_for(requests: list[Request]) -> None:
+    engine = device(regions=(ReservedRegion(20, 22),), input_range=(0, 30), domain_range=(0, 1))
+    for request in requests:
+        assert engine.submit(request) not in (None, Status.IOERR, Status.DEVERR, Status.NOMEM)
 
 
-def test_a_feature_that_was_not_offered_cannot_be_negotiated() -> None:
-    with pytest.raises(SpecError, match="not offered"):
-        device(offered=Features.MAP_UNMAP, negotiated=Features.MAP_UNMAP | Features.MMIO)
-
-
-def test_the_lowest_page_size_is_the_granule_5_13_6() -> None:
-    assert device(granule=0x4020_1000).granule == 0x1000
-
-
-def test_device_reset_detaches_but_keeps_the_bypass_field_5_13_4_2() -> None:
-    engine = attached(device())
-    engine.write_bypass(True)
-    engine.reset()
-    assert (engine.domain_of(EP), engine.bypass) == (None, True)
-    engine.reset(system=True)
-    assert engine.bypass is False
-
-
-def test_the_bypass_field_is_written_only_when_negotiated_5_13_4_1() -> None:
-    engine = device(negotiated=ALL & ~Features.BYPASS_CONFIG)
-    engine.write_bypass(True)
-    assert engine.bypass is False
+def test_every_status_is_reached_or_said_never_to_be_given() -> None:
+    assert_every_code_is_reached(Status, [Path(__file__)])
