@@ -29,6 +29,7 @@ __all__ = [
     "NotModelled",
     "Piece",
     "PostedInterrupt",
+    "TableLoop",
     "check_within_page",
     "split",
     "translate_range",
@@ -41,6 +42,24 @@ class NotModelled(HarnessError):
 
 class AccessCrossesPage(SpecError):
     """An access was put to `translate` that crosses a page boundary; `translate_range` takes those."""
+
+
+class TableLoop(HarnessError):
+    """A table is reached again below itself: its mappings cannot be listed.
+
+    Translation of one address still ends, since each entry takes one level at least.
+
+    Args:
+        stage: what kind of table it is.
+        table: its address.
+        address: input address for which it is reached again.
+    """
+
+    def __init__(self, stage: str, table: int, address: int) -> None:
+        super().__init__(
+            f"the {stage} table at {table:#x} is reached again below itself, for address {address:#x}",
+            hint="these tables are corrupt, or map themselves on purpose; translate single addresses instead",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +162,11 @@ class Engine(Protocol[CommandT, ReplyT]):
         ...
 
     def iter_mappings(self, requester: int, pasid: int | None = None) -> Iterator[Mapping]:
-        """Every range that the requester's tables map now, in ascending order, without or with a PASID."""
+        """Every range that the requester's tables map now, in ascending order, without or with a PASID.
+
+        Raises:
+            TableLoop: a table is its own ancestor.
+        """
         ...
 
 

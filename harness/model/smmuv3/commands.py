@@ -4,7 +4,7 @@ Choices that IHI 0070 leaves open: reserved fields are not checked (4.1.5), out-
 are (4.1.7), a Size of CMD_ATC_INV above 52 means everything (4.5.1), and a range that is not aligned to its TTL is
 invalidated as it is said (4.4.1.1). Commands may do more than they ask for; this much is taken as done:
 
-- Leaf of CMD_CFGI_*: level 1 descriptors go too (4.3.1 and 4.3.3 permit it).
+- Leaf of CMD_CFGI_STE: level 1 descriptors go too (4.3.1 permits it).
 - TTL: entries of every level go.
 - CMD_TLBI_NSNH_ALL: entries of the NS-EL2 regimes go too, since nothing in a cache's tags tells "any VMID" from "none".
 - CMD_ATC_INV without SubstreamID: entries with one go too.
@@ -175,9 +175,7 @@ class Commands:
             case _CMD.CMD_CFGI_STE_RANGE:
                 return _drop(_stream_range(fields["STREAMID"], fields["RANGE"]))
             case _CMD.CMD_CFGI_CD:
-                process = frozenset({EntryKind.PROCESS})
-                stream, substream = fields["STREAMID"], fields["SUBSTREAMID"]
-                return _drop(Invalidation(kinds=process, requester=stream, space=substream))
+                return _drop(*_one_context(fields))
             case _CMD.CMD_CFGI_CD_ALL:
                 return _drop(Invalidation(kinds=frozenset({EntryKind.PROCESS}), requester=fields["STREAMID"]))
             case _CMD.CMD_ATC_INV:
@@ -215,7 +213,7 @@ class Commands:
             level = fields["TTL"]
             if fields["TG"] == 0b10 and level == 0b01 and not capabilities.wide_descriptors:
                 level = 0
-            return not (fields["NUM"] or fields["SCALE"] or level)
+            return not (fields["NUM"] or self._scale(fields) or level)
         return False
 
     def _tlb(self, opcode: Smmuv3Opcode, fields: dict[str, int]) -> list[Invalidation]:
@@ -260,8 +258,12 @@ class Commands:
         first = fields["ADDRESS"] << 12
         size = 1 << 12
         if fields["TG"] and self._capabilities.range_invalidation:
-            size = fields["NUM"] + 1 << fields["SCALE"] + _GRANULE_OF_TG[fields["TG"]]
+            size = fields["NUM"] + 1 << self._scale(fields) + _GRANULE_OF_TG[fields["TG"]]
         return first, min(first + size, 1 << 64) - 1
+
+    def _scale(self, fields: dict[str, int]) -> int:
+        """SCALE as it counts (4.4.1.1): 5 bits without DS; with it 6 bits, and at most 39."""
+        return min(fields["SCALE"], 39) if self._capabilities.wide_descriptors else fields["SCALE"] & 0x1F
 
     def _device_tlb(self, fields: dict[str, int]) -> CommandResult:
         # 4.5.1: ignored while translation is off.
@@ -298,6 +300,17 @@ _FIELD_NUMBERS = frozenset(int(opcode) for opcode in Smmuv3Opcode)
 
 def _drop(*invalidations: Invalidation) -> CommandResult:
     return CommandResult(invalidations=invalidations)
+
+
+def _one_context(fields: dict[str, int]) -> list[Invalidation]:
+    """The CD at an index, and without Leaf the L1CD that leads to it (4.3.3)."""
+    process = frozenset({EntryKind.PROCESS})
+    stream, substream = fields["STREAMID"], fields["SUBSTREAMID"]
+    dropped = [Invalidation(kinds=process, requester=stream, space=substream)]
+    if not fields["LEAF"]:
+        # An L1CD is tagged with the range of SubstreamIDs that it serves, instead of a single one.
+        dropped.append(Invalidation(kinds=process, requester=stream, has_space=False, first=substream, last=substream))
+    return dropped
 
 
 def _stream_range(stream_id: int, bits: int) -> Invalidation:

@@ -13,14 +13,14 @@ from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.smmuv3.capabilities import ADDRESS_SIZES, Smmuv3Capabilities
+from harness.model.smmuv3.configuration import GRANULE_OF_TG0, Context, Stream
 from harness.model.smmuv3.events import Smmuv3EventClass, Smmuv3EventType
 from harness.model.smmuv3.permissions import READ, stage1_rights
 from harness.model.smmuv3.stages import translate_stage2
-from harness.model.smmuv3.stream import GRANULE_OF_TG0, Stream
 from harness.model.smmuv3.structures import CD, L1CD, STE_SIZE, shown
 from harness.model.smmuv3.walk import Table, WalkFault, make_table
 
-__all__ = ["Context", "ContextBlocked", "ContextTables", "Substream", "select_substream"]
+__all__ = ["ContextBlocked", "ContextTables", "Substream", "select_substream"]
 
 _TYPE = Smmuv3EventType
 _WHOLE_ADDRESS = (1 << 64) - 1
@@ -30,37 +30,6 @@ _MOST_REMEMBERED = 1024
 _GRANULE_OF_TG1 = (None, 14, 12, 16)
 # log2 of the CDs in a level 2 table by S1Fmt.
 _LEAF_BITS = {0b01: 6, 0b10: 10}
-
-
-class Context(NamedTuple):
-    """A CD that was found good.
-
-    Attributes:
-        tables: TTB0 and TTB1; None where EPDx disables the walk, or TTB1 is not reachable.
-        compared: bits of an address that must agree with its bit 55: TBI leaves out the top byte, for each table.
-        aborts: A: a fault of stage 1 aborts; otherwise reads give zero and writes are ignored.
-        records: R.
-        stalls: S.
-    """
-
-    tables: tuple[Table | None, Table | None]
-    compared: tuple[int, int]
-    aborts: bool
-    records: bool
-    stalls: bool
-
-    def select(self, address: int) -> Table | None:
-        """The table that translates an address; None where its range or its table's state lets nothing through.
-
-        DDI 0487 D8 and IHI 0070 3.4.1: bit 55 selects, and all bits from the input size up must be equal to it.
-        """
-        upper = address >> 55 & 1
-        table = self.tables[upper]
-        if table is None:
-            return None
-        compared = self.compared[upper]
-        expected = compared >> table.input_bits if upper else 0
-        return table if (address & compared) >> table.input_bits == expected else None
 
 
 class ContextBlocked(NamedTuple):
@@ -176,7 +145,10 @@ class ContextTables:
                 trace.append(Step(name, L1CD.section, address, note="no memory there"))
             return ContextBlocked(_TYPE.F_CD_FETCH, address)
         if trace is not None:
-            tags = CachedEntry(kind=EntryKind.PROCESS, requester=stream_id)
+            # It serves a range of SubstreamIDs, and is dropped with any one of them (4.3.3).
+            first = index >> leaf_bits << leaf_bits
+            last = first + (1 << leaf_bits) - 1
+            tags = CachedEntry(kind=EntryKind.PROCESS, requester=stream_id, first=first, last=last)
             trace.append(Step(name, L1CD.section, address, entry, L1CD.describe(entry), cached=tags))
         pointer = L1CD["L2PTR"].get(entry)
         # 7.3.9: V 0, or an L2Ptr out of range.

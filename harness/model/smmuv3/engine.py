@@ -6,7 +6,7 @@ that its address leads to, and nothing remaps it. So the engine has no `remap_ms
 Where versions differ, it is an SMMUv3.1 or later. Choices that IHI 0070 leaves open:
 
 - CONT of an STE is a hint, and ignored (5.2).
-- An ATS request to an SMMU without ATS is an unsupported transaction (F_UUT, 7.3.2).
+- An ATS request to an SMMU without ATS is an unsupported transaction (F_UUT, 7.3.2), and not recorded.
 - An ATS Translated address beyond the OAS is aborted (3.9.1.1).
 - A Translation Completion grants Write wherever the page is writable, asked for or not (13.7).
 - The identity that answers a Translation Request which skips stage 1 is given for one granule (13.6.4).
@@ -19,6 +19,7 @@ MPAM and the Access flag of Table descriptors are not modelled; see `harness.mod
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from harness.model.access import (
     PERMISSIONS,
@@ -39,7 +40,8 @@ from harness.model.engine import CommandResult, check_within_page
 from harness.model.explanation import Explanation, Step
 from harness.model.memory import Memory
 from harness.model.smmuv3.commands import Commands
-from harness.model.smmuv3.context import Context, ContextTables, select_substream
+from harness.model.smmuv3.configuration import Context, Stream
+from harness.model.smmuv3.context import ContextTables, select_substream
 from harness.model.smmuv3.descriptors import STAGE1_LEAF
 from harness.model.smmuv3.events import Smmuv3Event, Smmuv3EventClass, Smmuv3EventType, Smmuv3Terminated
 from harness.model.smmuv3.mappings import iter_stage1, iter_stage2
@@ -58,7 +60,7 @@ from harness.model.smmuv3.reports import (
     walk_fault,
 )
 from harness.model.smmuv3.stages import Nested, Output, translate_stage1, translate_stage2
-from harness.model.smmuv3.stream import Stream, StreamBlocked, StreamTable
+from harness.model.smmuv3.stream import StreamBlocked, StreamTable
 from harness.model.smmuv3.walk import NOT_GLOBAL, WalkFault
 
 __all__ = ["Smmuv3Engine"]
@@ -275,7 +277,7 @@ class Smmuv3Engine:
             return first, None
         # 3.9.1.2: a Translation Request that stage 1 grants nothing does not reach stage 2; nor does one make a page
         # dirty at stage 2 that is not writable at stage 1 (3.13.7.1).
-        if first is not None and not kind.needed and not first.rights:
+        if first is not None and not kind.needed and not _granted(access, stream, [first]):
             return first, None
         second = translate_stage2(
             memory,
@@ -335,6 +337,9 @@ class Smmuv3Engine:
     def _ats(self, access: Access, trace: list[Step] | None) -> Outcome:
         registers = self.registers
         request = access.address_type is AddressType.TRANSLATION_REQUEST
+        # 3.9.1.3, 13.7: Exe and Priv come with a PASID alone; without IDR3.PASIDTT a Translated transaction has none.
+        if access.pasid is None or not request:
+            access = _without_pasid(access)
         if not registers.capabilities.ats:
             return unsupported(access)
         if not self._enabled:
@@ -357,18 +362,11 @@ class Smmuv3Engine:
             return self._translation_request(access, stream, trace)
         if stream.ats == 0b01:
             return self._pass_translated(access)
-        # Split-stage: the address is an IPA. Without IDR3.PASIDTT the transaction is unprivileged data without a
-        # SubstreamID before the overrides of the STE (3.9.1.3).
-        bare = Access(
-            requester=access.requester,
-            iova=access.iova,
-            length=access.length,
-            kind=AccessKind.WRITE if access.kind is AccessKind.WRITE else AccessKind.READ,
-        )
-        kind = effective_kind(bare, stream)
+        # Split-stage: the address is an IPA.
+        kind = effective_kind(access, stream)
         writes: list[MemoryWrite] = []
-        result = self._walk(bare, kind, stream, None, writes, trace)
-        return self._finish(bare, kind, stream, None, result, writes, trace)
+        result = self._walk(access, kind, stream, None, writes, trace)
+        return self._finish(access, kind, stream, None, result, writes, trace)
 
     def _pass_translated(self, access: Access) -> Outcome:
         if access.iova >> self._address_bits:
@@ -393,14 +391,19 @@ class Smmuv3Engine:
         outputs = [output for output in result if output is not None]
         rights = _granted(access, stream, outputs)
         if not rights:
-            stage = 1 if second is None or not (first is None or first.rights) else 2
-            return no_permission(access, stage)
+            return no_permission(access, 1 if second is None else 2)
         # 13.6.3: with Split-stage ATS the completion gives the output of stage 1.
         address = outputs[-1].address
         if stream.ats == 0b10:
             address = first.address if first is not None else access.iova
         size = 1 << min(output.shift for output in outputs)
         return Translated(address, size, PERMISSIONS[rights], _ATTRIBUTES[0], tuple(writes))
+
+
+def _without_pasid(access: Access) -> Access:
+    """The access as unprivileged data, without a PASID."""
+    kind = AccessKind.WRITE if access.kind is AccessKind.WRITE else AccessKind.READ
+    return replace(access, kind=kind, pasid=None, privileged=False)
 
 
 def _granted(access: Access, stream: Stream, outputs: list[Output]) -> int:

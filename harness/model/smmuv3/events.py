@@ -2,7 +2,7 @@
 
 F_TLB_CONFLICT, F_CFG_CONFLICT, E_PAGE_REQUEST, F_VMS_FETCH and the implementation defined events are left out: no
 translation of the model leads to them. IHI 0070 lets an SMMU report unsupported transactions for reasons of its own
-(F_UUT): here it is a request of ATS to an SMMU without ATS.
+(F_UUT): here it is a request of ATS to an SMMU without ATS, which is not recorded (3.9.1.3, 7.3.22).
 """
 
 from __future__ import annotations
@@ -75,16 +75,14 @@ class Smmuv3EventClass(IntEnum):
     IN = 2
 
 
-_HEADER = (
-    Field("TYPE", 0, 8),
-    Field("RSVD_8", 8, 3),
-    Field("SSV", 11, 1),
-    Field("SUBSTREAMID", 12, 20),
-    Field("STREAMID", 32, 32),
-)
+_NUMBER, _SUBSTREAM, _STREAM = Field("TYPE", 0, 8), Field("SUBSTREAMID", 12, 20), Field("STREAMID", 32, 32)
+_HEADER = (_NUMBER, Field("RSVD_8", 8, 3), Field("SSV", 11, 1), _SUBSTREAM, _STREAM)
+_HEADER_WITHOUT_SSV = (_NUMBER, Field("RSVD_8", 8, 4), _SUBSTREAM, _STREAM)
+_HEADER_WITHOUT_SUBSTREAM = (_NUMBER, Field("RSVD_8", 8, 24), _STREAM)
 _REASON = (Field("REASON", 64, 16),)
 _STALL = (Field("STAG", 64, 16), Field("STALL", 95, 1))
-_KIND = (Field("PNU", 97, 1), Field("IND", 98, 1), Field("RNW", 99, 1))
+_RNW = (Field("RNW", 99, 1),)
+_KIND = (Field("PNU", 97, 1), Field("IND", 98, 1), *_RNW)
 _STAGE = (Field("NSIPA", 100, 1), Field("S2", 103, 1), Field("CLASS", 104, 2))
 _TTRNW = (Field("TTRNW", 108, 1),)
 _INPUT = (Field("INPUTADDR", 128, 64),)
@@ -100,9 +98,9 @@ _FIELDS: dict[int, tuple[str, tuple[Field, ...]]] = {
     _TYPE.F_STE_FETCH: ("7.3.4", (*_HEADER, *_REASON, *_FETCH)),
     _TYPE.C_BAD_STE: ("7.3.5", _HEADER),
     _TYPE.F_BAD_ATS_TREQ: ("7.3.6", (*_HEADER, *_ATS_REQUEST, *_ATS_INPUT)),
-    _TYPE.F_STREAM_DISABLED: ("7.3.7", _HEADER),
-    _TYPE.F_TRANSL_FORBIDDEN: ("7.3.8", (*_HEADER, *_KIND, *_INPUT)),
-    _TYPE.C_BAD_SUBSTREAMID: ("7.3.9", _HEADER),
+    _TYPE.F_STREAM_DISABLED: ("7.3.7", _HEADER_WITHOUT_SUBSTREAM),
+    _TYPE.F_TRANSL_FORBIDDEN: ("7.3.8", (*_HEADER, *_RNW, *_INPUT)),
+    _TYPE.C_BAD_SUBSTREAMID: ("7.3.9", _HEADER_WITHOUT_SSV),
     _TYPE.F_CD_FETCH: ("7.3.10", (*_HEADER, *_REASON, *_FETCH)),
     _TYPE.C_BAD_CD: ("7.3.11", _HEADER),
     _TYPE.F_WALK_EABT: ("7.3.12", (*_HEADER, *_REASON, *_KIND, *_STAGE, *_INPUT, *_FETCH)),
@@ -177,8 +175,7 @@ class Smmuv3Event:
             "TYPE": int(self.type),
             "STREAMID": self.stream_id,
             "SUBSTREAMID": self.substream_id or 0,
-            # 7.3.9: in C_BAD_SUBSTREAMID the SubstreamID is always valid, and there is no SSV.
-            "SSV": int(self.substream_id is not None and self.type != _TYPE.C_BAD_SUBSTREAMID),
+            "SSV": int(self.substream_id is not None),
             "REASON": self.reason,
             "STAG": self.stag,
             "STALL": int(self.stall),
@@ -213,11 +210,12 @@ class Smmuv3Event:
         number = record[0]
         bits = int.from_bytes(record, "little")
         fields = dict(event_layout(number).decode(bits))
-        always = number == _TYPE.C_BAD_SUBSTREAMID
+        # 7.3.9: in C_BAD_SUBSTREAMID the SubstreamID is always valid, and there is no SSV.
+        has_substream = fields.get("SSV", number == _TYPE.C_BAD_SUBSTREAMID)
         return cls(
             type=_TYPE(number) if number in _LAYOUTS else number,
             stream_id=fields["STREAMID"],
-            substream_id=fields["SUBSTREAMID"] if fields["SSV"] or always else None,
+            substream_id=fields["SUBSTREAMID"] if has_substream else None,
             input_address=fields.get("INPUTADDR", 0) << (12 if number == _TYPE.F_BAD_ATS_TREQ else 0),
             is_read=bool(fields.get("RNW", 0)),
             privileged=bool(fields.get("PNU", 0) | fields.get("P", 0)),

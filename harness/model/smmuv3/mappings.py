@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from harness.errors import HarnessError
 from harness.model.access import PERMISSIONS, Mapping
+from harness.model.engine import TableLoop
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.smmuv3.descriptors import level_shift
 from harness.model.smmuv3.events import Smmuv3EventClass
@@ -15,17 +15,10 @@ from harness.model.smmuv3.permissions import READ
 from harness.model.smmuv3.stages import Output, check_leaf, translate_stage2
 from harness.model.smmuv3.walk import Level, Table, WalkFault
 
-__all__ = ["TableLoop", "iter_stage1", "iter_stage2"]
+__all__ = ["iter_stage1", "iter_stage2"]
 
 # A stage 1 table is read in pieces no larger than the smallest page of stage 2.
 _PIECE = 4096
-
-
-class TableLoop(HarnessError):
-    """A table is reached again below itself: its mappings cannot be listed.
-
-    Translation of one address still ends, since each descriptor takes one level.
-    """
 
 
 class _Leaf(NamedTuple):
@@ -117,10 +110,7 @@ def _iter_level(
 ) -> Iterator[tuple[int, int, Level, int, int]]:
     """Input and output address, level, descriptor and hierarchical bits of each leaf below a table."""
     if base in above:
-        raise TableLoop(
-            f"the stage {table.stage} table at {base:#x} is reached again below itself, for address {first:#x}",
-            hint="these tables are corrupt, or map themselves on purpose; translate single addresses instead",
-        )
+        raise TableLoop(f"stage {table.stage}", base, first)
     level = levels[0]
     for index, entry in _iter_entries(memory, outer, base, level.index_mask + 1):
         if table.big_endian:

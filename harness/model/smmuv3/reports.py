@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from harness.model.access import Access, AccessKind, AddressType, Completion, Fault, MemoryWrite
 from harness.model.explanation import Step
-from harness.model.smmuv3.context import Context, ContextBlocked
+from harness.model.smmuv3.configuration import Context, Stream
+from harness.model.smmuv3.context import ContextBlocked
 from harness.model.smmuv3.events import Smmuv3Event, Smmuv3EventClass, Smmuv3EventType, Smmuv3Terminated
 from harness.model.smmuv3.permissions import EXECUTE, READ, WRITE
-from harness.model.smmuv3.stream import Stream
 from harness.model.smmuv3.walk import WalkFault
 
 __all__ = [
@@ -90,7 +90,9 @@ def configuration_error(
     """
     record = None
     if recorded:
-        substream = access.pasid if substream_id is None else substream_id
+        # 7.3.7: the record of F_STREAM_DISABLED names no SubstreamID.
+        own = None if event is _TYPE.F_STREAM_DISABLED else access.pasid
+        substream = own if substream_id is None else substream_id
         record = Smmuv3Event(
             type=event, stream_id=access.requester, substream_id=substream, fetch_address=fetch_address
         )
@@ -166,19 +168,13 @@ def no_permission(access: Access, stage: int) -> Fault:
 
 
 def unsupported(access: Access) -> Fault:
-    """An ATS request to an SMMU without ATS (7.3.2)."""
+    """An ATS request to an SMMU without ATS.
+
+    Not recorded: the F_UUT of a Translated transaction is not (3.9.1.3), and a Translation Request causes no event but
+    F_BAD_ATS_TREQ outside of its configuration (7.3.6, 7.3.22).
+    """
     completion = Completion.UNSUPPORTED_REQUEST if access.address_type is _REQUEST else None
-    record = Smmuv3Event(
-        type=_TYPE.F_UUT,
-        stream_id=access.requester,
-        substream_id=access.pasid,
-        input_address=access.iova,
-        # The attributes that came in, without overrides.
-        is_read=access.kind is not _WRITE_KIND,
-        privileged=access.privileged,
-        is_instruction=access.kind is _EXECUTE_KIND,
-    )
-    return _fault(access, _TYPE.F_UUT, record, completion)
+    return _fault(access, _TYPE.F_UUT, None, completion)
 
 
 def bad_translation_request(access: Access) -> Fault:

@@ -100,8 +100,9 @@ def translate_stage2(
     if isinstance(found, WalkFault):
         return found
     checked = check_leaf(table, found.entry, 0, needed, privileged, dirties)
-    # STE.S2PTW: CDs and stage 1 tables must not be in device memory (5.2).
-    if event_class is not _IN and table.device_mask and not found.entry & table.device_mask:
+    # STE.S2PTW: CDs and stage 1 tables must not be in device memory (5.2); an Access flag fault comes first (7.3.22).
+    in_device_memory = bool(table.device_mask) and not found.entry & table.device_mask
+    if in_device_memory and event_class is not _IN and checked is not _F_ACCESS:
         checked = _F_PERMISSION
     if not isinstance(checked, tuple):
         return WalkFault(checked, 2, found.level, event_class, ipa, table_read=table_read)

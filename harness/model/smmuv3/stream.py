@@ -7,32 +7,27 @@ and the stream table is aligned to the size that the effective LOG2SIZE gives it
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, NamedTuple
+from enum import IntEnum
+from typing import NamedTuple
 
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.smmuv3.capabilities import ADDRESS_SIZES
+from harness.model.smmuv3.configuration import GRANULE_OF_TG0, Stream, StreamWorld
 from harness.model.smmuv3.events import Smmuv3EventType
 from harness.model.smmuv3.permissions import stage2_rights
 from harness.model.smmuv3.registers import Smmuv3Registers
 from harness.model.smmuv3.structures import L1STD, STE, STE_SIZE, shown
 from harness.model.smmuv3.walk import Table, make_table
 
-if TYPE_CHECKING:
-    from harness.model.smmuv3.context import Context
-
-__all__ = ["EL2_DOMAIN", "GRANULE_OF_TG0", "Config", "Stream", "StreamBlocked", "StreamTable", "StreamWorld"]
+__all__ = ["EL2_DOMAIN", "Config", "StreamBlocked", "StreamTable"]
 
 _TYPE = Smmuv3EventType
 _MOST_REMEMBERED = 4096
 
 EL2_DOMAIN = 1 << 16
 """Stands for "no VMID, the NS-EL2 regimes" where caches are tagged: no VMID has this value."""
-
-GRANULE_OF_TG0 = (12, 16, 14, None)
-"""log2 of the granule by S2TG and CD.TG0 (5.2, 5.4)."""
 
 
 class Config(IntEnum):
@@ -43,61 +38,6 @@ class Config(IntEnum):
     STAGE1 = 0b101
     STAGE2 = 0b110
     NESTED = 0b111
-
-
-class StreamWorld(Enum):
-    """Which translation regime a stream belongs to (5.2, STRW)."""
-
-    EL1 = "NS-EL1"
-    EL2 = "NS-EL2"
-    EL2_HOST = "NS-EL2-E2H"
-
-
-class Stream(NamedTuple):
-    """An STE that was found good.
-
-    Attributes:
-        aborts: Config 0b0xx.
-        stage1: stage 1 translates.
-        stage2: the stage 2 table; None where stage 2 is bypassed.
-        world: StreamWorld of stage 1.
-        domain: VMID tag; 0 where there are no VMIDs, `EL2_DOMAIN` in the NS-EL2 regimes.
-        context_pointer: S1ContextPtr.
-        context_format: S1Fmt; 0 for a single CD.
-        context_bits: S1CDMax; 0 where there are no substreams.
-        default_substream: S1DSS.
-        ats: effective EATS: 0b00, 0b01 or 0b10.
-        privileged: PRIVCFG: what PnU becomes; None to use the incoming one.
-        instruction: INSTCFG: what InD of a read becomes, likewise.
-        stalls: S2S.
-        records: S2R.
-        stall_disabled: S1STALLD.
-        merges: MEV.
-        contexts: CDs seen through this STE, decoded, by their bytes; None for ILLEGAL ones.
-    """
-
-    aborts: bool
-    stage1: bool
-    stage2: Table | None
-    world: StreamWorld
-    domain: int
-    context_pointer: int
-    context_format: int
-    context_bits: int
-    default_substream: int
-    ats: int
-    privileged: bool | None
-    instruction: bool | None
-    stalls: bool
-    records: bool
-    stall_disabled: bool
-    merges: bool
-    contexts: dict[bytes, Context | None]
-
-    @property
-    def two_privileges(self) -> bool:
-        """Stage 1 tells privileged from unprivileged accesses, and has ASIDs: all regimes but EL2's own."""
-        return self.world is not StreamWorld.EL2
 
 
 class StreamBlocked(NamedTuple):
@@ -333,7 +273,7 @@ class StreamTable:
         if granule == 12:
             known = {0: (2, 0), 1: (3, 0), 2: (4, 44), 3: (1, 0 if small else 64), 4: (5, 52)}
         elif granule == 14:
-            known = {0: (1, 0), 1: (2, 0), 2: (3, 42), 3: (4, 52 if wide else 64)}
+            known = {0: (1, 0), 1: (2, 0), 2: (3, 42), 3: (4, 0 if wide else 64)}
         else:
             known = {0: (1, 0), 1: (2, 0), 2: (3, 44)}
         levels, least = known.get(start, (0, 64))

@@ -6,7 +6,20 @@ from typing import Any
 
 import pytest
 from reasons import assert_fault
-from smmuv3_unit import ATSCHK, ENABLED, EXECUTE, IOVA, IPA, NOWHERE, OUTPUT, READ, SID, WRITE, Unit, record_of
+from smmuv3_unit import (
+    ATSCHK,
+    ENABLED,
+    EXECUTE,
+    IOVA,
+    IPA,
+    NOWHERE,
+    OUTPUT,
+    READ,
+    SID,
+    WRITE,
+    Unit,
+    record_of,
+)
 
 from harness.model.access import (
     AccessKind,
@@ -53,12 +66,11 @@ def assert_answer(outcome: Outcome, code: Smmuv3EventType, completion: Completio
 # Without ATS, and disabled.
 
 
-def test_ats_request_to_an_smmu_without_ats_is_unsupported_7_3_2() -> None:
+def test_ats_request_to_an_smmu_without_ats_is_unsupported_and_not_recorded_3_9_1_3_7_3_22() -> None:
     unit = Unit()
-    fault = assert_answer(request(unit, EXECUTE, pasid=1), Smmuv3EventType.F_UUT, Completion.UNSUPPORTED_REQUEST)
-    record = record_of(fault)
-    assert (record.is_read, record.is_instruction, record.substream_id, record.input_address) == (True, True, 1, IOVA)
-    assert_answer(translated(unit), Smmuv3EventType.F_UUT, None)
+    fault = assert_answer(request(unit), Smmuv3EventType.F_UUT, Completion.UNSUPPORTED_REQUEST)
+    assert fault.record is None
+    assert assert_answer(translated(unit), Smmuv3EventType.F_UUT, None).record is None
 
 
 def test_disabled_smmu_refuses_translation_requests_7_3_6() -> None:
@@ -171,6 +183,18 @@ def test_fault_of_the_page_answers_a_translation_request_with_no_permission_3_9_
     assert assert_answer(request(unit), event, Completion.NO_PERMISSION).record is None
 
 
+@pytest.mark.parametrize("event_class", [Smmuv3EventClass.CD, Smmuv3EventClass.TT])
+def test_stage_2_fault_of_a_cd_or_table_answers_with_no_permission_too_3_9_1_2(event_class: Smmuv3EventClass) -> None:
+    unit = make("12", registers={"cr0": ENABLED | ATSCHK, "cr2": REC_CFG_ATS})
+    if event_class is Smmuv3EventClass.CD:
+        unit.tables.set_fields(SID, {"S1CONTEXTPTR": 0x7000_0000})
+    else:
+        unit.cd.set_fields(0, {"TTB0": 0x7000_0000 >> 4})
+    assert record_of(unit.access()).event_class is event_class
+    fault = assert_answer(request(unit), Smmuv3EventType.F_TRANSLATION, Completion.NO_PERMISSION)
+    assert fault.record is None
+
+
 def test_page_without_any_right_answers_with_no_permission_13_7() -> None:
     unit = make()
     unit.tree.set_fields(IOVA, 1, {"AP": 0b10})
@@ -184,7 +208,22 @@ def test_page_without_any_right_answers_with_no_permission_13_7() -> None:
     assert_fault(request(unit), Smmuv3EventType.F_TRANSLATION, stage=2)
 
 
-# The examples of 13.7: (asked, privileged), (AP, UXN, PXN), granted.
+def test_execute_only_page_of_stage_1_grants_nothing_and_does_not_reach_stage_2_3_9_1_2() -> None:
+    unit = make("12")
+    unit.tree.set_fields(IOVA, 1, {"AP": 0b10, "UXN": 0})
+    unit.outer.set_fields(IPA, 2, {"ADDR": NOWHERE})
+    fault = assert_answer(request(unit), Smmuv3EventType.F_PERMISSION, Completion.NO_PERMISSION)
+    assert fault.stage == 1
+
+
+def with_substream() -> Unit:
+    """SubstreamID 1 has the same tables as what comes without one."""
+    unit = make(substream_bits=1)
+    unit.cd.describe(1, unit.tree)
+    return unit
+
+
+# The examples of 13.7, with a PASID: (asked, privileged), (AP, UXN, PXN), granted.
 EXAMPLES = [
     ((READ, False), (0b11, 0, 0), "r-"),
     ((WRITE, False), (0b01, 0, 0), "rw"),
@@ -201,9 +240,9 @@ EXAMPLES = [
 def test_completion_grants_what_13_7_says(
     asked: tuple[AccessKind, bool], page: tuple[int, int, int], granted: str | None
 ) -> None:
-    unit = make()
+    unit = with_substream()
     unit.tree.set_fields(IOVA, 1, dict(zip(("AP", "UXN", "PXN"), page, strict=True)))
-    outcome = request(unit, asked[0], privileged=asked[1])
+    outcome = request(unit, asked[0], privileged=asked[1], pasid=1)
     if granted is None:
         assert_answer(outcome, Smmuv3EventType.F_PERMISSION, Completion.NO_PERMISSION)
     else:
@@ -223,11 +262,26 @@ def test_completion_grants_what_13_7_says(
 def test_instcfg_says_what_reading_means_in_a_completion_13_7_1(
     instcfg: int, kind: AccessKind, page: dict[str, int], granted: str | None
 ) -> None:
-    unit = make()
+    unit = with_substream()
     unit.tables.set_fields(SID, {"INSTCFG": instcfg})
     unit.tree.set_fields(IOVA, 1, page)
-    outcome = request(unit, kind)
+    outcome = request(unit, kind, pasid=1)
     assert (str(outcome.permissions) if isinstance(outcome, Translated) else None) == granted
+
+
+def test_translation_request_without_a_pasid_asks_for_neither_execution_nor_privilege_13_7() -> None:
+    unit = with_substream()
+    unit.tree.set_fields(IOVA, 1, {"AP": 0b01, "UXN": 0})
+    without, given = (request(unit, EXECUTE, pasid=pasid) for pasid in (None, 1))
+    assert isinstance(without, Translated)
+    assert isinstance(given, Translated)
+    assert (str(without.permissions), str(given.permissions)) == ("rw", "rwx")
+    unit.tree.set_fields(IOVA, 1, {"AP": 0b00})
+    assert_answer(request(unit, privileged=True), Smmuv3EventType.F_PERMISSION, Completion.NO_PERMISSION)
+    assert isinstance(request(unit, privileged=True, pasid=1), Translated)
+    unit.tables.set_fields(SID, {"EATS": 0})
+    record = record_of(request(unit, EXECUTE, privileged=True))
+    assert (record.requested, record.privileged) == (0b001, False)
 
 
 def test_translation_request_for_a_write_marks_a_page_dirty_and_one_for_a_read_does_not_3_13_7() -> None:

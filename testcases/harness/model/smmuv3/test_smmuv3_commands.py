@@ -101,16 +101,34 @@ def test_cfgi_all_drops_every_stream_4_3_6() -> None:
 
 
 def test_cfgi_cd_drops_one_cd_of_one_stream_4_3_3() -> None:
-    invalidation = only(submit(CMD.CMD_CFGI_CD, STREAMID=SID, SUBSTREAMID=3))
+    result = submit(CMD.CMD_CFGI_CD, STREAMID=SID, SUBSTREAMID=3)
     cd = CachedEntry(kind=EntryKind.PROCESS, requester=SID, space=3)
-    assert invalidation.drops(cd)
+    assert drops(result, cd)
     for other in (
         CachedEntry(kind=EntryKind.PROCESS, requester=SID, space=0),
         CachedEntry(kind=EntryKind.PROCESS, requester=SID + 1, space=3),
         CachedEntry(kind=EntryKind.DEVICE, requester=SID),
     ):
-        assert not invalidation.drops(other)
-    assert only(submit(CMD.CMD_CFGI_CD_ALL, STREAMID=SID)).drops(cd)
+        assert not drops(result, other)
+    every = submit(CMD.CMD_CFGI_CD_ALL, STREAMID=SID)
+    assert drops(every, cd)
+    assert not drops(every, CachedEntry(kind=EntryKind.DEVICE, requester=SID))
+
+
+def test_cfgi_cd_without_leaf_drops_the_l1cd_of_the_substream_4_3_3() -> None:
+    unit = Unit(substream_bits=8, context_format=1)
+    unit.cd.describe(65, unit.tree)
+    access = Access(requester=SID, iova=IOVA, length=4, kind=READ, pasid=65)
+    (l1cd,) = (step.cached for step in unit.engine().explain(access).steps if step.what == "L1CD [0x1]")
+    assert l1cd is not None
+    # Any of SubstreamIDs 64 to 127, which it serves, drops it.
+    for substream, dropped in ((63, False), (64, True), (65, True), (127, True), (128, False)):
+        for leaf in (0, 1):
+            result = submit(CMD.CMD_CFGI_CD, STREAMID=SID, SUBSTREAMID=substream, LEAF=leaf)
+            assert drops(result, l1cd) is (dropped and not leaf), (substream, leaf)
+    assert not drops(submit(CMD.CMD_CFGI_CD, STREAMID=SID + 1, SUBSTREAMID=65), l1cd)
+    assert drops(submit(CMD.CMD_CFGI_CD_ALL, STREAMID=SID), l1cd)
+    assert drops(submit(CMD.CMD_CFGI_STE, STREAMID=SID), l1cd)
 
 
 # TLB, 4.4.
@@ -225,6 +243,12 @@ def test_range_does_not_wrap_4_4_1_1() -> None:
     assert invalidation.last == TOP
 
 
+@pytest.mark.parametrize(("ds", "scale", "counts"), [(0, 0x21, 1), (1, 0x21, 0x21), (1, 40, 39), (1, 63, 39)])
+def test_scale_has_5_bits_without_ds_and_is_39_at_most_4_4_1_1(ds: int, scale: int, counts: int) -> None:
+    command = command_bits(CMD.CMD_TLBI_NH_VA, ADDRESS=0, TG=1, NUM=1, SCALE=scale)
+    assert only(engine(DS=ds).submit(command)).last == (2 << counts + 12) - 1
+
+
 def test_range_fields_are_reserved_without_ril_4_4_1_1() -> None:
     command = command_bits(CMD.CMD_TLBI_NH_VA, ADDRESS=1, TG=1, NUM=31)
     assert only(engine(RIL=0).submit(command)).last == 0x1FFF
@@ -266,6 +290,8 @@ def test_atc_inv_names_an_aligned_span_4_5_1() -> None:
     assert invalidation.kinds == {EntryKind.DEVICE_TLB}
     assert (invalidation.requester, invalidation.space) == (SID, 4)
     assert (invalidation.first, invalidation.last) == (0x1234_0000, 0x1234_FFFF)
+    assert not invalidation.globals_too
+    assert only(submit(CMD.CMD_ATC_INV, STREAMID=SID, SSV=1, GLOBAL=1)).globals_too
 
 
 def test_atc_inv_of_size_52_names_everything_4_5_1() -> None:

@@ -75,7 +75,8 @@ def test_s1dss_10_gives_cd_0_to_what_has_no_substream_alone_5_2() -> None:
     unit = Unit(substream_bits=2)
     assert isinstance(unit.access(), Translated)
     assert_fault(unit.access(pasid=0), Smmuv3EventType.F_STREAM_DISABLED)
-    assert record_of(unit.access(pasid=0)).substream_id == 0
+    # 7.3.7: the record does not name SubstreamID 0.
+    assert record_of(unit.access(pasid=0)).encode()[:8] == b"\x06\0\0\0\x28\0\0\0"
 
 
 def test_bad_substream_comes_before_stream_disabled_7_3_22() -> None:
@@ -96,6 +97,12 @@ def test_l1cd_with_a_pointer_beyond_the_oas_is_a_bad_substream_7_3_9() -> None:
     unit = Unit(substream_bits=8, context_format=1, caps={"address_bits": 40})
     unit.cd.set_level1_fields(0, {"L2PTR": 1 << 40})
     assert_fault(unit.access(pasid=3), Smmuv3EventType.C_BAD_SUBSTREAMID)
+
+
+def test_linear_table_of_cds_is_aligned_to_its_size_5_2() -> None:
+    unit = Unit(substream_bits=2)
+    unit.tables.set_fields(SID, {"S1CONTEXTPTR": unit.cd.root | 0x40})
+    assert isinstance(unit.access(), Translated)
 
 
 def test_level_2_table_of_64_kb_is_aligned_5_2() -> None:

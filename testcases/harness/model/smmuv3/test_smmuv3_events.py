@@ -79,6 +79,20 @@ def test_bad_substream_has_no_ssv_7_3_9() -> None:
     assert Smmuv3Event.decode(record.encode()).substream_id == 7
 
 
+def test_stream_disabled_names_no_substream_7_3_7() -> None:
+    record = Smmuv3Event(type=Smmuv3EventType.F_STREAM_DISABLED, stream_id=4)
+    assert words(record) == [4 << 32 | 6, 0, 0, 0]
+    # Bits 31:8 are RES0.
+    assert Smmuv3Event.decode(b"\x06\xf8\xff\xff" + record.encode()[4:]) == record
+
+
+def test_forbidden_transaction_has_its_direction_and_address_alone_7_3_8() -> None:
+    record = Smmuv3Event(
+        type=Smmuv3EventType.F_TRANSL_FORBIDDEN, stream_id=4, input_address=0x1234, is_read=True, privileged=True
+    )
+    assert words(record) == [4 << 32 | 7, 1 << 35, 0x1234, 0]
+
+
 def test_unsupported_transaction_has_its_attributes_7_3_2() -> None:
     record = Smmuv3Event(type=Smmuv3EventType.F_UUT, stream_id=5, input_address=0x10, is_read=True, reason=0x99)
     assert words(record) == [5 << 32 | 1, 1 << 35 | 0x99, 0x10, 0]
@@ -132,6 +146,14 @@ def test_events_of_one_page_merge_where_mev_says_so_7_3_1() -> None:
     unit.tables.set_fields(SID, {"MEV": 1})
     assert unit.engine().may_merge(first, second)
     assert not unit.engine().may_merge(first, other)
+
+
+@pytest.mark.parametrize("kind", list(Smmuv3EventType))
+def test_input_address_within_a_page_is_ignored_where_7_3_says_so(kind: Smmuv3EventType) -> None:
+    first = Smmuv3Event(type=kind, stream_id=SID, input_address=0x1000)
+    second = replace(first, input_address=0x1010)
+    # 7.3.8 and 7.3.12 to 7.3.16 say so; only the record of 7.3.2 tells the two from each other.
+    assert first.is_like(second) is (kind is not Smmuv3EventType.F_UUT)
 
 
 def test_stalls_never_merge_7_3_1() -> None:

@@ -268,6 +268,13 @@ def test_s2ptw_keeps_tables_out_of_device_memory_5_2(memattr: int, fwb: int, dev
     assert isinstance(unit.access(), Translated)
 
 
+def test_access_flag_fault_comes_before_that_of_s2ptw_7_3_22() -> None:
+    unit = Unit("12")
+    unit.tables.set_fields(SID, {"S2PTW": 1})
+    unit.outer.set_fields(TABLES_IPA, 2, {"MEMATTR": 0, "AF": 0})
+    assert_fault(unit.access(), Smmuv3EventType.F_ACCESS, stage=2)
+
+
 def test_s2ptw_is_ignored_for_the_page_itself_and_without_stage_1_5_2() -> None:
     unit = Unit("12")
     unit.tables.set_fields(SID, {"S2PTW": 1})

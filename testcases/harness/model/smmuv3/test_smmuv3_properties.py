@@ -20,12 +20,11 @@ from harness.model.access import (
     Permissions,
     Translated,
 )
-from harness.model.engine import translate_range
+from harness.model.engine import TableLoop, translate_range
 from harness.model.memory import Region, SparseMemory
 from harness.model.radix import PageAllocator, RadixTable
 from harness.model.smmuv3 import Smmuv3Engine, Smmuv3Event, Smmuv3Registers, Stage1Format, Stage2Format
 from harness.model.smmuv3.capabilities import Smmuv3Capabilities
-from harness.model.smmuv3.mappings import TableLoop
 from harness.model.smmuv3.registers import REGISTER_OFFSETS
 
 GRANULES = [12, 14, 16]

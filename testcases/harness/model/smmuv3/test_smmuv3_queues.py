@@ -102,6 +102,9 @@ def test_sync_after_an_unanswered_device_tlb_invalidation_fails_3_9_1_4() -> Non
     assert consume(registers, memory).registers.cmdq_cons == 3
     registers, memory = make([FLUSH, SYNC])
     assert consume(registers, memory, endpoints_answer=False).registers.cmdq_cons == 2
+    # 4.5.1: with SMMUEN 0 nothing is sent, and nothing waits for an answer.
+    registers, memory = make([ATC_INV, SYNC], cr0=ENABLED & ~1)
+    assert consume(registers, memory, endpoints_answer=False).registers.cmdq_cons == 2
 
 
 @pytest.mark.parametrize("values", [{"cr0": 1}, {"gerror": CMDQ_ERR}, {"cmdq_cons": 2}])

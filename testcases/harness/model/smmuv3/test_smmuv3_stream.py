@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from reasons import assert_fault
-from smmuv3_unit import IOVA, NOWHERE, OUTPUT, SID, WRITE, Unit, record_of
+from smmuv3_unit import IOVA, NOWHERE, OUTPUT, READ, SID, WRITE, Unit, record_of
 
-from harness.model.access import Bypassed, BypassReason, Permissions, Translated
-from harness.model.smmuv3 import Smmuv3EventClass, Smmuv3EventType, Smmuv3Terminated
+from harness.model.access import Access, Bypassed, BypassReason, Permissions, Translated
+from harness.model.smmuv3 import Smmuv3Engine, Smmuv3EventClass, Smmuv3EventType, Smmuv3Terminated
 from harness.model.smmuv3.registers import CR2, GBPA
 
 RECINVSID = CR2["RECINVSID"].mask
@@ -56,17 +56,21 @@ def test_stream_id_beyond_sidsize_is_bad_6_3_25() -> None:
 
 
 @pytest.mark.parametrize(
-    ("span", "good"),
-    [(0, False), (1, False), (5, False), (6, True), (7, True), (8, False), (31, False)],
+    ("stream", "span", "good"),
+    [
+        *((SID, 0, False), (SID, 1, False), (SID, 6, False), (SID, 7, True), (SID, 8, False), (SID, 31, False)),
+        *((0x1F, 5, False), (0x1F, 6, True), (0x20, 6, False), (0, 0, False), (0, 1, True), (1, 1, False)),
+    ],
 )
-def test_span_of_an_l1std_covers_2_to_the_span_less_1_streams_7_3_3(span: int, good: bool) -> None:
-    # SID 0x28 has index 0x28 in a level 2 array of 64: a Span of 6 covers 32 to 63 only with SPLIT 6 or more.
+def test_span_of_an_l1std_covers_2_to_the_span_less_1_streams_7_3_3(stream: int, span: int, good: bool) -> None:
+    # With SPLIT 6 a level 2 array has 64 STEs at most, for which Span is 7.
     unit = Unit(split=6, registers={"cr2": RECINVSID})
-    unit.tables.set_level1_fields(SID, {"SPAN": span})
-    if good and 1 << span - 1 > SID % 64:
-        assert isinstance(unit.access(), Translated)
+    unit.tables.attach(stream, unit.cd)
+    unit.tables.set_level1_fields(stream, {"SPAN": span})
+    if good:
+        assert isinstance(unit.access(requester=stream), Translated)
     else:
-        assert record_of(unit.access()).type is Smmuv3EventType.C_BAD_STREAMID
+        assert record_of(unit.access(requester=stream)).type is Smmuv3EventType.C_BAD_STREAMID
 
 
 def test_level_2_array_is_aligned_to_its_span_5_1() -> None:
@@ -90,10 +94,28 @@ def test_unreadable_level_2_array_is_an_ste_fetch_fault_7_3_4() -> None:
     assert record_of(unit.access()).fetch_address == NOWHERE
 
 
-def test_ste_beyond_the_oas_is_an_ste_fetch_fault_3_4_3() -> None:
-    unit = Unit(split=6, caps={"address_bits": 32})
-    unit.tables.set_level1_fields(SID, {"L2PTR": 1 << 33})
-    assert_fault(unit.access(), Smmuv3EventType.F_STE_FETCH)
+@pytest.mark.parametrize("what", ["STE", "L1STD", "STE behind an L1STD"])
+def test_ste_or_l1std_beyond_the_oas_is_an_ste_fetch_fault_whatever_is_there_3_4_3(what: str) -> None:
+    unit = Unit(split=None if what == "STE" else 6, caps={"address_bits": 32})
+    beyond = 1 << 33
+    if what == "STE behind an L1STD":
+        unit.tables.set_level1_fields(SID, {"L2PTR": unit.memory.read_u64(unit.tables.root) & ~0x1F | beyond})
+    else:
+        unit.registers = {"strtab_base": unit.tables.root | beyond}
+
+    class Folded:
+        """Memory that looks only at the address bits that the SMMU has."""
+
+        def read(self, address: int, size: int) -> bytes:
+            return unit.memory.read(address % (1 << 32), size)
+
+        def read_u64(self, address: int) -> int:
+            return unit.memory.read_u64(address % (1 << 32))
+
+    engine = Smmuv3Engine(unit.all_registers(), Folded())
+    record = record_of(engine.translate(Access(requester=SID, iova=IOVA, length=4, kind=READ)))
+    assert record.type is Smmuv3EventType.F_STE_FETCH
+    assert record.fetch_address & beyond
 
 
 # The STE: what it configures.
@@ -167,6 +189,10 @@ BAD = [
     ("2", {"S2T0SZ": 64 - 44}, {}),
     ("2", {"S2SL0": 0b10, "S2T0SZ": 64 - 39}, {}),
     ("2", {"S2SL0": 0b10, "S2T0SZ": 64 - 42}, {"address_bits": 42}),
+    # With 16 KB, 3 levels need a PA of 42 bits.
+    ("2", {"S2TG": 0b10, "S2SL0": 0b10, "S2T0SZ": 64 - 40}, {"address_bits": 40}),
+    # Without S2DS and with less than 64 KB, S2TTB has 48 bits.
+    ("2", {"S2TTB": (1 << 48) >> 4, "S2PS": 0b110}, {"address_bits": 52}),
     ("1", {"EATS": 0b10}, {"ATS": 1}),
     ("12", {"EATS": 0b10, "S2S": 1}, {"ATS": 1}),
     ("12", {"EATS": 0b10}, {"ATS": 1, "NS1ATS": 1}),

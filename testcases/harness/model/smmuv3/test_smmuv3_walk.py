@@ -42,8 +42,6 @@ def test_block_or_page_of_every_level_translates(stages: str, granule: int, leve
 @pytest.mark.parametrize(("granule", "level"), [(12, 4), (14, 3), (14, 4), (16, 3)])
 def test_block_at_a_level_that_has_none_is_a_translation_fault(granule: int, level: int) -> None:
     unit = Unit(granule=granule)
-    if level > unit.tree.levels:
-        pytest.skip("48 bits do not take that many levels")
     unit.tree.set_fields(IOVA, level, {"TABLE": 0, "ADDR": 0})
     assert_fault(unit.access(), Smmuv3EventType.F_TRANSLATION, stage=1, level=level)
 
@@ -214,6 +212,36 @@ def test_stage_2_starts_where_sl0_says_and_joins_up_to_16_tables(granule: int, l
     assert isinstance(outcome, Translated)
     assert outcome.address == OUTPUT
     assert_fault(unit.access(iova=(1 << size) % (1 << 48)), Smmuv3EventType.F_TRANSLATION, stage=2)
+
+
+def test_stage_2_of_16_kb_starts_at_level_0_with_ds_whatever_the_oas_5_2() -> None:
+    unit = Unit("2", caps={"DS": 1, "address_bits": 48})
+    table = RadixTable(unit.pages, Stage2Format(14, input_bits=48, address_bits=52), 4)
+    iova = (1 << 48) - (1 << 14)
+    table.map(iova, OUTPUT, 1 << 14)
+    unit.tables.attach(SID, None, table)
+    outcome = unit.access(iova=iova)
+    assert isinstance(outcome, Translated)
+    assert outcome.address == OUTPUT
+    # DDI 0487 D8: S2SL0 0b11 is reserved without DS.
+    unit.tables.set_fields(SID, {"S2DS": 0})
+    assert_fault(unit.access(iova=iova), Smmuv3EventType.C_BAD_STE)
+
+
+@pytest.mark.parametrize("stages", ["1", "2"])
+def test_topmost_table_is_aligned_to_64_bytes_where_the_output_has_52_bits_5_2_5_4(stages: str) -> None:
+    unit = Unit(stages, caps={"address_bits": 52})
+    # Two entries of 512 MB: 16 bytes.
+    entries = (Stage1Format if stages == "1" else Stage2Format)(16, input_bits=30, address_bits=52)
+    table = RadixTable(unit.pages, entries, 2)
+    table.map(IOVA, OUTPUT, 1 << 16)
+    if stages == "1":
+        unit.cd.describe(0, table)
+        unit.cd.set_fields(0, {"TTB0": table.root + 0x30 >> 4})
+    else:
+        unit.tables.attach(SID, None, table)
+        unit.tables.set_fields(SID, {"S2TTB": table.root + 0x30 >> 4})
+    assert isinstance(unit.access(), Translated)
 
 
 def test_stage_2_table_is_aligned_to_all_its_joined_tables_5_2() -> None:
@@ -487,6 +515,10 @@ def test_e0pd_is_a_translation_fault_of_unprivileged_accesses_5_4() -> None:
     assert_fault(unit.access(), Smmuv3EventType.F_TRANSLATION, stage=1)
     assert isinstance(unit.access(privileged=True), Translated)
     assert list(unit.engine().iter_mappings(SID)) == []
+    # 5.4: it has no meaning in the NS-EL2 regime.
+    unit.caps = {"E0PD": 1, "HYP": 1}
+    unit.tables.set_fields(SID, {"STRW": 0b10})
+    assert isinstance(unit.access(), Translated)
 
 
 def test_el2_regime_counts_all_accesses_as_privileged_13_4_1() -> None:
