@@ -32,7 +32,8 @@ from harness.model.vtd.descriptors import (
     descriptor_type,
 )
 from harness.model.vtd.events import complete_wait
-from harness.model.vtd.registers import ECAP_REG, TranslationTableMode, VtdRegisters
+from harness.model.vtd.register_layouts import TranslationTableMode
+from harness.model.vtd.registers import VtdRegisters
 
 __all__ = ["IQA_REG", "Executed", "VtdQueueError", "descriptor_size", "execute", "mode_error"]
 
@@ -69,22 +70,9 @@ class Executed(NamedTuple):
     registers: VtdRegisters
 
 
-_RESERVED = {kind: layout.reserved for kind, layout in DESCRIPTORS.items()}
 # Table 26: legacy mode has these, also in a queue of 256-bit descriptors.
 _LEGACY_TYPES = frozenset(kind for kind in DescriptorType if kind <= DescriptorType.WAIT)
-# Without that capability of ECAP_REG there is no such type (VT-d 6.5.2.5 to 6.5.2.7, 7.6.1).
-_NEEDED = {
-    DescriptorType.DEVICE_TLB: "DT",
-    DescriptorType.PASID_DEVICE_TLB: "DT",
-    DescriptorType.PAGE_GROUP_RESPONSE: "PRS",
-    DescriptorType.HPT_CACHE: "HPTS",
-}
-# Without that capability of ECAP_REG those fields are reserved.
-_RESERVED_WITHOUT = {
-    DescriptorType.DEVICE_TLB: ("DIT", ("PFSID_LOW", "PFSID_HIGH")),
-    DescriptorType.PASID_DEVICE_TLB: ("DIT", ("PFSID_LOW", "PFSID_HIGH")),
-    DescriptorType.WAIT: ("PDS", ("PD",)),
-}
+_PFSID = ("PFSID_LOW", "PFSID_HIGH")
 
 
 def descriptor_size(registers: VtdRegisters) -> int:
@@ -94,23 +82,22 @@ def descriptor_size(registers: VtdRegisters) -> int:
 
 def mode_error(registers: VtdRegisters) -> VtdQueueError | None:
     """Why no descriptor whatever would be valid (VT-d table 26, and IQEI in 11.4.9.9)."""
-    has_scalable = ECAP_REG["SMTS"].get(registers.ecap)
-    has_abort = ECAP_REG["ADMS"].get(registers.ecap)
+    capabilities = registers.extended
     mode = registers.translation_table_mode
     match mode:
         case TranslationTableMode.LEGACY:
-            is_there = 1
+            is_there = True
         case TranslationTableMode.SCALABLE:
-            is_there = has_scalable
+            is_there = capabilities.scalable_mode
         case TranslationTableMode.ABORT_DMA:
-            is_there = has_abort
+            is_there = capabilities.abort_mode
         case _:
-            is_there = 0
+            is_there = False
     if not is_there:
         return VtdQueueError.INVALID_MODE
     wide = IQA_REG["DW"].get(registers.iqa)
     needs_wide = mode is not TranslationTableMode.LEGACY
-    may_be_wide = has_scalable or has_abort
+    may_be_wide = capabilities.scalable_mode or capabilities.abort_mode
     if (needs_wide and not wide) or (wide and not may_be_wide):
         return VtdQueueError.INVALID_WIDTH
     return None
@@ -141,12 +128,7 @@ def execute(registers: VtdRegisters, descriptor: int | bytes) -> Executed:
     error = mode_error(registers) or _type_error(registers, kind)
     if error is not None or kind is None:
         return _refused(registers, error or VtdQueueError.INVALID_TYPE)
-    reserved = _RESERVED[kind]
-    if kind in _RESERVED_WITHOUT:
-        capability, names = _RESERVED_WITHOUT[kind]
-        if not ECAP_REG[capability].get(registers.ecap):
-            reserved |= sum(DESCRIPTORS[kind][name].mask for name in names)
-    if descriptor & reserved:
+    if descriptor & _reserved(registers, kind):
         return _refused(registers, VtdQueueError.RESERVED_FIELD)
     fields = dict(DESCRIPTORS[kind].decode(descriptor))
     if kind is DescriptorType.WAIT:
@@ -165,9 +147,27 @@ def _type_error(registers: VtdRegisters, kind: DescriptorType | None) -> VtdQueu
     legacy = registers.translation_table_mode is TranslationTableMode.LEGACY
     if kind is None or (legacy and kind not in _LEGACY_TYPES):
         return VtdQueueError.INVALID_TYPE
-    if kind in _NEEDED and not ECAP_REG[_NEEDED[kind]].get(registers.ecap):
-        return VtdQueueError.INVALID_TYPE
-    return None
+    # VT-d 6.5.2.5 to 6.5.2.7, 7.6.1: there are no descriptors of what the hardware does not have.
+    capabilities = registers.extended
+    needed = {
+        DescriptorType.DEVICE_TLB: capabilities.device_tlbs,
+        DescriptorType.PASID_DEVICE_TLB: capabilities.device_tlbs,
+        DescriptorType.PAGE_GROUP_RESPONSE: capabilities.page_requests,
+        DescriptorType.HPT_CACHE: capabilities.host_permissions,
+    }
+    return None if needed.get(kind, True) else VtdQueueError.INVALID_TYPE
+
+
+def _reserved(registers: VtdRegisters, kind: DescriptorType) -> int:
+    """Reserved bits of a descriptor, among them fields of what the hardware does not have (VT-d 6.5.2.5, 6.5.2.9)."""
+    layout = DESCRIPTORS[kind]
+    names: tuple[str, ...] = ()
+    match kind:
+        case DescriptorType.DEVICE_TLB | DescriptorType.PASID_DEVICE_TLB:
+            names = () if registers.extended.device_tlb_throttling else _PFSID
+        case DescriptorType.WAIT:
+            names = () if registers.extended.page_request_drain else ("PD",)
+    return layout.reserved | sum(layout[name].mask for name in names)
 
 
 def _wait(registers: VtdRegisters, fields: dict[str, int]) -> Executed:
@@ -187,7 +187,7 @@ def _invalidations(
     registers: VtdRegisters, kind: DescriptorType, fields: dict[str, int]
 ) -> tuple[Invalidation, ...] | None:
     """What the descriptor drops; None where a field has a value that it may not have."""
-    domain = fields.get("DID", 0) & (1 << registers.domain_id_width) - 1
+    domain = scopes.domain_of(registers, fields.get("DID", 0))
     address = fields.get("ADDR", 0) << 12
     match kind:
         case DescriptorType.CONTEXT_CACHE:
@@ -218,7 +218,7 @@ def _invalidations(
         case DescriptorType.INTERRUPT_ENTRY_CACHE:
             if not fields["G"]:
                 return scopes.interrupt_entry_cache(None)
-            if fields["IM"] > ECAP_REG["MHMV"].get(registers.ecap):
+            if fields["IM"] > registers.extended.max_index_mask:
                 return None
             return scopes.interrupt_entry_cache(fields["IIDX"], fields["IM"])
         case DescriptorType.HPT_CACHE:
@@ -238,7 +238,5 @@ def _iotlb(
         largest = registers.max_address_mask
         if largest is None or fields["AM"] > largest:
             return None
-    # Address bits above MGAW are ignored.
-    address &= (1 << registers.guest_address_width) - 1
-    pages = scopes.masked_pages(address, fields["AM"])
+    pages = scopes.second_stage_pages(registers, address, fields["AM"])
     return scopes.iotlb(granularity, domain, pages, keep_tables=bool(fields["IH"]))

@@ -90,7 +90,7 @@ class ContextTables:
         # AW = n selects n + 2 levels; it must be a width that SAGAW reports (VT-d 9.3, AW).
         self._levels_of_aw = tuple(aw + 2 if aw + 2 in registers.supported_levels else 0 for aw in range(8))
         # TT 01b needs device TLBs, 10b needs pass-through, 11b is reserved (VT-d 9.3, TT).
-        self._supported_types = (True, registers.device_tlbs, registers.pass_through, False)
+        self._supported_types = (True, registers.extended.device_tlbs, registers.extended.pass_through, False)
         # What an entry says depends on its bits alone: few different ones are met again and again.
         self._decode = lru_cache(maxsize=1024)(self._check)
 

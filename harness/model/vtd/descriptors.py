@@ -74,7 +74,7 @@ class PasidIotlbGranularity(IntEnum):
 
 
 class ResponseCode(IntEnum):
-    """RC of a page group response (VT-d 7.6.1)."""
+    """RC of a page group response, which software sends, or hardware by itself (VT-d 7.6.1, 7.4.1)."""
 
     SUCCESS = 0x0
     INVALID_REQUEST = 0x1

@@ -7,7 +7,6 @@ The modes are in `legacy` and `scalable`; here are those that translate nothing 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from harness.model.access import (
@@ -25,15 +24,15 @@ from harness.model.engine import CommandResult, MsiOutcome, MsiWrite, check_with
 from harness.model.explanation import Explanation, Step
 from harness.model.memory import Memory, Region
 from harness.model.vtd.commands import execute
-from harness.model.vtd.extended_capabilities import ExtendedCapabilities
 from harness.model.vtd.fault_conditions import FaultReporter, blocked
 from harness.model.vtd.faults import VtdBlocked, VtdFaultReason
-from harness.model.vtd.interrupt_range import is_interrupt_request
+from harness.model.vtd.interrupt_range import invalid_interrupt, is_interrupt_request
 from harness.model.vtd.interrupts import InterruptRemapping
 from harness.model.vtd.legacy import LegacyMode
 from harness.model.vtd.page_requests import PageRequest, PageRequestResult, PageTags, put_on_queue, refuse
 from harness.model.vtd.protected_memory import ProtectedMemory
-from harness.model.vtd.registers import GSTS_REG, RTADDR_REG, TranslationTableMode, VtdRegisters
+from harness.model.vtd.register_layouts import GSTS_REG, RTADDR_REG, TranslationTableMode
+from harness.model.vtd.registers import VtdRegisters
 from harness.model.vtd.scalable import ScalableMode
 from harness.model.x86_message import INTERRUPT_RANGE
 
@@ -113,9 +112,11 @@ class VtdEngine:
         self._enabled = registers.translation_enabled
         self._mode = _mode(registers, memory, read_only)
         self._translate_in_mode = self._mode.translate
-        self._translated_with_pasid = ExtendedCapabilities.decode(registers.ecap).translated_with_pasid
+        self._translated_with_pasid = registers.extended.translated_with_pasid
         self._protected = ProtectedMemory.of(registers)
         self._interrupts = InterruptRemapping(registers)
+        required = registers.extended.interrupt_remapping_required
+        self._checks_interrupts = registers.interrupt_remapping_enabled or required
 
     @property
     def granule(self) -> int:
@@ -159,7 +160,7 @@ class VtdEngine:
     def receive_page_request(self, request: PageRequest) -> PageRequestResult:
         """What becomes of a page request message (VT-d 7.4.1): it is put on the queue, or refused."""
         access = request.access
-        if not (self._enabled and ExtendedCapabilities.decode(self.registers.ecap).page_requests):
+        if not (self._enabled and self.registers.extended.page_requests):
             return PageRequestResult(self.registers, fault=blocked(access, VtdBlocked.PAGE_REQUEST))
         found = self._mode.admit_page_request(access)
         if isinstance(found, Fault):
@@ -186,11 +187,12 @@ class VtdEngine:
         iova = access.iova
         if (iova & 0xFFF) + access.length > _GRANULE:
             check_within_page(access, _GRANULE)
-        # VT-d 3.15: interrupt requests are never DMA, whatever the tables say.
-        if iova >> 20 == INTERRUPT_RANGE and is_interrupt_request(access):
-            if trace is not None:
-                trace.append(Step("interrupt address range", "VT-d 3.15", note="no DMA, whatever the tables say"))
-            return Bypassed(iova, BypassReason.INTERRUPT_RANGE)
+        if iova >> 20 == INTERRUPT_RANGE and access.address_type is _UNTRANSLATED:
+            outcome = self._in_interrupt_range(access)
+            if outcome is not None:
+                if trace is not None:
+                    trace.append(Step("interrupt address range", "VT-d 3.15", note="no DMA, whatever the tables say"))
+                return outcome
         if trace is not None:
             registers = self.registers
             trace.append(Step("GSTS_REG", GSTS_REG.section, None, registers.gsts, GSTS_REG.describe(registers.gsts)))
@@ -208,10 +210,22 @@ class VtdEngine:
             return self._protected.check(access, outcome)
         return outcome
 
+    def _in_interrupt_range(self, access: Access) -> Outcome | None:
+        """What becomes of an untranslated request to the interrupt range; None where it is left to DMA remapping."""
+        # VT-d 3.15: requests with PASID are translated like others. 3.1: a PASID is ignored without remapping.
+        if access.pasid is not None and self._enabled:
+            return None
+        if is_interrupt_request(access):
+            return Bypassed(access.iova, BypassReason.INTERRUPT_RANGE)
+        # VT-d 5.1.4.1, reason 29h.
+        if self._checks_interrupts:
+            return invalid_interrupt(access)
+        return None if self._enabled else blocked(access, VtdBlocked.INTERRUPT_RANGE)
+
 
 def _mode(registers: VtdRegisters, memory: Memory, read_only: Sequence[Region]) -> _Mode:
     """What RTADDR_REG.TTM selects (VT-d 11.4.5; RTA.1 and RTA.4 in 7.1.3)."""
-    capabilities = ExtendedCapabilities.decode(registers.ecap)
+    capabilities = registers.extended
     invalid = _BlockingMode(registers, VtdFaultReason.ROOT_POINTER_INVALID)
     match registers.translation_table_mode:
         case TranslationTableMode.LEGACY:
@@ -230,9 +244,4 @@ def _without_translation(access: Access) -> Outcome:
         answer = Completion.UNSUPPORTED_REQUEST
         asks = access.address_type is AddressType.TRANSLATION_REQUEST
         return blocked(access, VtdBlocked.DEVICE_TLB_REQUEST, answer if asks else None)
-    # VT-d 3.1: where remapping is not enabled a PASID is ignored. 3.15: there is no DMA to the interrupt range.
-    if access.iova >> 20 == INTERRUPT_RANGE:
-        if is_interrupt_request(replace(access, pasid=None)):
-            return Bypassed(access.iova, BypassReason.INTERRUPT_RANGE)
-        return blocked(access, VtdBlocked.INTERRUPT_RANGE)
     return Bypassed(access.iova, BypassReason.TRANSLATION_OFF)

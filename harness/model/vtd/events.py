@@ -1,8 +1,9 @@
-"""Status registers and the two event interrupts that they raise: faults and errors, and completed wait descriptors.
+"""Status registers and the event interrupts that they raise: for faults, completed wait descriptors, page requests.
 
 Fault events (VT-d 7.3) tell of a fault record, a queue error, or a device TLB that answers wrongly or not at all;
-invalidation events (VT-d 6.5.2.10) tell of a wait descriptor with IF. Both have a control register with the interrupt
-mask IM and the pending bit IP, and a message. Neither is ever remapped.
+invalidation events (VT-d 6.5.2.10) of a wait descriptor with IF; page request events (VT-d 7.5) of a page request, or
+of one that was lost. Each has a control register with the interrupt mask IM and the pending bit IP, and a message. None
+is ever remapped.
 
 Each function gives the registers as they are afterwards, and the message that is sent, if one is.
 """
@@ -20,15 +21,19 @@ __all__ = [
     "EVENT_CONTROL",
     "FSTS_REG",
     "ICS_REG",
+    "PRS_REG",
     "UNIT_ITSELF",
     "Event",
     "complete_wait",
+    "raise_page_request_status",
     "raise_status",
     "settle_fault_event",
     "write_fectl",
     "write_fsts",
     "write_ics",
     "write_iectl",
+    "write_pectl",
+    "write_prs",
 ]
 
 FSTS_REG = Layout(
@@ -49,10 +54,12 @@ FSTS_REG = Layout(
 
 ICS_REG = Layout("ICS_REG", "VT-d 11.4.9.4", (Field("IWC", 0, 1), Field("RSVD", 1, 31)))
 
-# FECTL_REG and IECTL_REG.
+PRS_REG = Layout("PRS_REG", "VT-d 11.4.11.4", (Field("PPR", 0, 1), Field("PRO", 1, 1), Field("RSVD", 2, 30)))
+
+# FECTL_REG, IECTL_REG and PECTL_REG.
 EVENT_CONTROL = Layout(
     "event control register",
-    "VT-d 11.4.7.2, 11.4.9.5",
+    "VT-d 11.4.7.2, 11.4.9.5, 11.4.11.5",
     (Field("RSVD", 0, 30), Field("IP", 30, 1), Field("IM", 31, 1)),
 )
 
@@ -62,6 +69,7 @@ UNIT_ITSELF = 0
 _IM = EVENT_CONTROL["IM"].mask
 _IP = EVENT_CONTROL["IP"].mask
 _IWC = ICS_REG["IWC"].mask
+_PAGE_REQUEST_CONDITIONS = PRS_REG["PPR"].mask | PRS_REG["PRO"].mask
 # Conditions that raise a fault event; one that is still pending keeps another from being raised (VT-d 7.3).
 _FAULT_CONDITIONS = sum(FSTS_REG[name].mask for name in ("PFO", "PPF", "IQE", "ICE", "ITE"))
 # What software clears by writing ones. PPF follows the fault records (VT-d 11.4.7.1).
@@ -131,6 +139,33 @@ def write_iectl(registers: VtdRegisters, value: int) -> Event:
 def _send_invalidation_event(registers: VtdRegisters) -> Event:
     iectl, message = _release(registers.iectl, registers.iedata, registers.ieaddr, registers.ieuaddr)
     return Event(replace(registers, iectl=iectl), message)
+
+
+def raise_page_request_status(registers: VtdRegisters, condition: int) -> Event:
+    """Set PPR or PRO of PRS_REG, and raise a page request event where neither was set (VT-d 7.5)."""
+    was_pending = registers.prs & _PAGE_REQUEST_CONDITIONS
+    registers = replace(registers, prs=registers.prs | condition)
+    if was_pending:
+        return Event(registers)
+    return _send_page_request_event(replace(registers, pectl=registers.pectl | _IP))
+
+
+def write_prs(registers: VtdRegisters, value: int) -> Event:
+    """Software writes PRS_REG: a one clears PPR or PRO, and IP falls with the last of them (VT-d 7.5)."""
+    registers = replace(registers, prs=registers.prs & ~(value & _PAGE_REQUEST_CONDITIONS))
+    if registers.prs & _PAGE_REQUEST_CONDITIONS:
+        return Event(registers)
+    return Event(replace(registers, pectl=registers.pectl & ~_IP))
+
+
+def write_pectl(registers: VtdRegisters, value: int) -> Event:
+    """Software writes PECTL_REG: IM. A message that IP holds back goes out when IM is cleared."""
+    return _send_page_request_event(replace(registers, pectl=registers.pectl & _IP | value & _IM))
+
+
+def _send_page_request_event(registers: VtdRegisters) -> Event:
+    pectl, message = _release(registers.pectl, registers.pedata, registers.peaddr, registers.peuaddr)
+    return Event(replace(registers, pectl=pectl), message)
 
 
 def _release(control: int, data: int, address: int, upper: int) -> tuple[int, MsiWrite | None]:

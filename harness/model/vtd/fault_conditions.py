@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from harness.model.access import Access, AccessKind, AddressType, Completion, Fault, MemoryWrite
-from harness.model.vtd.extended_capabilities import ExtendedCapabilities
 from harness.model.vtd.faults import VtdBlocked, VtdFaultReason, VtdFaultRecord
 from harness.model.vtd.registers import VtdRegisters
 
@@ -135,7 +134,7 @@ class FaultReporter:
     """Turns a fault condition into the outcome and the record that a unit with these registers gives it."""
 
     def __init__(self, registers: VtdRegisters) -> None:
-        capabilities = ExtendedCapabilities.decode(registers.ecap)
+        capabilities = registers.extended
         self._device_tlbs = capabilities.device_tlbs
         self._pasid = capabilities.pasid
         # VT-d 11.4.7.6, FI: bits 63:N are zero, N the largest address width that the hardware supports.

@@ -18,7 +18,8 @@ from harness.model.bits import changed
 from harness.model.engine import MsiWrite
 from harness.model.vtd.events import FSTS_REG, raise_status, settle_fault_event
 from harness.model.vtd.faults import FRCD_REG, VtdFaultRecord
-from harness.model.vtd.registers import GSTS_REG, VtdRegisters
+from harness.model.vtd.register_layouts import GSTS_REG
+from harness.model.vtd.registers import VtdRegisters
 
 __all__ = ["FaultLog", "Recorded"]
 

@@ -66,6 +66,8 @@ class VtdFaultReason(IntEnum):
     """The posted-interrupt descriptor of the entry lies outside of memory."""
     POSTED_DESCRIPTOR_RESERVED = 0x28
     """A reserved field of the posted-interrupt descriptor is not zero."""
+    INTERRUPT_REQUEST_INVALID = 0x29
+    """An untranslated request without PASID to 0xFEEx_xxxx that is no interrupt request."""
     INTERRUPT_MODE_REQUIRED = 0x2A
     """EIME is 0 on hardware that needs it (ECAP_REG.EIMER)."""
     INTERRUPT_REMAPPING_REQUIRED = 0x2B
@@ -192,7 +194,7 @@ class VtdBlocked(Enum):
     """Why a request was blocked without a fault reason."""
 
     INTERRUPT_RANGE = "no DMA in the interrupt range"
-    """VT-d 3.15: translation is off, and a request to 0xFEEx_xxxx is no interrupt request; or (S.2 in 7.1.3) a device
+    """VT-d 3.15: nothing is remapped, and a request to 0xFEEx_xxxx is no interrupt request; or (S.2 in 7.1.3) a device
     TLB asks to read there, which is answered but is no fault."""
     DEVICE_TLB_REQUEST = "device TLB request without translation"
     """VT-d 4.2.1: a translation or translated request, and translation is off."""
@@ -217,14 +219,17 @@ _REASONS_WITH_INDEX = frozenset(
         VtdFaultReason.POSTED_DESCRIPTOR_RESERVED,
     }
 )
+_INTERRUPT_REASONS = range(0x20, 0x2C)  # VT-d 5.1.4.1
 _INDEX_LOW = 48
 
 FRCD_REG = Layout(
     "FRCD_REG",
-    "VT-d 11, fault recording registers",
+    "VT-d 11.4.7.6",
     (
+        Field("RSVD_0", 0, 12),
         Field("FI", 12, 52, in_place=True),
         Field("SID", 64, 16),
+        Field("RSVD_80", 80, 12),
         Field("T2", 92, 1),
         Field("PRIV", 93, 1),
         Field("EXE", 94, 1),
@@ -306,9 +311,9 @@ class VtdFaultRecord:
         )
 
     def __str__(self) -> str:
-        if self.interrupt_index is not None:
-            who = format_requester(self.source_id)
-            return f"interrupt {self.interrupt_index:#x} by {who}, reason {int(self.reason):#x}"
+        if self.reason in _INTERRUPT_REASONS:
+            which = "" if self.interrupt_index is None else f" {self.interrupt_index:#x}"
+            return f"interrupt{which} by {format_requester(self.source_id)}, reason {int(self.reason):#x}"
         kinds = ("page request", "AtomicOp") if self.is_other else ("write", "execute" if self.execute else "read")
         kind = f"{'privileged ' if self.privileged else ''}{kinds[self.is_read]}"
         pasid = "" if self.pasid is None else f" pasid {self.pasid:#x}"

@@ -1,9 +1,10 @@
 """The first-stage page-table walk of 4 or 5 levels, alone or nested in a second stage (VT-d 3.6, 3.8 and 9.7).
 
-Where an entry has two things wrong with it the specification leaves the order open. Here, at each level from the top:
-not present first, then reserved fields, then U/S, then R/W; then, nested, an address beyond the second stage's width. A
-walk stops at the first entry that lacks a right that the request needs. G is ignored, as are XD and protection
-keys, which VT-d does not have.
+Rights are those of a valid translation, all levels taken together (VT-d 3.6.1): a walk that finds an entry without a
+right that it needs goes on, and an entry further down that is not present or not good decides. In one entry not
+present comes before reserved fields, and these, nested, before an address beyond the second stage's width; of the
+rights U/S comes before R/W, which the specification leaves open. G is ignored, as are XD and protection keys, which
+VT-d does not have.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from typing import NamedTuple, Protocol
 
 from harness.model.access import Mapping, Permissions
 from harness.model.bits import Field, Layout
+from harness.model.engine import TableLoop
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.vtd.faults import VtdFaultReason
 from harness.model.vtd.flags import FlagFailure, Flags
 from harness.model.vtd.registers import VtdRegisters
-from harness.model.vtd.second_stage import TableLoop, WalkBlocked, level_of_shift, level_shift
+from harness.model.vtd.second_stage import WalkBlocked, cached_span, level_of_shift, level_shift
 
 __all__ = [
     "LARGE_PAGE_ENTRY",
@@ -266,6 +268,7 @@ class FirstStage:
         rights = _RIGHTS
         accessed = _A | _EA if extended else _A
         writable = True
+        denied = 0
         for level, shift, leaf_bits, table_reserved, leaf_reserved, page_address in self._downwards[levels]:
             address = table | (iova >> shift & 0x1FF) << 3
             if guest is not None:
@@ -293,11 +296,15 @@ class FirstStage:
             # SFS.2, SGN.2, SGN.6: present, and each right that is needed, at every level.
             rights &= entry
             if rights & needed != needed:
-                return WalkBlocked(_denied(rights, needed), level, 1)
+                if not entry & _P:
+                    return WalkBlocked(VtdFaultReason.FIRST_STAGE_NOT_PRESENT, level, 1)
+                denied = denied or level
             # SFS.5: an address that the second stage does not have.
             if guest is not None and (entry & _ADDRESS) >> guest.width:
                 return WalkBlocked(VtdFaultReason.FIRST_STAGE_ADDRESS_BEYOND_WIDTH, level, 1)
             if is_leaf:
+                if denied:
+                    return WalkBlocked(_denied(rights, needed), denied, 1)
                 return FirstLeaf(entry & page_address, shift, rights, entry, TablePlace(address, writable))
             # VT-d 3.6.2: whatever is used is accessed.
             if accessed & ~entry:
@@ -344,10 +351,7 @@ class FirstStage:
         above: tuple[int, ...],
     ) -> Iterator[Mapping]:
         if table in above:
-            raise TableLoop(
-                f"the first-stage table at {table:#x} is reached again below itself, for iova {base:#x}",
-                hint="these tables are corrupt, or map themselves on purpose; translate single addresses instead",
-            )
+            raise TableLoop("first-stage", table, base)
         try:
             entries = _ENTRIES.unpack(memory.read(table, _ENTRIES.size))
         except OutsideMemory:
@@ -380,8 +384,6 @@ def _set(flags: Flags, place: TablePlace, entry: int, used: int) -> VtdFaultReas
 
 
 def _denied(rights: int, needed: int) -> VtdFaultReason:
-    if not rights & _P:
-        return VtdFaultReason.FIRST_STAGE_NOT_PRESENT
     if needed & ~rights & _US:
         return VtdFaultReason.USER_NOT_PERMITTED
     return VtdFaultReason.SCALABLE_WRITE_NOT_PERMITTED
@@ -395,14 +397,14 @@ def _sign_extended(iova: int, levels: int) -> int:
 def _step(level: int, address: int, entry: int, is_leaf: bool, good: bool, tags: tuple[int, int], iova: int) -> Step:
     """What a trace shows of an entry. One that faults is never cached: CAP_REG.CM is not for first-stage entries."""
     layout = layout_of(level, is_leaf=is_leaf)
-    span = (1 << level_shift(level)) - 1
+    first, last = cached_span(level, iova, is_leaf=is_leaf)
     domain, pasid = tags
     cached = CachedEntry(
         kind=EntryKind.LEAF if is_leaf else EntryKind.TABLE,
         domain=domain,
         space=pasid,
         stage=1,
-        first=iova & ~span,
-        last=iova | span,
+        first=first,
+        last=last,
     )
     return Step(_NAMES[level], "VT-d 9.7", address, entry, layout.describe(entry), cached=cached if good else None)

@@ -12,7 +12,6 @@ from harness.model.access import Access, AccessKind
 from harness.model.bits import Field, Layout
 from harness.model.explanation import Step
 from harness.model.memory import Memory, OutsideMemory
-from harness.model.vtd.extended_capabilities import ExtendedCapabilities
 from harness.model.vtd.faults import VtdFaultReason
 from harness.model.vtd.pasid import PasidEntry
 from harness.model.vtd.registers import VtdRegisters
@@ -68,7 +67,7 @@ class HostPermissions:
     """Checks translated requests as a unit with these registers does."""
 
     def __init__(self, registers: VtdRegisters) -> None:
-        capabilities = ExtendedCapabilities.decode(registers.ecap)
+        capabilities = registers.extended
         self._zero_length_reads = registers.zero_length_reads
         above_haw = (_ADDRESS & ~((1 << registers.host_address_width) - 1)) << 64
         # Bits 3:2 of a PPi are reserved; all of it is where 1 GiB pages are not there (VT-d 9.12).

@@ -24,7 +24,8 @@ from harness.model.vtd.interrupt_entries import (
     destination_field,
     interrupt_entry_address,
 )
-from harness.model.vtd.registers import ECAP_REG, GSTS_REG, VtdRegisters
+from harness.model.vtd.register_layouts import GSTS_REG
+from harness.model.vtd.registers import VtdRegisters
 from harness.model.x86_message import DeliveryMode, X86Message, is_interrupt_address
 
 __all__ = ["InterruptRemapping"]
@@ -34,6 +35,7 @@ _FPD = REMAPPED_ENTRY["FPD"].mask
 _IM = REMAPPED_ENTRY["IM"].mask
 _REMAPPABLE = REMAPPABLE_ADDRESS["FORMAT"].mask
 _SHV = REMAPPABLE_ADDRESS["SHV"].mask
+_ENTRY_SIZE = 16
 _POSTED_SIZE = 64
 # Bits of SID that are compared, by SQ (VT-d 9.9).
 _COMPARED = (0xFFFF, 0xFFFB, 0xFFF9, 0xFFF8)
@@ -46,12 +48,12 @@ class InterruptRemapping:
 
     def __init__(self, registers: VtdRegisters) -> None:
         self._registers = registers
-        ecap = registers.ecap
+        capabilities = registers.extended
         self._enabled = registers.interrupt_remapping_enabled
-        self._remapping_required = bool(ECAP_REG["IRREQ"].get(ecap))
-        self._extended_required = bool(ECAP_REG["EIMER"].get(ecap))
+        self._remapping_required = capabilities.interrupt_remapping_required
+        self._extended_required = capabilities.extended_interrupts_required
         # EIME is not there without ECAP_REG.EIM (VT-d 11.4.10).
-        self._extended = bool(IRTA_REG["EIME"].get(registers.irta) and ECAP_REG["EIM"].get(ecap))
+        self._extended = bool(IRTA_REG["EIME"].get(registers.irta)) and capabilities.extended_interrupts
         self._compatibility = registers.compatibility_format_interrupts and not self._extended
         self._posting = registers.posted_interrupts
         self._host_address_width = registers.host_address_width
@@ -103,13 +105,15 @@ class InterruptRemapping:
         if index >= self._entries or entry_address >> self._host_address_width:
             return _fault(write, VtdFaultReason.INTERRUPT_INDEX_BEYOND_TABLE, index)
         try:
-            low = memory.read_u64(entry_address)
-            high = memory.read_u64(entry_address + 8)
+            # VT-d 5.1.4: the whole entry in one read.
+            entry = int.from_bytes(memory.read(entry_address, _ENTRY_SIZE), "little")
         except OutsideMemory:
             if trace is not None:
-                trace.append(Step(_name(index), REMAPPED_ENTRY.section, entry_address, note="no memory there"))
+                trace.append(
+                    Step(_name(index), REMAPPED_ENTRY.section, entry_address, size=_ENTRY_SIZE, note="no memory there")
+                )
             return _fault(write, VtdFaultReason.INTERRUPT_TABLE_ACCESS, index)
-        entry = high << 64 | low
+        low, high = entry & (1 << 64) - 1, entry >> 64
         if trace is not None:
             trace.append(_step(index, entry_address, entry))
         # From here on faults are qualified (VT-d 5.1.4.1): FPD is looked at whether the entry is present or not.
@@ -205,4 +209,4 @@ def _step(index: int, address: int, entry: int) -> Step:
     """What a trace shows of an entry. The interrupt entry cache is tagged with the index alone (VT-d 6.2.1)."""
     layout = POSTED_ENTRY if entry & _IM else REMAPPED_ENTRY
     cached = CachedEntry(kind=EntryKind.INTERRUPT, index=index)
-    return Step(_name(index), layout.section, address, entry, layout.describe(entry), size=16, cached=cached)
+    return Step(_name(index), layout.section, address, entry, layout.describe(entry), size=_ENTRY_SIZE, cached=cached)

@@ -1,8 +1,8 @@
 """Legacy mode: root-entry, context-entry, second stage (VT-d 3.4.2).
 
-Where a request meets more than one fault condition the order is that of the table in VT-d 7.1.3, from the root on. An
-untranslated request to the interrupt range that is no interrupt request is illegal and reported as a DMA remapping
-fault (VT-d 3.15), of which the specification does not give the reason: here it is LGN.4, found before the walk.
+Where a request meets more than one fault condition the order is that of the table in VT-d 7.1.3, from the root on.
+LGN.4 speaks of "an output address": for a translation request that is the page which it is given, as SGN.8.2 says
+for scalable mode; for an untranslated request the address that it goes to.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory
 from harness.model.vtd.context import Context, ContextBlocked, ContextTables, TranslationType
-from harness.model.vtd.extended_capabilities import ExtendedCapabilities
 from harness.model.vtd.fault_conditions import FaultReporter
 from harness.model.vtd.faults import VtdFaultReason
-from harness.model.vtd.interrupt_range import answer_translation_request
+from harness.model.vtd.interrupt_range import answer_translation_request, overlaps_interrupt_range
 from harness.model.vtd.page_requests import PageTags
 from harness.model.vtd.registers import VtdRegisters
 from harness.model.vtd.root import find_context_table
@@ -68,7 +67,7 @@ class LegacyMode:
         self._root_table = registers.root_table
         self._host_address_width = registers.host_address_width
         self._zero_length_reads = registers.zero_length_reads
-        self._no_write_flag = ExtendedCapabilities.decode(registers.ecap).no_write_flag
+        self._no_write_flag = registers.extended.no_write_flag
         self._fault = FaultReporter(registers).fault
         self._contexts = ContextTables(registers)
         self._second_stage = SecondStage(registers, scalable=False)
@@ -98,7 +97,7 @@ class LegacyMode:
         if iova >> 20 == INTERRUPT_RANGE:
             if device_tlb:
                 return answer_translation_request(access, read_only=read_only)
-            # LGN.4, since the request is none of interrupt.
+            # LGN.4, since the request is none of interrupt (`interrupt_range`).
             return self._fault(access, VtdFaultReason.OUTPUT_IN_INTERRUPT_RANGE, disabled=disabled)
         # LGN.1: the address must be below the width that both MGAW and AW allow, pass-through or not.
         if iova >> self._widths[levels]:
@@ -123,7 +122,7 @@ class LegacyMode:
         size = 1 << shift
         address = entry & _PAGE_ADDRESS | iova & size - 1
         # LGN.4: no table may lead into the interrupt range.
-        if address >> 20 == INTERRUPT_RANGE:
+        if address >> 20 == INTERRUPT_RANGE or (device_tlb and overlaps_interrupt_range(address & -size, size)):
             return self._fault(access, VtdFaultReason.OUTPUT_IN_INTERRUPT_RANGE, disabled=disabled, stage=2)
         if read_only:
             rights &= _R

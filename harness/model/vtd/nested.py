@@ -1,8 +1,9 @@
 """The second stage under a first one: where guest-physical addresses are, and who may go there (VT-d 3.8).
 
-With SSADE set the second stage takes every access to a first-stage entry for a write: it must grant R and W (VT-d
-3.8.1), and, as is read from that here, marks the page of the table dirty. The reason for a missing W is SFS.8, since
-it is what flags are set for.
+With SSADE set the second stage takes every access to a first-stage entry for one that seeks the right to write: it must
+grant R and W (VT-d 3.8.1). D stands for such requests (9.8, D), so that the page of the table is marked dirty; 3.7.2,
+which speaks of writes to an input address, does not say it. The reason for a missing W is SFS.8, since it is what flags
+are set for.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class GuestPhysical:
         stage: walks the second stage.
         entry: whose tables they are.
         width: bits of a guest-physical address.
+        pasid: of the request, or RID_PASID; only the trace shows it.
         flags: of the request.
         trace: takes a step for each second-stage entry.
     """
@@ -43,6 +45,7 @@ class GuestPhysical:
         stage: SecondStage,
         entry: PasidEntry,
         width: int,
+        pasid: int,
         flags: Flags,
         trace: list[Step] | None,
     ) -> None:
@@ -50,6 +53,7 @@ class GuestPhysical:
         self._memory = memory
         self._stage = stage
         self._entry = entry
+        self._pasid = pasid
         self._flags = flags if entry.second_flags else None
         self._trace = trace
 
@@ -65,6 +69,7 @@ class GuestPhysical:
             entry.domain_id,
             self._trace,
             self._flags,
+            self._pasid,
         )
 
     def use(self, leaf: Leaf, *, dirty: bool) -> WalkBlocked | None:

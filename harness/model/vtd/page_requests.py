@@ -1,30 +1,30 @@
 """Page requests: how a recoverable fault of a device TLB reaches software (VT-d 7.4, 7.5, 11.4.11).
 
-What the tables say of a request is the engine's to check; here are the message, the queue and its event. Stop markers
-are not here: they are no page requests, and carry no address.
+What the tables say of a request is the engine's to check; here are the message and the queue. Stop markers are not
+here: they are no page requests, and carry no address.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import NamedTuple
 
 from harness.errors import SpecError
 from harness.model.access import Access, AccessKind, Fault, MemoryWrite
 from harness.model.bits import Field, Layout
 from harness.model.engine import MsiWrite
-from harness.model.invalidation import EntryKind, Invalidation
-from harness.model.vtd.events import EVENT_CONTROL, UNIT_ITSELF
+from harness.model.invalidation import Invalidation
+from harness.model.vtd import scopes
+from harness.model.vtd.descriptors import Granularity, PasidIotlbGranularity, ResponseCode
+from harness.model.vtd.events import PRS_REG, raise_page_request_status
+from harness.model.vtd.pasid import PasidTranslation
 from harness.model.vtd.registers import VtdRegisters
 
 __all__ = [
     "PAGE_REQUEST_DESCRIPTOR",
     "PQA_REG",
-    "PRS_REG",
     "PageRequest",
     "PageRequestResult",
-    "PageResponse",
     "PageTags",
     "put_on_queue",
     "refuse",
@@ -52,7 +52,6 @@ PAGE_REQUEST_DESCRIPTOR = Layout(
 )
 
 PQA_REG = Layout("PQA_REG", "VT-d 11.4.11.3", (Field("PQS", 0, 3), Field("PQA", 12, 52, in_place=True)))
-PRS_REG = Layout("PRS_REG", "VT-d 11.4.11.4", (Field("PPR", 0, 1), Field("PRO", 1, 1)))
 
 _SIZE = 32
 _PAGE_REQUEST = 1
@@ -60,29 +59,20 @@ _PAGE_REQUEST = 1
 _OFFSET = ((1 << 19) - 1) & ~(_SIZE - 1)
 _PPR = PRS_REG["PPR"].mask
 _PRO = PRS_REG["PRO"].mask
-_IP = EVENT_CONTROL["IP"].mask
-_IM = EVENT_CONTROL["IM"].mask
 
 
 class PageTags(NamedTuple):
-    """Under which tags translations of the page are cached, by its PASID table entry.
+    """What the PASID table entry of a page request says of the caches (VT-d 6.5.3.1).
 
     Attributes:
-        stage: of the tables that translate input addresses; None for pass-through.
+        translation: PGTT.
         domain: DID.
-        space: PASID, for a first stage.
+        pasid: of the request, or RID_PASID.
     """
 
-    stage: int | None
+    translation: int
     domain: int
-    space: int | None
-
-
-class PageResponse(IntEnum):
-    """Response code of a page group response that the hardware itself sends (VT-d 7.4.1, 7.6.1)."""
-
-    SUCCESS = 0
-    INVALID_REQUEST = 1
+    pasid: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +155,7 @@ class PageRequestResult:
 
     registers: VtdRegisters
     fault: Fault | None = None
-    response: PageResponse | None = None
+    response: ResponseCode | None = None
     writes: tuple[MemoryWrite, ...] = ()
     invalidations: tuple[Invalidation, ...] = ()
     interrupt: MsiWrite | None = None
@@ -173,12 +163,12 @@ class PageRequestResult:
 
 def refuse(registers: VtdRegisters, request: PageRequest, fault: Fault) -> PageRequestResult:
     """A request that the tables do not let through (VT-d 7.4.1, remapping table fault)."""
-    return PageRequestResult(registers, fault, PageResponse.INVALID_REQUEST if request.last else None)
+    return PageRequestResult(registers, fault, ResponseCode.INVALID_REQUEST if request.last else None)
 
 
 def put_on_queue(registers: VtdRegisters, request: PageRequest, tags: PageTags) -> PageRequestResult:
     """A request that the tables let through (VT-d 7.4.1)."""
-    dropped = PageResponse.SUCCESS if request.last else None
+    dropped = ResponseCode.SUCCESS if request.last else None
     # PRQ overflow: nothing is taken until software has cleared PRO.
     if registers.prs & _PRO:
         return PageRequestResult(registers, response=dropped)
@@ -187,9 +177,9 @@ def put_on_queue(registers: VtdRegisters, request: PageRequest, tags: PageTags) 
     tail = registers.pqt & _OFFSET & size - 1
     following = (tail + _SIZE) % size
     if following == registers.pqh & _OFFSET & size - 1:
-        after, interrupt = _raise_event(registers, _PRO)
+        after, interrupt = raise_page_request_status(registers, _PRO)
         return PageRequestResult(after, response=dropped, interrupt=interrupt)
-    after, interrupt = _raise_event(replace(registers, pqt=following), _PPR)
+    after, interrupt = raise_page_request_status(replace(registers, pqt=following), _PPR)
     write = MemoryWrite(PQA_REG["PQA"].get(registers.pqa) + tail, request.encode().to_bytes(_SIZE, "little"))
     return PageRequestResult(
         after, writes=(write,), invalidations=_implicit_invalidation(request, tags), interrupt=interrupt
@@ -197,22 +187,10 @@ def put_on_queue(registers: VtdRegisters, request: PageRequest, tags: PageTags) 
 
 
 def _implicit_invalidation(request: PageRequest, tags: PageTags) -> tuple[Invalidation, ...]:
-    """What the hardware drops of its caches by itself: whatever controls the address (VT-d 6.5.3.1, 7.4.1)."""
-    if tags.stage is None:
-        return ()
-    stage, domain, space = tags
-    page = request.address & ~0xFFF
-    kinds = frozenset({EntryKind.LEAF, EntryKind.TABLE})
-    return (Invalidation(kinds=kinds, domain=domain, space=space, stage=stage, first=page, last=page | 0xFFF),)
-
-
-def _raise_event(registers: VtdRegisters, condition: int) -> tuple[VtdRegisters, MsiWrite | None]:
-    """Set a field of PRS_REG, and send a page request event where none is pending (VT-d 7.5)."""
-    was_pending = registers.prs & (_PPR | _PRO)
-    registers = replace(registers, prs=registers.prs | condition)
-    if was_pending:
-        return registers, None
-    if registers.pectl & _IM:
-        return replace(registers, pectl=registers.pectl | _IP), None
-    address = registers.peuaddr << 32 | registers.peaddr & ~0b11
-    return registers, MsiWrite(requester=UNIT_ITSELF, address=address, data=registers.pedata & 0xFFFF)
+    """What the hardware drops of its caches by itself, as if it were asked to (VT-d table 27)."""
+    pages = scopes.masked_pages(request.address, 0)
+    if tags.translation == PasidTranslation.FIRST_STAGE:
+        return scopes.pasid_iotlb(PasidIotlbGranularity.PAGE, tags.domain, tags.pasid, pages, keep_tables=False)
+    nested = tags.translation == PasidTranslation.NESTED
+    granularity = Granularity.DOMAIN if nested else Granularity.SELECTIVE
+    return scopes.iotlb(granularity, tags.domain, pages, keep_tables=False)

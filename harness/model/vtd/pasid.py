@@ -157,7 +157,7 @@ class PasidTables:
     """Reads PASID directories and tables as a unit with these registers does."""
 
     def __init__(self, registers: VtdRegisters) -> None:
-        capabilities = ExtendedCapabilities.decode(registers.ecap)
+        capabilities = registers.extended
         self._above_haw = _ADDRESS & ~((1 << registers.host_address_width) - 1)
         self._directory_reserved = DIRECTORY_ENTRY["RSVD"].mask | self._above_haw
         self._reserved = _reserved(registers, capabilities)

@@ -1,11 +1,8 @@
 """What becomes of a request by its PASID table entry: one stage, two, or pass-through (VT-d 3.6 to 3.9, 4.2.3).
 
-Two choices where the specification leaves one open:
-
-- An untranslated request without PASID to the interrupt range that is no interrupt request is illegal and reported as a
-  DMA remapping fault (VT-d 3.15) of which the reason is not given: SGN.8, found before the walk.
-- A translation request that meets pass-through in the interrupt range is answered by S.1 or S.2, with a PASID as
-  without one: the table in VT-d 7.1.3 says of SGN.8 that those conditions handle it.
+A choice where the specification leaves one open: a translation request that meets pass-through in the interrupt range
+is answered by S.1 or S.2, with a PASID as without one, since the table in VT-d 7.1.3 says of SGN.8 that those
+conditions handle it.
 """
 
 from __future__ import annotations
@@ -97,7 +94,7 @@ class PasidTranslator:
     """
 
     def __init__(self, registers: VtdRegisters, memory: Memory, read_only: Sequence[Region]) -> None:
-        capabilities = ExtendedCapabilities.decode(registers.ecap)
+        capabilities = registers.extended
         self._memory = memory
         self._read_only = tuple(read_only)
         self._host_address_width = registers.host_address_width
@@ -127,7 +124,7 @@ class PasidTranslator:
         if access.iova >> 20 == INTERRUPT_RANGE and (access.pasid is None or translation == _PASS_THROUGH):
             if request.asks:
                 return answer_translation_request(access, read_only=not request.write)
-            # SGN.8: the address stays in the range, or the request is none of interrupt.
+            # SGN.8: the address stays in the range, or the request is none of interrupt (`interrupt_range`).
             return self._blocked(request, VtdFaultReason.SCALABLE_OUTPUT_IN_INTERRUPT_RANGE)
         if translation == _SECOND_STAGE:
             return self._second_stage_only(request)
@@ -180,6 +177,7 @@ class PasidTranslator:
             entry.domain_id,
             request.trace,
             request.flags if entry.second_flags else None,
+            request.pasid,
         )
         if isinstance(leaf, WalkBlocked):
             return self._walk_blocked(request, leaf)
@@ -299,7 +297,8 @@ class PasidTranslator:
     def _guest(self, request: _Request) -> GuestPhysical:
         entry = request.entry
         width = self._widths[entry.second_levels]
-        return GuestPhysical(self._memory, self._second_stage, entry, width, request.flags, request.trace)
+        pasid = request.pasid
+        return GuestPhysical(self._memory, self._second_stage, entry, width, pasid, request.flags, request.trace)
 
     def _blocked(self, request: _Request, reason: VtdFaultReason, stage: int | None = None) -> Fault:
         disabled = request.entry.fault_processing_disabled

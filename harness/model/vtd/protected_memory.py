@@ -8,7 +8,8 @@ from typing import Self
 from harness.model.access import Access, AddressType, Bypassed, BypassReason, Fault, Outcome
 from harness.model.vtd.fault_conditions import blocked
 from harness.model.vtd.faults import VtdBlocked
-from harness.model.vtd.registers import CAP_REG, PMEN_REG, VtdRegisters
+from harness.model.vtd.register_layouts import CAP_REG, PMEN_REG
+from harness.model.vtd.registers import VtdRegisters
 
 __all__ = ["ProtectedMemory"]
 

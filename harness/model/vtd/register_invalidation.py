@@ -19,7 +19,8 @@ from harness.model.engine import CommandResult
 from harness.model.invalidation import Invalidation
 from harness.model.vtd import scopes
 from harness.model.vtd.descriptors import Granularity
-from harness.model.vtd.registers import TranslationTableMode, VtdRegisters
+from harness.model.vtd.register_layouts import TranslationTableMode
+from harness.model.vtd.registers import VtdRegisters
 
 __all__ = [
     "CCMD_REG",
@@ -107,7 +108,7 @@ def write_ccmd(
     performed = Granularity.RESERVED if error is not None else min(asked, finest)
     invalidations: tuple[Invalidation, ...] = ()
     if error is None:
-        domain = _domain(registers, CCMD_REG["DID"].get(value))
+        domain = scopes.domain_of(registers, CCMD_REG["DID"].get(value))
         source_id, function_mask = CCMD_REG["SID"].get(value), CCMD_REG["FM"].get(value)
         invalidations = scopes.context_cache(performed, domain, source_id, function_mask, scalable=False)
     ccmd = changed(CCMD_REG, registers.ccmd, {"ICC": 0, "CAIG": performed})
@@ -135,10 +136,8 @@ def write_iotlb(
     performed = Granularity.RESERVED if error is not None else min(asked, finest)
     invalidations: tuple[Invalidation, ...] = ()
     if error is None:
-        domain = _domain(registers, IOTLB_REG["DID"].get(value))
-        # Address bits above MGAW are ignored (VT-d 11.4.6.4).
-        address = IVA_REG["ADDR"].get(registers.iva) & (1 << registers.guest_address_width) - 1
-        pages = scopes.masked_pages(address, address_mask)
+        domain = scopes.domain_of(registers, IOTLB_REG["DID"].get(value))
+        pages = scopes.second_stage_pages(registers, IVA_REG["ADDR"].get(registers.iva), address_mask)
         keep_tables = bool(IVA_REG["IH"].get(registers.iva))
         invalidations = scopes.iotlb(performed, domain, pages, keep_tables=keep_tables)
     iotlb = changed(IOTLB_REG, registers.iotlb, {"IVT": 0, "IAIG": performed})
@@ -157,8 +156,3 @@ def _wrong(registers: VtdRegisters, asked: Granularity) -> VtdWrongRequest | Non
     if asked is Granularity.RESERVED:
         return VtdWrongRequest.RESERVED_GRANULARITY
     return None
-
-
-def _domain(registers: VtdRegisters, domain: int) -> int:
-    """Bits that CAP_REG.ND says are not there are ignored (VT-d 11.4.6.1, DID)."""
-    return domain & (1 << registers.domain_id_width) - 1

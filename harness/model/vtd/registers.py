@@ -1,14 +1,21 @@
-"""The VT-d registers that matter to translation, field by field (VT-d chapter 11, register descriptions)."""
+"""The registers of a VT-d unit: their values, where they stand, and what CAP_REG and others say (VT-d chapter 11)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Self
 
 from harness.errors import SpecError
-from harness.model.bits import Field, Layout
+from harness.model.vtd.extended_capabilities import ExtendedCapabilities
+from harness.model.vtd.register_layouts import (
+    CAP_REG,
+    ECAP_REG,
+    GSTS_REG,
+    PMEN_REG,
+    RTADDR_REG,
+    TranslationTableMode,
+)
 
 __all__ = [
     "CAP_REG",
@@ -20,105 +27,6 @@ __all__ = [
     "VtdRegisters",
     "capabilities",
 ]
-
-# CAP_REG: capability register.
-CAP_REG = Layout(
-    "CAP_REG",
-    "VT-d 11.4.2",
-    (
-        Field("ND", 0, 3),
-        Field("AFL", 3, 1),
-        Field("RWBF", 4, 1),
-        Field("PLMR", 5, 1),
-        Field("PHMR", 6, 1),
-        Field("CM", 7, 1),
-        Field("SAGAW", 8, 5),
-        Field("MGAW", 16, 6),
-        Field("ZLR", 22, 1),
-        Field("FRO", 24, 10),
-        Field("SSLPS", 34, 4),
-        Field("PSI", 39, 1),
-        Field("NFR", 40, 8),
-        Field("MAMV", 48, 6),
-        Field("DWD", 54, 1),
-        Field("DRD", 55, 1),
-        Field("FS1GP", 56, 1),
-        Field("PI", 59, 1),
-        Field("FS5LP", 60, 1),
-    ),
-)
-
-# ECAP_REG: extended capability register.
-ECAP_REG = Layout(
-    "ECAP_REG",
-    "VT-d 11.4.3",
-    (
-        Field("C", 0, 1),
-        Field("QI", 1, 1),
-        Field("DT", 2, 1),
-        Field("IR", 3, 1),
-        Field("EIM", 4, 1),
-        Field("PT", 6, 1),
-        Field("SC", 7, 1),
-        Field("IRO", 8, 10),
-        Field("MHMV", 20, 4),
-        Field("MTS", 25, 1),
-        Field("NEST", 26, 1),
-        Field("PRS", 29, 1),
-        Field("ERS", 30, 1),
-        Field("SRS", 31, 1),
-        Field("NWFS", 33, 1),
-        Field("EAFS", 34, 1),
-        Field("PSS", 35, 5),
-        Field("PASID", 40, 1),
-        Field("DIT", 41, 1),
-        Field("PDS", 42, 1),
-        Field("SMTS", 43, 1),
-        Field("VCS", 44, 1),
-        Field("SSADS", 45, 1),
-        Field("SSTS", 46, 1),
-        Field("FSTS", 47, 1),
-        Field("SMPWCS", 48, 1),
-        Field("RPS", 49, 1),
-        Field("TDXCS", 50, 1),
-        Field("PMS", 51, 1),
-        Field("ADMS", 52, 1),
-        Field("RPRIVS", 53, 1),
-        Field("HPTS", 55, 1),
-        Field("PTRS", 56, 1),
-        Field("SSIRWS", 57, 1),
-        Field("SMS", 58, 1),
-        Field("HPT1GPS", 59, 1),
-        Field("RDTS", 60, 1),
-        Field("EIMER", 61, 1),
-        Field("IRREQ", 62, 1),
-    ),
-)
-
-# GSTS_REG: global status register. GCMD_REG has the same bits as commands.
-GSTS_REG = Layout(
-    "GSTS_REG",
-    "VT-d 11.4.4.2",
-    (
-        Field("CFIS", 23, 1),
-        Field("IRTPS", 24, 1),
-        Field("IRES", 25, 1),
-        Field("QIES", 26, 1),
-        Field("WBFS", 27, 1),
-        Field("RTPS", 30, 1),
-        Field("TES", 31, 1),
-    ),
-)
-
-# RTADDR_REG: root table address register.
-RTADDR_REG = Layout(
-    "RTADDR_REG",
-    "VT-d 11.4.5",
-    (Field("SSIRWE", 7, 1), Field("TTM", 10, 2), Field("RTA", 12, 52, in_place=True)),
-)
-
-# PMEN_REG: protected memory enable register.
-PMEN_REG = Layout("PMEN_REG", "VT-d 11.4.8.1", (Field("PRS", 0, 1), Field("EPM", 31, 1)))
 
 # Where each register stands (offset) and its size, both in bytes (VT-d 11.4); of some the capabilities tell the place.
 _REGISTERS = {
@@ -164,15 +72,6 @@ _SIZES = {name: size for name, (_, size) in _REGISTERS.items()} | {"iva": _IVA_S
 # SAGAW has bit n set for an adjusted guest address width of 30 + 9n bits, which takes n + 2 levels; bits 0 and 4
 # are reserved (VT-d 11.4.2).
 _LEVELS_OF_SAGAW_BIT = {1: 3, 2: 4, 3: 5}
-
-
-class TranslationTableMode(IntEnum):
-    """RTADDR_REG.TTM: how the root table is read (VT-d 11.4.5)."""
-
-    LEGACY = 0
-    SCALABLE = 1
-    RESERVED = 2
-    ABORT_DMA = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +182,7 @@ class VtdRegisters:
             host_address_width: as for the class.
         """
         values = {name: read(offset, size) for name, (offset, size) in _REGISTERS.items()}
-        iva = 16 * ECAP_REG["IRO"].get(values["ecap"])
+        iva = ExtendedCapabilities.decode(values["ecap"]).iotlb_registers
         frcd = _FRCD_SIZE * CAP_REG["FRO"].get(values["cap"])
         records = range(frcd, frcd + _FRCD_SIZE * (CAP_REG["NFR"].get(values["cap"]) + 1), _FRCD_SIZE)
         return cls(
@@ -293,6 +192,11 @@ class VtdRegisters:
             frcd=tuple(read(record + 8, 8) << 64 | read(record, 8) for record in records),
             **values,
         )
+
+    @property
+    def extended(self) -> ExtendedCapabilities:
+        """What ECAP_REG says."""
+        return ExtendedCapabilities.decode(self.ecap)
 
     @property
     def translation_enabled(self) -> bool:
@@ -322,7 +226,7 @@ class VtdRegisters:
     @property
     def io_permissions(self) -> bool:
         """RTADDR_REG.SSIRWE where ECAP_REG.SSIRWS has it: second-stage entries allow by IR and IW, not by R and W."""
-        return bool(RTADDR_REG["SSIRWE"].get(self.rtaddr) and ECAP_REG["SSIRWS"].get(self.ecap))
+        return bool(RTADDR_REG["SSIRWE"].get(self.rtaddr)) and self.extended.io_permissions
 
     @property
     def largest_level(self) -> int:
@@ -395,21 +299,6 @@ class VtdRegisters:
     def compatibility_format_interrupts(self) -> bool:
         """GSTS_REG.CFIS."""
         return bool(GSTS_REG["CFIS"].get(self.gsts))
-
-    @property
-    def pass_through(self) -> bool:
-        """ECAP_REG.PT: translation type 10b is there."""
-        return bool(ECAP_REG["PT"].get(self.ecap))
-
-    @property
-    def device_tlbs(self) -> bool:
-        """ECAP_REG.DT: translation type 01b is there."""
-        return bool(ECAP_REG["DT"].get(self.ecap))
-
-    @property
-    def snoop_control(self) -> bool:
-        """ECAP_REG.SC: the SNP bit of a leaf is there."""
-        return bool(ECAP_REG["SC"].get(self.ecap))
 
 
 def capabilities(

@@ -14,12 +14,11 @@ from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory, Region
 from harness.model.vtd.context import ContextBlocked
-from harness.model.vtd.extended_capabilities import ExtendedCapabilities
 from harness.model.vtd.fault_conditions import FaultReporter
 from harness.model.vtd.faults import VtdFaultReason
 from harness.model.vtd.host_permissions import HostPermissions
 from harness.model.vtd.page_requests import PageTags
-from harness.model.vtd.pasid import PasidBlocked, PasidEntry, PasidTables, PasidTranslation
+from harness.model.vtd.pasid import PasidBlocked, PasidEntry, PasidTables
 from harness.model.vtd.pasid_translation import PasidTranslator
 from harness.model.vtd.registers import VtdRegisters
 from harness.model.vtd.root import find_scalable_context_table
@@ -46,7 +45,7 @@ class ScalableMode:
     """
 
     def __init__(self, registers: VtdRegisters, memory: Memory, read_only: Sequence[Region]) -> None:
-        capabilities = ExtendedCapabilities.decode(registers.ecap)
+        capabilities = registers.extended
         self._memory = memory
         self._root_table = registers.root_table
         self._host_address_width = registers.host_address_width
@@ -101,13 +100,7 @@ class ScalableMode:
         if isinstance(entry, PasidBlocked):
             disabled = entry.fault_processing_disabled
             return self._fault(access, entry.reason, disabled=disabled, page_request=True)
-        match entry.translation:
-            case PasidTranslation.PASS_THROUGH:
-                return PageTags(None, entry.domain_id, None)
-            case PasidTranslation.SECOND_STAGE:
-                return PageTags(2, entry.domain_id, None)
-            case _:
-                return PageTags(1, entry.domain_id, pasid)
+        return PageTags(entry.translation, entry.domain_id, pasid)
 
     def _page_request_refused_by_context(self, access: Access, context: ScalableContext) -> VtdFaultReason | None:
         # SCT.4.3.

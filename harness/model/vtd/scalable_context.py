@@ -11,7 +11,6 @@ from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.vtd.context import ContextBlocked
-from harness.model.vtd.extended_capabilities import ExtendedCapabilities
 from harness.model.vtd.faults import VtdFaultReason
 from harness.model.vtd.registers import VtdRegisters
 
@@ -94,7 +93,7 @@ class ScalableContextTables:
     """Reads scalable-mode context-entries as a unit with these registers does."""
 
     def __init__(self, registers: VtdRegisters) -> None:
-        capabilities = ExtendedCapabilities.decode(registers.ecap)
+        capabilities = registers.extended
         above_haw = _in_first_word("PASIDDIRPTR") & ~((1 << registers.host_address_width) - 1)
         # VT-d 9.4: fields of what the hardware does not have are reserved.
         self._reserved = (

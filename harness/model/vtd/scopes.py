@@ -11,18 +11,21 @@ from typing import NamedTuple
 
 from harness.model.invalidation import EntryKind, Invalidation
 from harness.model.vtd.descriptors import Granularity, PasidCacheGranularity, PasidIotlbGranularity
+from harness.model.vtd.registers import VtdRegisters
 
 __all__ = [
     "Pages",
     "context_cache",
     "device_tlb",
     "device_tlb_pages",
+    "domain_of",
     "interrupt_entry_cache",
     "iotlb",
     "masked_pages",
     "pasid_cache",
     "pasid_device_tlb",
     "pasid_iotlb",
+    "second_stage_pages",
 ]
 
 _PAGE = 12
@@ -50,6 +53,16 @@ def masked_pages(address: int, address_mask: int) -> Pages:
     """The aligned range of 2^AM pages of 4 KiB around an address (VT-d table 22)."""
     span = (1 << _PAGE + address_mask) - 1
     return Pages(address & ~span, min(address | span, _LAST_ADDRESS))
+
+
+def second_stage_pages(registers: VtdRegisters, address: int, address_mask: int) -> Pages:
+    """The same for second-stage addresses, of which bits above MGAW are ignored (VT-d 6.5.2.3, 11.4.6.4, ADDR)."""
+    return masked_pages(address & (1 << registers.guest_address_width) - 1, address_mask)
+
+
+def domain_of(registers: VtdRegisters, field: int) -> int:
+    """The domain of a DID field; bits that CAP_REG.ND says are not there are ignored (VT-d 6.5.2.2, 11.4.6.1, DID)."""
+    return field & (1 << registers.domain_id_width) - 1
 
 
 def device_tlb_pages(address: int, *, larger: bool) -> Pages:

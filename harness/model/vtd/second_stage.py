@@ -1,8 +1,8 @@
 """The second-stage page-table walk of 3, 4 or 5 levels (VT-d 3.7 and 9.8).
 
-Where an entry has two things wrong with it the specification leaves the order open. Here, at each level from the top:
-neither R nor W (not present) first, then reserved fields, then the right that the request needs. A walk stops at
-the first entry that lacks this right.
+Rights are those of a valid translation, all levels taken together (VT-d 3.7.1; SSS.2 speaks of the result of the walk):
+a walk that finds an entry without the right that it needs goes on, and an entry further down that is not present or
+not good decides. In one entry neither R nor W (not present) comes before reserved fields.
 
 With RTADDR_REG.SSIRWE set IR and IW take the place of R and W throughout.
 """
@@ -13,9 +13,9 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from harness.errors import HarnessError
 from harness.model.access import PERMISSIONS, Mapping
 from harness.model.bits import Field, Layout
+from harness.model.engine import TableLoop
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory, OutsideMemory
@@ -28,8 +28,8 @@ __all__ = [
     "TABLE_ENTRY",
     "Leaf",
     "SecondStage",
-    "TableLoop",
     "WalkBlocked",
+    "cached_span",
     "level_of_shift",
     "level_shift",
 ]
@@ -88,13 +88,6 @@ _IO_SHIFT = LEAF_ENTRY["IR"].low
 _IW = LEAF_ENTRY["IW"].mask
 _A = LEAF_ENTRY["A"].mask
 _D = LEAF_ENTRY["D"].mask
-
-
-class TableLoop(HarnessError):
-    """A table is reached again below itself: its mappings cannot be listed.
-
-    Translation of one address still ends, since each entry takes one level.
-    """
 
 
 class Leaf(NamedTuple):
@@ -207,7 +200,7 @@ class SecondStage:
         # Bits 51:HAW of an address are reserved (VT-d 9.8, ADDR).
         reserved |= _ADDRESS & ~((1 << registers.host_address_width) - 1)
         # SNP of a leaf is reserved where ECAP_REG.SC is 0 (VT-d 9.8, SNP).
-        snoop = 0 if registers.snoop_control else LEAF_ENTRY["SNP"].mask
+        snoop = 0 if registers.extended.snoop_control else LEAF_ENTRY["SNP"].mask
         by_level = [_Level(0, 0, 0, 0, 0)]
         for level in range(1, 6):
             large = level in registers.large_page_levels
@@ -237,6 +230,7 @@ class SecondStage:
         domain: int,
         trace: list[Step] | None,
         flags: Flags | None = None,
+        space: int | None = None,
     ) -> Leaf | WalkBlocked:
         """Walk down to the page of an address.
 
@@ -246,13 +240,15 @@ class SecondStage:
             levels: how many there are.
             iova: input address, within the width of that many levels.
             needed: rights of which one must be left at the end: bit 0 R, bit 1 W.
-            domain: what entries are tagged with in a cache; only the trace shows it.
+            domain: what entries are tagged with in a cache; only the trace shows it, as `space`.
             trace: takes a step for each entry; None for speed.
             flags: takes the accessed flags of all entries but the leaf (SSADE); None where entries have none.
+            space: PASID, or RID_PASID, that translations are tagged with in scalable mode.
         """
         read_u64 = memory.read_u64
         rights = either = self._either
         needed <<= self._rights_shift
+        denied = 0
         for level, shift, leaf_bits, table_reserved, leaf_reserved in self._downwards[levels]:
             address = table | (iova >> shift & 0x1FF) << 3
             try:
@@ -265,7 +261,7 @@ class SecondStage:
                 return WalkBlocked(self._reasons.root_access if top else self._reasons.access, level)
             is_leaf = entry & leaf_bits
             if trace is not None:
-                trace.append(_step(level, address, entry, bool(is_leaf) or level == 1, domain, iova))
+                trace.append(_step(level, address, entry, bool(is_leaf) or level == 1, domain, space, iova))
             # VT-d 3.7: with R and W both 0 the entry is not present, and none of its other fields is looked at.
             # LSS.2, SSS.3: otherwise its reserved fields must be zero.
             if entry & (leaf_reserved if is_leaf else table_reserved) and entry & either:
@@ -273,8 +269,12 @@ class SecondStage:
             # LGN.2, LGN.3, SSS.2, SGN.6, SGN.7: a right must be there at every level.
             rights &= entry
             if not rights & needed:
-                return WalkBlocked(self._denied(rights, needed), level)
+                if not entry & either:
+                    return WalkBlocked(self._denied(0, needed), level)
+                denied = denied or level
             if is_leaf:
+                if denied:
+                    return WalkBlocked(self._denied(rights, needed), denied)
                 return Leaf(entry, shift, rights >> self._rights_shift, address)
             # VT-d 3.7.2: whatever is used is accessed.
             if flags is not None and not entry & _A and (failure := flags.set(address, entry, _A)):
@@ -309,10 +309,7 @@ class SecondStage:
         self, memory: Memory, table: int, level: int, base: int, limit: int, rights: int, above: tuple[int, ...]
     ) -> Iterator[Mapping]:
         if table in above:
-            raise TableLoop(
-                f"the second-stage table at {table:#x} is reached again below itself, for iova {base:#x}",
-                hint="these tables are corrupt, or map themselves on purpose; translate single addresses instead",
-            )
+            raise TableLoop("second-stage", table, base)
         try:
             entries = _ENTRIES.unpack(memory.read(table, _ENTRIES.size))
         except OutsideMemory:
@@ -331,9 +328,27 @@ class SecondStage:
                 yield from self._iter_level(memory, entry & _ADDRESS, level - 1, iova, limit, left, below)
 
 
-def _step(level: int, address: int, entry: int, is_leaf: bool, domain: int, iova: int) -> Step:
-    """What a trace shows of an entry. One that is not present is tagged as well, since CAP_REG.CM lets it be cached."""
-    layout, kind = (LEAF_ENTRY, EntryKind.LEAF) if is_leaf else (TABLE_ENTRY, EntryKind.TABLE)
-    span = (1 << level_shift(level)) - 1
-    cached = CachedEntry(kind=kind, domain=domain, stage=2, first=iova & ~span, last=iova | span)
+def cached_span(level: int, iova: int, *, is_leaf: bool) -> tuple[int, int]:
+    """First and last input address of what a cache keeps of an entry that was met on the way to an address.
+
+    Of a page that is the 4 KiB around the address, whatever its size: hardware may cache a large page as smaller ones
+    (VT-d 6.2.4.1, 6.5.3.2), of which an invalidation of others need not drop the one that serves the address.
+    """
+    span = (1 << level_shift(1 if is_leaf else level)) - 1
+    return iova & ~span, iova | span
+
+
+def _step(level: int, address: int, entry: int, is_leaf: bool, domain: int, space: int | None, iova: int) -> Step:
+    """What a trace shows of an entry. One that is not present is tagged as well, since CAP_REG.CM lets it be cached.
+
+    VT-d 6.2.1, tables 17 and 24: in scalable mode the IOTLB is tagged with a PASID; paging-structure caches of the
+    second stage are not.
+    """
+    first, last = cached_span(level, iova, is_leaf=is_leaf)
+    if is_leaf:
+        layout = LEAF_ENTRY
+        cached = CachedEntry(kind=EntryKind.LEAF, domain=domain, space=space, stage=2, first=first, last=last)
+    else:
+        layout = TABLE_ENTRY
+        cached = CachedEntry(kind=EntryKind.TABLE, domain=domain, stage=2, first=first, last=last)
     return Step(_NAMES[level], "VT-d 9.8", address, entry, layout.describe(entry), cached=cached)

@@ -26,7 +26,8 @@ from harness.model.vtd.descriptors import (
     build_descriptor,
     descriptor_type,
 )
-from harness.model.vtd.registers import CAP_REG, ECAP_REG, RTADDR_REG, TranslationTableMode, VtdRegisters
+from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG, RTADDR_REG, TranslationTableMode
+from harness.model.vtd.registers import VtdRegisters
 from harness.model.vtd.scopes import device_tlb_pages, masked_pages
 
 LEGACY, SCALABLE, ABORT = TranslationTableMode.LEGACY, TranslationTableMode.SCALABLE, TranslationTableMode.ABORT_DMA

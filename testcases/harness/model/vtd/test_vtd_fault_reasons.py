@@ -79,6 +79,21 @@ def test_every_field_of_a_record_reads_back_11_4_7_6() -> None:
     assert FRCD_REG["FR"].get(record.encode()) == 0x5D
 
 
+@pytest.mark.parametrize(
+    ("reason", "index", "text"),
+    [
+        (VtdFaultReason.INTERRUPT_ENTRY_NOT_PRESENT, 0x12, "interrupt 0x12 by 00:01.0, reason 0x22"),
+        # FI says nothing of these: neither an index nor an address is shown.
+        (VtdFaultReason.INTERRUPT_REQUEST_INVALID, None, "interrupt by 00:01.0, reason 0x29"),
+    ],
+)
+def test_record_of_an_interrupt_shows_what_fi_says_11_4_7_6(
+    reason: VtdFaultReason, index: int | None, text: str
+) -> None:
+    record = VtdFaultRecord(address=0, source_id=8, reason=reason, is_read=False, interrupt_index=index)
+    assert str(record) == text
+
+
 def record_of(unit: Unit, **fields: Any) -> VtdFaultRecord:
     outcome = unit.access(**fields)
     assert isinstance(outcome, Fault)

@@ -22,7 +22,8 @@ from harness.model.vtd.faults import VtdFaultReason, VtdFaultRecord
 from harness.model.vtd.interrupt_entries import IRTA_REG, SourceQualifier, SourceValidation
 from harness.model.vtd.interrupt_tables import InterruptTable, remappable_message
 from harness.model.vtd.interrupts import InterruptRemapping
-from harness.model.vtd.registers import CAP_REG, ECAP_REG, VtdRegisters
+from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG
+from harness.model.vtd.registers import VtdRegisters
 from harness.model.x86_message import DeliveryMode, X86Message
 
 RID = 0x0128
@@ -577,6 +578,21 @@ def test_steps_of_posting_end_with_the_descriptor_which_is_not_cached(posting: U
     assert ("VV", 0x35) in entry.fields
     assert (descriptor.address, descriptor.size, descriptor.cached) == (DESCRIPTOR, 64, None)
     assert ("NV", 0xF2) in descriptor.fields
+
+
+def test_entry_is_read_in_one_piece_5_1_4(unit: Unit) -> None:
+    reads: list[tuple[int, int]] = []
+
+    class Watched(SparseMemory):
+        def read(self, address: int, size: int) -> bytes:
+            reads.append((address, size))
+            return super().read(address, size)
+
+    watched = Watched((Region(0, RAM),))
+    watched.write(BASE, unit.memory.read(BASE, 16 * 256))
+    address, data = remappable_message(INDEX)
+    InterruptRemapping(unit.registers).remap(watched, MsiWrite(requester=RID, address=address, data=data), None)
+    assert reads == [(BASE + 16 * INDEX, 16)]
 
 
 def test_engine_remaps_and_explains(unit: Unit) -> None:

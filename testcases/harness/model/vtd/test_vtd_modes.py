@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from reasons import assert_fault
 from vtd_units import EVERYTHING, IOVA, OUTPUT, PASID, RID, TES, Unit
 
+from harness.errors import SpecError
 from harness.model.access import (
     Access,
     AccessKind,
@@ -23,7 +25,8 @@ from harness.model.access import (
 from harness.model.memory import Region, SparseMemory
 from harness.model.vtd import ExtendedCapabilities, VtdEngine, VtdFaultReason, VtdFaultRecord, VtdRegisters, VtdTables
 from harness.model.vtd.faults import VtdBlocked
-from harness.model.vtd.registers import RTADDR_REG, capabilities
+from harness.model.vtd.register_layouts import RTADDR_REG
+from harness.model.vtd.registers import capabilities
 
 RW = Permissions.READ | Permissions.WRITE
 ASK = AddressType.TRANSLATION_REQUEST
@@ -144,6 +147,26 @@ def test_extended_capabilities_read_back_from_their_register() -> None:
     # VT-d 11.4.3: SMTS bit 43, PSS bits 39:35, FSTS bit 47, NEST bit 26.
     assert ExtendedCapabilities(scalable_mode=True, pasid_width=8).encode() == 1 << 43 | 7 << 35
     assert ExtendedCapabilities(first_stage=True, nested=True).encode() == 1 << 47 | 1 << 26
+
+
+@pytest.mark.parametrize(
+    ("values", "bits"),
+    [
+        ({"interrupt_remapping": True, "extended_interrupts": True}, 1 << 3 | 1 << 4),
+        ({"extended_interrupts_required": True, "interrupt_remapping_required": True}, 1 << 61 | 1 << 62),
+        ({"device_tlb_throttling": True, "page_request_drain": True}, 1 << 41 | 1 << 42),
+        ({"max_index_mask": 15, "iotlb_registers": 0x510}, 15 << 20 | 0x51 << 8),
+    ],
+)
+def test_extended_capabilities_stand_where_11_4_3_has_them(values: dict[str, Any], bits: int) -> None:
+    some = ExtendedCapabilities(**values)
+    assert some.encode() == bits
+    assert ExtendedCapabilities.decode(bits) == some
+
+
+def test_iotlb_registers_at_an_odd_offset_are_refused() -> None:
+    with pytest.raises(SpecError, match="multiple of 16"):
+        ExtendedCapabilities(iotlb_registers=8).encode()
 
 
 def test_requester_of_another_segment_uses_the_tables_by_its_16_bits() -> None:

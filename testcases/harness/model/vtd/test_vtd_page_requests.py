@@ -13,8 +13,10 @@ from harness.errors import SpecError
 from harness.model.engine import MsiWrite
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.vtd import VtdEngine, VtdFaultReason, VtdFaultRecord, VtdRegisters
+from harness.model.vtd.descriptors import ResponseCode
+from harness.model.vtd.events import write_pectl, write_prs
 from harness.model.vtd.faults import VtdBlocked
-from harness.model.vtd.page_requests import PageRequest, PageRequestResult, PageResponse
+from harness.model.vtd.page_requests import PageRequest, PageRequestResult
 
 QUEUE = 0x80_0000
 IM, IP = 1 << 31, 1 << 30
@@ -79,13 +81,13 @@ def test_tail_goes_round_at_the_end_of_the_queue_11_4_11_3(queue: Queue, size: i
 def test_full_queue_sets_pro_and_answers_success_7_4_1(queue: Queue) -> None:
     result = queue.receive(pqt=0x20, pqh=0x40)
     assert (result.writes, result.registers.pqt, result.registers.prs) == ((), 0x20, PRO)
-    assert result.response is PageResponse.SUCCESS
+    assert result.response is ResponseCode.SUCCESS
     assert queue.receive(replace(REQUEST, last=False), pqt=0x20, pqh=0x40).response is None
 
 
 def test_overflow_drops_requests_until_software_clears_it_7_4_1(queue: Queue) -> None:
     result = queue.receive(prs=PRO)
-    assert (result.writes, result.response) == ((), PageResponse.SUCCESS)
+    assert (result.writes, result.response) == ((), ResponseCode.SUCCESS)
 
 
 def test_first_request_raises_an_event_7_5(queue: Queue) -> None:
@@ -100,28 +102,76 @@ def test_masked_event_stays_pending_7_5(queue: Queue) -> None:
     assert (result.interrupt, result.registers.pectl) == (None, IM | IP)
 
 
+def test_event_held_back_goes_out_when_the_mask_is_cleared_7_5(queue: Queue) -> None:
+    pending = queue.receive(pectl=IM).registers
+    kept, sent = write_pectl(pending, IM), write_pectl(pending, 0)
+    assert (kept.interrupt, kept.registers.pectl) == (None, IM | IP)
+    assert (sent.interrupt, sent.registers.pectl) == (MsiWrite(requester=0, address=0xFEE0_0000, data=0x41), 0)
+    assert write_pectl(sent.registers, 0).interrupt is None
+
+
+def test_pending_bit_falls_when_software_has_serviced_every_condition_7_5(queue: Queue) -> None:
+    pending = replace(queue.receive(pectl=IM).registers, prs=PPR | PRO)
+    half = write_prs(pending, PPR).registers
+    assert (half.prs, half.pectl) == (PRO, IM | IP)
+    none = write_prs(half, PRO).registers
+    assert (none.prs, none.pectl) == (0, IM)
+    assert write_prs(pending, 0).registers == pending
+
+
+PAGE_OF_REQUEST, ELSEWHERE = 0x1234_5000, 0x7000_0000
+
+
+def cached(
+    stage: int, address: int, *, domain: int = 7, space: int | None = 0, kind: EntryKind = EntryKind.LEAF
+) -> CachedEntry:
+    first, last = address, address + 0xFFF
+    return CachedEntry(kind=kind, stage=stage, domain=domain, space=space, first=first, last=last)
+
+
 @pytest.mark.parametrize(
-    ("stages", "entry", "dropped"),
+    ("stages", "gone", "kept"),
     [
+        # Page-selective within PASID.
         (
             "first",
-            CachedEntry(kind=EntryKind.LEAF, stage=1, domain=7, space=0, first=0x1234_5000, last=0x1234_5FFF),
-            True,
+            [cached(1, PAGE_OF_REQUEST), cached(1, PAGE_OF_REQUEST, kind=EntryKind.TABLE)],
+            [cached(1, ELSEWHERE), cached(1, PAGE_OF_REQUEST, space=1), cached(1, PAGE_OF_REQUEST, domain=8)],
         ),
-        ("first", CachedEntry(kind=EntryKind.TABLE, stage=1, domain=7, space=0, first=0, last=0x3FFF_FFFF), True),
-        ("first", CachedEntry(kind=EntryKind.LEAF, stage=1, domain=7, space=1, first=0, last=1 << 40), False),
-        ("first", CachedEntry(kind=EntryKind.LEAF, stage=1, domain=8, space=0, first=0, last=1 << 40), False),
-        ("first", CachedEntry(kind=EntryKind.LEAF, stage=1, domain=7, space=0, first=0, last=0x1234_4FFF), False),
-        ("second", CachedEntry(kind=EntryKind.LEAF, stage=2, domain=7, first=0, last=1 << 40), True),
-        ("nested", CachedEntry(kind=EntryKind.LEAF, stage=2, domain=7, first=0, last=1 << 40), False),
-        ("", CachedEntry(kind=EntryKind.LEAF, stage=2, domain=7, first=0, last=1 << 40), False),
+        # Page-selective within domain: of whatever PASID.
+        (
+            "second",
+            [
+                cached(2, PAGE_OF_REQUEST),
+                cached(2, PAGE_OF_REQUEST, space=1),
+                cached(2, PAGE_OF_REQUEST, kind=EntryKind.TABLE),
+            ],
+            [cached(2, ELSEWHERE), cached(2, PAGE_OF_REQUEST, domain=8)],
+        ),
+        ("", [cached(2, PAGE_OF_REQUEST)], [cached(2, ELSEWHERE), cached(2, PAGE_OF_REQUEST, domain=8)]),
+        # Domain-selective: the request does not name a guest-physical address.
+        (
+            "nested",
+            [
+                *(cached(1, ELSEWHERE, space=space) for space in (0, 1)),
+                *(cached(2, ELSEWHERE, kind=kind) for kind in (EntryKind.LEAF, EntryKind.TABLE)),
+            ],
+            [cached(1, PAGE_OF_REQUEST, domain=8), cached(2, PAGE_OF_REQUEST, domain=8)],
+        ),
     ],
+    ids=["first", "second", "pass-through", "nested"],
 )
-def test_what_controls_the_page_is_dropped_from_the_caches_7_4_1(
-    stages: str, entry: CachedEntry, dropped: bool
-) -> None:
-    result = Queue(stages).receive()
-    assert any(invalidation.drops(entry) for invalidation in result.invalidations) == dropped
+def test_caches_are_invalidated_as_table_27_says(stages: str, gone: list[CachedEntry], kept: list[CachedEntry]) -> None:
+    invalidations = Queue(stages).receive().invalidations
+    for entry in gone:
+        assert any(each.drops(entry) for each in invalidations), entry
+    for entry in kept:
+        assert not any(each.drops(entry) for each in invalidations), entry
+
+
+def test_request_that_is_not_put_on_the_queue_invalidates_nothing_7_4_1(queue: Queue) -> None:
+    assert queue.receive(pqt=0x20, pqh=0x40).invalidations == ()
+    assert queue.receive(prs=PRO).invalidations == ()
 
 
 # What is refused.
@@ -130,7 +180,7 @@ def test_what_controls_the_page_is_dropped_from_the_caches_7_4_1(
 def assert_refused(result: PageRequestResult, reason: VtdFaultReason) -> VtdFaultRecord:
     """Refused, reported as the fault of a page request, and answered (VT-d 7.4.1, 11.4.7.6)."""
     fault = assert_fault(result.fault, reason)
-    assert (result.writes, result.response) == ((), PageResponse.INVALID_REQUEST)
+    assert (result.writes, result.response) == ((), ResponseCode.INVALID_REQUEST)
     record = fault.record
     assert isinstance(record, VtdFaultRecord)
     assert (record.is_read, record.is_other, record.address) == (False, True, 0x1234_5000)

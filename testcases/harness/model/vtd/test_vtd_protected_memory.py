@@ -23,7 +23,8 @@ from harness.model.memory import Region, SparseMemory
 from harness.model.vtd import VtdEngine, VtdRegisters, VtdTables
 from harness.model.vtd.context import TranslationType
 from harness.model.vtd.faults import VtdBlocked
-from harness.model.vtd.registers import ECAP_REG, capabilities
+from harness.model.vtd.register_layouts import ECAP_REG
+from harness.model.vtd.registers import capabilities
 
 RID = 0x0028
 MIB2 = 1 << 21

@@ -22,7 +22,8 @@ from harness.model.vtd.register_invalidation import (
     write_ccmd,
     write_iotlb,
 )
-from harness.model.vtd.registers import CAP_REG, VtdRegisters
+from harness.model.vtd.register_layouts import CAP_REG
+from harness.model.vtd.registers import VtdRegisters
 
 SID, DID = 0x0128, 0x77
 QIES = 1 << 26

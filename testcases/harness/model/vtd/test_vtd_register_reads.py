@@ -9,7 +9,8 @@ import pytest
 from harness.errors import SpecError
 from harness.model.bits import Layout
 from harness.model.vtd.commands import IQA_REG
-from harness.model.vtd.events import EVENT_CONTROL, FSTS_REG, ICS_REG
+from harness.model.vtd.events import EVENT_CONTROL, FSTS_REG, ICS_REG, PRS_REG
+from harness.model.vtd.faults import FRCD_REG
 from harness.model.vtd.interrupt_entries import (
     IRTA_REG,
     POSTED_DESCRIPTOR,
@@ -20,7 +21,8 @@ from harness.model.vtd.interrupt_entries import (
 )
 from harness.model.vtd.queue import IQERCD_REG, IQH_REG, IQT_REG
 from harness.model.vtd.register_invalidation import CCMD_REG, IOTLB_REG, IVA_REG
-from harness.model.vtd.registers import CAP_REG, ECAP_REG, VtdRegisters, capabilities
+from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG
+from harness.model.vtd.registers import VtdRegisters, capabilities
 
 FRO, IRO = 0x22, 0x0F
 
@@ -139,6 +141,8 @@ def test_register_has_its_fields_where_chapter_11_has_them(layout: Layout, value
         (REMAPPED_ENTRY, 128),
         (POSTED_ENTRY, 128),
         (POSTED_DESCRIPTOR, 512),
+        (FRCD_REG, 128),
+        (PRS_REG, 32),
     ],
 )
 def test_layout_names_each_of_its_bits_once(layout: Layout, width: int) -> None:

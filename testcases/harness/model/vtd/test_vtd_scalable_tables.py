@@ -11,7 +11,7 @@ from vtd_units import EVERYTHING, IOVA, OUTPUT, PASID, RID, Unit
 
 from harness.errors import SpecError
 from harness.model.access import Access, AccessKind, AddressType, Bypassed, Fault, Mapping, Permissions, Translated
-from harness.model.engine import AccessCrossesPage, translate_range
+from harness.model.engine import AccessCrossesPage, TableLoop, translate_range
 from harness.model.memory import MappedMemory, Region, SparseMemory
 from harness.model.radix import RadixTable
 from harness.model.vtd import (
@@ -23,7 +23,6 @@ from harness.model.vtd import (
     VtdScalableTables,
 )
 from harness.model.vtd.registers import capabilities
-from harness.model.vtd.second_stage import TableLoop
 
 R, W = Permissions.READ, Permissions.WRITE
 RW = R | W

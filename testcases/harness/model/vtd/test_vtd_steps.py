@@ -43,13 +43,9 @@ def span(shift: int, iova: int = IOVA) -> dict[str, Any]:
     return {"first": first, "last": first + (1 << shift) - 1}
 
 
-def second_stage(iova: int = IOVA) -> list[CachedEntry]:
-    return [
-        CachedEntry(
-            kind=EntryKind.LEAF if shift == 12 else EntryKind.TABLE, domain=DOMAIN, stage=2, **span(shift, iova)
-        )
-        for shift in (39, 30, 21, 12)
-    ]
+def second_stage(iova: int = IOVA, space: int | None = None) -> list[CachedEntry]:
+    tables = [CachedEntry(kind=EntryKind.TABLE, domain=DOMAIN, stage=2, **span(shift, iova)) for shift in (39, 30, 21)]
+    return [*tables, CachedEntry(kind=EntryKind.LEAF, domain=DOMAIN, space=space, stage=2, **span(12, iova))]
 
 
 def first_stage(pasid: int) -> list[CachedEntry]:
@@ -83,7 +79,7 @@ def test_scalable_entries_are_tagged_with_requester_and_pasid_6_2_1(pasid: int |
     assert_each_is_what_memory_holds(steps, unit.memory)
     device = CachedEntry(kind=EntryKind.DEVICE, requester=RID)
     process = CachedEntry(kind=EntryKind.PROCESS, requester=RID, domain=DOMAIN, space=pasid or 0)
-    assert [step.cached for step in steps] == [device, device, process, process, *second_stage()]
+    assert [step.cached for step in steps] == [device, device, process, process, *second_stage(space=pasid or 0)]
     assert [step.size for step in steps] == [16, 32, 8, 64, 8, 8, 8, 8]
 
 
@@ -114,7 +110,7 @@ def test_first_stage_entry_that_faults_is_never_cached_6_2_4_1(fields: dict[str,
 def test_second_stage_entry_that_is_not_present_is_tagged_for_caching_mode_6_1(level: int) -> None:
     unit = Unit("second")
     unit.second.set_fields(IOVA, level, {"R": 0, "W": 0})
-    assert tables_read(unit)[-1].cached == second_stage()[4 - level]
+    assert tables_read(unit)[-1].cached == second_stage(space=0)[4 - level]
 
 
 def test_nested_walk_shows_the_second_stage_before_each_first_stage_entry_3_8() -> None:
@@ -130,9 +126,9 @@ def test_nested_walk_shows_the_second_stage_before_each_first_stage_entry_3_8() 
     # Second-stage entries serve guest-physical addresses; those of the first stage serve input addresses.
     assert [step.cached for step in steps[4::5]] == first_stage(0)
     table = unit.first.entry_address(IOVA, 4)
-    expected = second_stage(table)
+    expected = second_stage(table, space=0)
     assert [step.cached for step in steps[:4]] == expected
-    assert [step.cached for step in steps[-4:]] == second_stage(0x180_0000)
+    assert [step.cached for step in steps[-4:]] == second_stage(0x180_0000, space=0)
 
 
 @pytest.mark.parametrize("stages", ["first", "second"])

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from harness.errors import SpecError
 from harness.model.access import Access, AccessKind, Bypassed, Fault, Mapping, Permissions, Translated
-from harness.model.engine import translate_range
+from harness.model.engine import TableLoop, translate_range
 from harness.model.memory import MappedMemory, Region, SparseMemory
 from harness.model.radix import RadixTable
 from harness.model.vtd import VtdEngine, VtdFaultReason, VtdRegisters, VtdTables
 from harness.model.vtd.context import TranslationType
 from harness.model.vtd.registers import capabilities
-from harness.model.vtd.second_stage import TableLoop
 
 RID = 0x0028
 RW = Permissions.READ | Permissions.WRITE
