@@ -44,8 +44,9 @@ from harness.model.vtd import (
     VtdScalableTables,
     VtdTables,
 )
-from harness.model.vtd.interrupt_tables import InterruptTable, remappable_message
-from harness.model.vtd.registers import GSTS_REG, RTADDR_REG, TranslationTableMode
+from harness.model.vtd.interrupts.tables import InterruptTable, remappable_message
+from harness.model.vtd.register_layouts import GSTS_REG, RTADDR_REG
+from harness.model.vtd.registers import TranslationTableMode
 from harness.model.vtd.registers import capabilities as vtd_capabilities
 
 __all__ = ["dense_vtd", "every_interrupt", "every_walk"]

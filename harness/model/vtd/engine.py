@@ -23,16 +23,16 @@ from harness.model.access import (
 from harness.model.engine import CommandResult, MsiOutcome, MsiWrite, check_within_page
 from harness.model.explanation import Explanation, Step
 from harness.model.memory import Memory, Region
-from harness.model.vtd.commands import execute
 from harness.model.vtd.fault_conditions import FaultReporter, blocked
 from harness.model.vtd.faults import VtdBlocked, VtdFaultReason
 from harness.model.vtd.interrupt_range import invalid_interrupt, is_interrupt_request
-from harness.model.vtd.interrupts import InterruptRemapping
+from harness.model.vtd.interrupts.remapping import InterruptRemapping
+from harness.model.vtd.invalidation.commands import execute
 from harness.model.vtd.legacy import LegacyMode
-from harness.model.vtd.page_requests import PageRequest, PageRequestResult, PageTags, put_on_queue, refuse
 from harness.model.vtd.protected_memory import ProtectedMemory
 from harness.model.vtd.register_layouts import GSTS_REG, RTADDR_REG, TranslationTableMode
 from harness.model.vtd.registers import VtdRegisters
+from harness.model.vtd.reporting.page_requests import PageRequest, PageRequestResult, PageTags, put_on_queue, refuse
 from harness.model.vtd.scalable import ScalableMode
 from harness.model.x86_message import INTERRUPT_RANGE
 
@@ -136,7 +136,7 @@ class VtdEngine:
     def submit(self, command: int | bytes) -> CommandResult:
         """See `Engine`: one invalidation descriptor, its bits or bytes, whether or not the queue is enabled.
 
-        What a whole queue does, and the registers afterwards, is `harness.model.vtd.queue`'s to say.
+        What a whole queue does, and the registers afterwards, is `harness.model.vtd.invalidation.queue`'s to say.
 
         Raises:
             SpecError: it is not as wide as IQA_REG.DW says.

@@ -31,8 +31,8 @@ from harness.model.vtd.context import Context, ContextBlocked, ContextTables, Tr
 from harness.model.vtd.fault_conditions import FaultReporter
 from harness.model.vtd.faults import VtdFaultReason
 from harness.model.vtd.interrupt_range import answer_translation_request, overlaps_interrupt_range
-from harness.model.vtd.page_requests import PageTags
 from harness.model.vtd.registers import VtdRegisters
+from harness.model.vtd.reporting.page_requests import PageTags
 from harness.model.vtd.root import find_context_table
 from harness.model.vtd.second_stage import LEAF_ENTRY, Leaf, SecondStage
 from harness.model.x86_message import INTERRUPT_RANGE

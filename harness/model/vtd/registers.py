@@ -10,19 +10,12 @@ from harness.errors import SpecError
 from harness.model.vtd.extended_capabilities import ExtendedCapabilities
 from harness.model.vtd.register_layouts import (
     CAP_REG,
-    ECAP_REG,
     GSTS_REG,
-    PMEN_REG,
     RTADDR_REG,
     TranslationTableMode,
 )
 
 __all__ = [
-    "CAP_REG",
-    "ECAP_REG",
-    "GSTS_REG",
-    "PMEN_REG",
-    "RTADDR_REG",
     "TranslationTableMode",
     "VtdRegisters",
     "capabilities",

@@ -17,10 +17,10 @@ from harness.model.vtd.context import ContextBlocked
 from harness.model.vtd.fault_conditions import FaultReporter
 from harness.model.vtd.faults import VtdFaultReason
 from harness.model.vtd.host_permissions import HostPermissions
-from harness.model.vtd.page_requests import PageTags
 from harness.model.vtd.pasid import PasidBlocked, PasidEntry, PasidTables
 from harness.model.vtd.pasid_translation import PasidTranslator
 from harness.model.vtd.registers import VtdRegisters
+from harness.model.vtd.reporting.page_requests import PageTags
 from harness.model.vtd.root import find_scalable_context_table
 from harness.model.vtd.scalable_context import ScalableContext, ScalableContextTables
 from harness.model.x86_message import INTERRUPT_RANGE

@@ -34,7 +34,8 @@ from harness.model.virtio_iommu import (
     VirtioIommuConfig,
 )
 from harness.model.vtd import VtdRegisters, VtdTables
-from harness.model.vtd.registers import GSTS_REG, capabilities
+from harness.model.vtd.register_layouts import GSTS_REG
+from harness.model.vtd.registers import capabilities
 from harness.state import open_state
 from harness.state.dump import elf_regions
 from harness.state.read import ENGINES, parse_requester

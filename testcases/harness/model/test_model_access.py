@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.errors import SpecError
 from harness.model.access import Access, AccessKind, Fault, Mapping, Outcome, Permissions, Translated
-from harness.model.engine import AccessCrossesPage, Engine, check_within_page, split, translate_range
+from harness.model.engine import AccessCrossesPage, CommandResult, Engine, check_within_page, split, translate_range
 from harness.model.explanation import Explanation, Step
 from harness.model.memory import SparseMemory
 from harness.model.virtio_iommu import FaultReason, Request, Status, VirtioIommuConfig, VirtioIommuEngine
@@ -110,6 +110,6 @@ def test_an_explanation_is_aligned_text() -> None:
 
 def test_both_models_have_the_shape_of_an_engine() -> None:
     registers = VtdRegisters(rtaddr=0, cap=0, ecap=0, gsts=0)
-    vtd: Engine[object, object] = VtdEngine(registers, SparseMemory())
+    vtd: Engine[int, CommandResult] = VtdEngine(registers, SparseMemory())
     virtio: Engine[Request, Status | None] = VirtioIommuEngine(VirtioIommuConfig(endpoints={}))
     assert (vtd.granule, virtio.granule) == (PAGE, PAGE)

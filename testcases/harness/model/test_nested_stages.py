@@ -54,10 +54,11 @@ from harness.model.vtd import (
     VtdScalableTables,
     VtdTables,
 )
-from harness.model.vtd.commands import IQA_REG
 from harness.model.vtd.context import TranslationType
-from harness.model.vtd.descriptors import DescriptorType, build_descriptor
-from harness.model.vtd.registers import ECAP_REG, GSTS_REG, capabilities
+from harness.model.vtd.invalidation.commands import IQA_REG
+from harness.model.vtd.invalidation.descriptors import DescriptorType, build_descriptor
+from harness.model.vtd.register_layouts import ECAP_REG, GSTS_REG
+from harness.model.vtd.registers import capabilities
 
 RID, HOST_RID = 0x28, 0x30
 PAGE = 0x1000

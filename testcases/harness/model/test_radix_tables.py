@@ -18,7 +18,7 @@ from harness.model.memory import OutsideMemory, Region, SparseMemory
 from harness.model.radix import LeafEntry, PageAllocator, RadixTable, TableEntry, TableFormat
 from harness.model.riscv.pages import SCHEMES, PteFormat
 from harness.model.smmuv3.formats import Stage1Format, Stage2Format
-from harness.model.vtd.page_formats import FirstStageFormat, SecondStageFormat
+from harness.model.vtd.build.page_formats import FirstStageFormat, SecondStageFormat
 
 RW = Permissions.READ | Permissions.WRITE
 _WINDOW = 1 << 26

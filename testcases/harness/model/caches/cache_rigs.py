@@ -45,15 +45,16 @@ from harness.model.vtd import (
     VtdScalableTables,
     VtdTables,
 )
-from harness.model.vtd.commands import IQA_REG
-from harness.model.vtd.descriptors import (
+from harness.model.vtd.invalidation.commands import IQA_REG
+from harness.model.vtd.invalidation.descriptors import (
     DescriptorType,
     Granularity,
     PasidCacheGranularity,
     PasidIotlbGranularity,
     build_descriptor,
 )
-from harness.model.vtd.registers import ECAP_REG, GSTS_REG, capabilities
+from harness.model.vtd.register_layouts import ECAP_REG, GSTS_REG
+from harness.model.vtd.registers import capabilities
 
 RID = 0x28
 PASID = 5

@@ -42,9 +42,9 @@ from harness.model.virtio_iommu import (
 )
 from harness.model.vtd import SecondStageFormat, VtdEngine, VtdFaultReason, VtdRegisters, VtdTables
 from harness.model.vtd.context import TranslationType
-from harness.model.vtd.descriptors import DescriptorType, Granularity, build_descriptor
-from harness.model.vtd.interrupt_tables import InterruptTable, remappable_message
-from harness.model.vtd.registers import CAP_REG, GSTS_REG
+from harness.model.vtd.interrupts.tables import InterruptTable, remappable_message
+from harness.model.vtd.invalidation.descriptors import DescriptorType, Granularity, build_descriptor
+from harness.model.vtd.register_layouts import CAP_REG, GSTS_REG
 
 RW = Permissions.READ | Permissions.WRITE
 

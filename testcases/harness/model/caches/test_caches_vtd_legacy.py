@@ -18,10 +18,12 @@ from harness.model.caches.staleness import ALLOWED, Allowed, NotAllowed
 from harness.model.invalidation import Invalidation
 from harness.model.memory import SparseMemory
 from harness.model.radix import RadixTable
-from harness.model.vtd import SecondStageFormat, VtdEngine, VtdFaultReason, VtdRegisters, VtdTables, scopes
+from harness.model.vtd import SecondStageFormat, VtdEngine, VtdFaultReason, VtdRegisters, VtdTables
 from harness.model.vtd.context import CONTEXT_ENTRY, TranslationType, context_entry_address
-from harness.model.vtd.descriptors import Granularity
-from harness.model.vtd.registers import CAP_REG, ECAP_REG, GSTS_REG, capabilities
+from harness.model.vtd.invalidation import scopes
+from harness.model.vtd.invalidation.descriptors import Granularity
+from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG, GSTS_REG
+from harness.model.vtd.registers import capabilities
 from harness.model.vtd.root import ROOT_ENTRY, root_entry_address
 
 RID, OTHER = 0x0028, 0x0030

@@ -10,8 +10,13 @@ from vtd_units import HAW, IOVA, PASID, RID, Unit
 from harness.model.access import Access, AccessKind
 from harness.model.invalidation import CachedEntry, EntryKind, Invalidation
 from harness.model.vtd import VtdRegisters
-from harness.model.vtd.commands import IQA_REG, execute
-from harness.model.vtd.descriptors import DescriptorType, Granularity, PasidIotlbGranularity, build_descriptor
+from harness.model.vtd.invalidation.commands import IQA_REG, execute
+from harness.model.vtd.invalidation.descriptors import (
+    DescriptorType,
+    Granularity,
+    PasidIotlbGranularity,
+    build_descriptor,
+)
 from harness.model.vtd.registers import capabilities
 
 DOMAIN = 7

@@ -15,8 +15,8 @@ from harness.model.engine import CommandResult, MsiWrite
 from harness.model.invalidation import CachedEntry, EntryKind, Invalidation
 from harness.model.memory import SparseMemory
 from harness.model.vtd import VtdEngine
-from harness.model.vtd.commands import IQA_REG, VtdQueueError, execute
-from harness.model.vtd.descriptors import (
+from harness.model.vtd.invalidation.commands import IQA_REG, VtdQueueError, execute
+from harness.model.vtd.invalidation.descriptors import (
     DESCRIPTORS,
     DescriptorType,
     Granularity,
@@ -26,9 +26,9 @@ from harness.model.vtd.descriptors import (
     build_descriptor,
     descriptor_type,
 )
+from harness.model.vtd.invalidation.scopes import device_tlb_pages, masked_pages
 from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG, RTADDR_REG, TranslationTableMode
 from harness.model.vtd.registers import VtdRegisters
-from harness.model.vtd.scopes import device_tlb_pages, masked_pages
 
 LEGACY, SCALABLE, ABORT = TranslationTableMode.LEGACY, TranslationTableMode.SCALABLE, TranslationTableMode.ABORT_DMA
 ALL = {"QI": 1, "DT": 1, "IR": 1, "MHMV": 15, "PRS": 1, "DIT": 1, "PDS": 1, "SMTS": 1, "ADMS": 1, "HPTS": 1}

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from harness.errors import SpecError
 from harness.model.engine import MsiWrite
-from harness.model.vtd.events import write_fectl, write_fsts
-from harness.model.vtd.fault_log import FaultLog, Recorded
 from harness.model.vtd.faults import VtdFaultReason, VtdFaultRecord
 from harness.model.vtd.register_layouts import CAP_REG
 from harness.model.vtd.registers import VtdRegisters
+from harness.model.vtd.reporting.events import write_fectl, write_fsts
+from harness.model.vtd.reporting.fault_log import FaultLog, Recorded
 
 PFO, PPF, IQE = 1 << 0, 1 << 1, 1 << 4
 IP, IM = 1 << 30, 1 << 31

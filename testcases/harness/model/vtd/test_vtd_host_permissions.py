@@ -10,9 +10,9 @@ from vtd_units import HAW, NOWHERE, PASID, RID, Unit
 
 from harness.model.access import Access, AccessKind, AddressType, Bypassed, BypassReason, Outcome
 from harness.model.vtd import VtdFaultReason
+from harness.model.vtd.build.legacy import write_entry
 from harness.model.vtd.host_permissions import HOST_PERMISSION_ENTRIES
 from harness.model.vtd.registers import capabilities
-from harness.model.vtd.tables import write_entry
 
 READ, WRITE = AccessKind.READ, AccessKind.WRITE
 # Bits of an address that choose a PPi choose the entry of the table below as well.

@@ -19,9 +19,9 @@ from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Region, SparseMemory
 from harness.model.vtd import VtdEngine
 from harness.model.vtd.faults import VtdFaultReason, VtdFaultRecord
-from harness.model.vtd.interrupt_entries import IRTA_REG, SourceQualifier, SourceValidation
-from harness.model.vtd.interrupt_tables import InterruptTable, remappable_message
-from harness.model.vtd.interrupts import InterruptRemapping
+from harness.model.vtd.interrupts.entries import IRTA_REG, SourceQualifier, SourceValidation
+from harness.model.vtd.interrupts.remapping import InterruptRemapping
+from harness.model.vtd.interrupts.tables import InterruptTable, remappable_message
 from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG
 from harness.model.vtd.registers import VtdRegisters
 from harness.model.x86_message import DeliveryMode, X86Message

@@ -13,10 +13,10 @@ from harness.errors import SpecError
 from harness.model.engine import MsiWrite
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.vtd import VtdEngine, VtdFaultReason, VtdFaultRecord, VtdRegisters
-from harness.model.vtd.descriptors import ResponseCode
-from harness.model.vtd.events import write_pectl, write_prs
 from harness.model.vtd.faults import VtdBlocked
-from harness.model.vtd.page_requests import PageRequest, PageRequestResult
+from harness.model.vtd.invalidation.descriptors import ResponseCode
+from harness.model.vtd.reporting.events import write_pectl, write_prs
+from harness.model.vtd.reporting.page_requests import PageRequest, PageRequestResult
 
 QUEUE = 0x80_0000
 IM, IP = 1 << 31, 1 << 30

@@ -14,12 +14,18 @@ from reasons import assert_every_code_is_reached
 from harness.model.access import MemoryWrite
 from harness.model.engine import CommandResult, MsiWrite
 from harness.model.memory import Region, SparseMemory
-from harness.model.vtd.commands import IQA_REG, VtdQueueError
-from harness.model.vtd.descriptors import DescriptorType, Granularity, build_descriptor
-from harness.model.vtd.events import write_fectl, write_fsts, write_ics, write_iectl
-from harness.model.vtd.queue import DeviceTlbFailure, QueueRun, process_queue, queue_size, report_device_tlb
+from harness.model.vtd.invalidation.commands import IQA_REG, VtdQueueError
+from harness.model.vtd.invalidation.descriptors import DescriptorType, Granularity, build_descriptor
+from harness.model.vtd.invalidation.queue import (
+    DeviceTlbFailure,
+    QueueRun,
+    process_queue,
+    queue_size,
+    report_device_tlb,
+)
 from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG, RTADDR_REG, TranslationTableMode
 from harness.model.vtd.registers import VtdRegisters
+from harness.model.vtd.reporting.events import write_fectl, write_fsts, write_ics, write_iectl
 
 QUEUE = 0x4000
 RAM = 0x10_0000

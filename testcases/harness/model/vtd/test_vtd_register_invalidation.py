@@ -12,8 +12,7 @@ from reasons import assert_every_code_is_reached
 
 from harness.model.engine import CommandResult
 from harness.model.invalidation import CachedEntry, EntryKind, Invalidation
-from harness.model.vtd.descriptors import Granularity
-from harness.model.vtd.register_invalidation import (
+from harness.model.vtd.invalidation.by_register import (
     CCMD_REG,
     IOTLB_REG,
     IVA_REG,
@@ -22,6 +21,7 @@ from harness.model.vtd.register_invalidation import (
     write_ccmd,
     write_iotlb,
 )
+from harness.model.vtd.invalidation.descriptors import Granularity
 from harness.model.vtd.register_layouts import CAP_REG
 from harness.model.vtd.registers import VtdRegisters
 

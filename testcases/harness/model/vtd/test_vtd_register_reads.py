@@ -8,10 +8,8 @@ import pytest
 
 from harness.errors import SpecError
 from harness.model.bits import Layout
-from harness.model.vtd.commands import IQA_REG
-from harness.model.vtd.events import EVENT_CONTROL, FSTS_REG, ICS_REG, PRS_REG
 from harness.model.vtd.faults import FRCD_REG
-from harness.model.vtd.interrupt_entries import (
+from harness.model.vtd.interrupts.entries import (
     IRTA_REG,
     POSTED_DESCRIPTOR,
     POSTED_ENTRY,
@@ -19,10 +17,12 @@ from harness.model.vtd.interrupt_entries import (
     REMAPPABLE_DATA,
     REMAPPED_ENTRY,
 )
-from harness.model.vtd.queue import IQERCD_REG, IQH_REG, IQT_REG
-from harness.model.vtd.register_invalidation import CCMD_REG, IOTLB_REG, IVA_REG
+from harness.model.vtd.invalidation.by_register import CCMD_REG, IOTLB_REG, IVA_REG
+from harness.model.vtd.invalidation.commands import IQA_REG
+from harness.model.vtd.invalidation.queue import IQERCD_REG, IQH_REG, IQT_REG
 from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG
 from harness.model.vtd.registers import VtdRegisters, capabilities
+from harness.model.vtd.reporting.events import EVENT_CONTROL, FSTS_REG, ICS_REG, PRS_REG
 
 FRO, IRO = 0x22, 0x0F
 

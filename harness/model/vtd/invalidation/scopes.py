@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from harness.model.invalidation import EntryKind, Invalidation
-from harness.model.vtd.descriptors import Granularity, PasidCacheGranularity, PasidIotlbGranularity
+from harness.model.vtd.invalidation.descriptors import Granularity, PasidCacheGranularity, PasidIotlbGranularity
 from harness.model.vtd.registers import VtdRegisters
 
 __all__ = [

@@ -22,8 +22,8 @@ from harness.model.access import MemoryWrite
 from harness.model.bits import Field, Layout
 from harness.model.engine import CommandResult
 from harness.model.invalidation import Invalidation
-from harness.model.vtd import scopes
-from harness.model.vtd.descriptors import (
+from harness.model.vtd.invalidation import scopes
+from harness.model.vtd.invalidation.descriptors import (
     DESCRIPTORS,
     DescriptorType,
     Granularity,
@@ -31,9 +31,9 @@ from harness.model.vtd.descriptors import (
     PasidIotlbGranularity,
     descriptor_type,
 )
-from harness.model.vtd.events import complete_wait
 from harness.model.vtd.register_layouts import TranslationTableMode
 from harness.model.vtd.registers import VtdRegisters
+from harness.model.vtd.reporting.events import complete_wait
 
 __all__ = ["IQA_REG", "Executed", "VtdQueueError", "descriptor_size", "execute", "mode_error"]
 

@@ -14,11 +14,11 @@ from harness.model.access import Access, AccessKind, Fault, MemoryWrite
 from harness.model.bits import Field, Layout
 from harness.model.engine import MsiWrite
 from harness.model.invalidation import Invalidation
-from harness.model.vtd import scopes
-from harness.model.vtd.descriptors import Granularity, PasidIotlbGranularity, ResponseCode
-from harness.model.vtd.events import PRS_REG, raise_page_request_status
+from harness.model.vtd.invalidation import scopes
+from harness.model.vtd.invalidation.descriptors import Granularity, PasidIotlbGranularity, ResponseCode
 from harness.model.vtd.pasid import PasidTranslation
 from harness.model.vtd.registers import VtdRegisters
+from harness.model.vtd.reporting.events import PRS_REG, raise_page_request_status
 
 __all__ = [
     "PAGE_REQUEST_DESCRIPTOR",

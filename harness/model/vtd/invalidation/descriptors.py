@@ -8,7 +8,7 @@ Those of 128 bits are padded with 128 zero bits where the queue takes 256 (IQA_R
 >>> descriptor_type(bits)
 <DescriptorType.IOTLB: 2>
 
-What they do is in `harness.model.vtd.commands`.
+What they do is in `harness.model.vtd.invalidation.commands`.
 """
 
 from __future__ import annotations

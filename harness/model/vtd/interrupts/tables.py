@@ -1,5 +1,5 @@
 """Builds interrupt remapping tables, posted-interrupt descriptors and remappable messages: the mirror image of
-`harness.model.vtd.interrupts`, legal by default, any field overridable.
+`harness.model.vtd.interrupts.remapping`, legal by default, any field overridable.
 
 >>> from harness.model.memory import SparseMemory
 >>> table = InterruptTable(SparseMemory(), 0x10000)
@@ -19,7 +19,7 @@ from harness.errors import SpecError
 from harness.model.bits import changed
 from harness.model.memory import WritableMemory
 from harness.model.radix import NO_OVERRIDES
-from harness.model.vtd.interrupt_entries import (
+from harness.model.vtd.interrupts.entries import (
     IRTA_REG,
     POSTED_DESCRIPTOR,
     POSTED_ENTRY,

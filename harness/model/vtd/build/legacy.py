@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from harness.model.bits import Layout, changed
 from harness.model.memory import WritableMemory
 from harness.model.radix import NO_OVERRIDES, PageAllocator, RadixTable
+from harness.model.vtd.build.page_formats import SecondStageFormat
 from harness.model.vtd.context import CONTEXT_ENTRY, TranslationType, context_entry_address
-from harness.model.vtd.page_formats import SecondStageFormat
 from harness.model.vtd.root import ROOT_ENTRY, root_entry_address
 
 __all__ = ["VtdTables", "change_entry", "write_entry"]

@@ -14,7 +14,7 @@ from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.vtd.faults import VtdFaultReason, VtdFaultRecord
-from harness.model.vtd.interrupt_entries import (
+from harness.model.vtd.interrupts.entries import (
     IRTA_REG,
     POSTED_DESCRIPTOR,
     POSTED_ENTRY,

@@ -17,8 +17,8 @@ from typing import NamedTuple
 from harness.model.bits import Field, Layout, changed
 from harness.model.engine import CommandResult
 from harness.model.invalidation import Invalidation
-from harness.model.vtd import scopes
-from harness.model.vtd.descriptors import Granularity
+from harness.model.vtd.invalidation import scopes
+from harness.model.vtd.invalidation.descriptors import Granularity
 from harness.model.vtd.register_layouts import TranslationTableMode
 from harness.model.vtd.registers import VtdRegisters
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from harness.errors import SpecError
 from harness.model.memory import WritableMemory
 from harness.model.radix import NO_OVERRIDES, PageAllocator, RadixTable
+from harness.model.vtd.build.legacy import change_entry, write_entry
 from harness.model.vtd.pasid import (
     DIRECTORY_ENTRY,
     PASID_ENTRY,
@@ -17,7 +18,6 @@ from harness.model.vtd.pasid import (
 )
 from harness.model.vtd.root import SCALABLE_ROOT_ENTRY, root_entry_address
 from harness.model.vtd.scalable_context import SCALABLE_CONTEXT_ENTRY, scalable_context_address
-from harness.model.vtd.tables import change_entry, write_entry
 
 __all__ = ["VtdScalableTables"]
 

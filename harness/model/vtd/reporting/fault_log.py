@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 
 from harness.model.bits import changed
 from harness.model.engine import MsiWrite
-from harness.model.vtd.events import FSTS_REG, raise_status, settle_fault_event
 from harness.model.vtd.faults import FRCD_REG, VtdFaultRecord
 from harness.model.vtd.register_layouts import GSTS_REG
 from harness.model.vtd.registers import VtdRegisters
+from harness.model.vtd.reporting.events import FSTS_REG, raise_status, settle_fault_event
 
 __all__ = ["FaultLog", "Recorded"]
 

@@ -20,10 +20,10 @@ from enum import StrEnum
 from harness.model.bits import Field, Layout, changed
 from harness.model.engine import CommandResult, MsiWrite
 from harness.model.memory import Memory, OutsideMemory
-from harness.model.vtd.commands import IQA_REG, VtdQueueError, descriptor_size, execute, mode_error
-from harness.model.vtd.descriptors import DESCRIPTORS, DescriptorType, descriptor_type
-from harness.model.vtd.events import FSTS_REG, Event, raise_status
+from harness.model.vtd.invalidation.commands import IQA_REG, VtdQueueError, descriptor_size, execute, mode_error
+from harness.model.vtd.invalidation.descriptors import DESCRIPTORS, DescriptorType, descriptor_type
 from harness.model.vtd.registers import VtdRegisters
+from harness.model.vtd.reporting.events import FSTS_REG, Event, raise_status
 
 __all__ = [
     "IQERCD_REG",

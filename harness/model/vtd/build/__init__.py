@@ -1,0 +1,1 @@
+"""Builders of the tables that the VT-d engine walks: its mirror image."""

@@ -1,0 +1,1 @@
+"""VT-d invalidation: descriptors, what they drop, the queue, and the registers before it (VT-d 6.5)."""
