@@ -244,12 +244,10 @@ class RadixTable:
         if page.level == leaf.page.level:
             self._write_pages(entry_address, leaf.address, 1 << leaf.page.shift, page, leaf.permissions)
             return
-        span = 1 << self.format.level_shift(leaf.page.level)
-        for part in range(self._parts(leaf.page)):
-            table = self.pages.take(self._table_size(leaf.page.level - 1))
-            self._write_pages(table, leaf.address + part * span, span, page, leaf.permissions)
-            entry = self.format.table_entry(table, leaf.page.level)
-            self._write(entry_address + part * self.format.entry_size, entry)
+        # The smallest page of a level takes one entry, which a table of the level below replaces.
+        table = self.pages.take(self._table_size(leaf.page.level - 1))
+        self._write_pages(table, leaf.address, 1 << leaf.page.shift, page, leaf.permissions)
+        self._write(entry_address, self.format.table_entry(table, leaf.page.level))
 
     def grow(self) -> None:
         """Add a level on top, whose first entry leads to what was the root."""

@@ -179,6 +179,9 @@ def test_splitting_keeps_permissions_and_addresses(kind: Kind) -> None:
         assert all(leaf.address - iova == 3 * large for iova, leaf in leaves)
         assert all(leaf.permissions & RW == Permissions.READ for _, leaf in leaves)
         assert sum(1 << leaf.page.shift for _, leaf in leaves) == large
+        memory = table.pages.memory
+        assert isinstance(memory, SparseMemory)
+        assert max(address for address, value in memory.words() if value) < table.pages.next_page
 
 
 def test_the_smallest_page_cannot_be_split(kind: Kind) -> None:
