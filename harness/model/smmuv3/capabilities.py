@@ -2,7 +2,8 @@
 
 Some features of SMMUv3.2 and later are not modelled. An SMMU that announces one is judged as if it did not, so that the
 fields that would enable the feature are reserved or ignored as on an SMMU without it; `Smmuv3Capabilities.unmodelled`
-names those that are announced.
+names those that are announced. VMSAv8-32 tables are the exception: nothing else tells what they translate, so that an
+STE or CD that selects them, where the SMMU has them, is `NotModelled`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from harness.errors import SpecError
 from harness.model.bits import Field, Layout
+from harness.model.engine import NotModelled
 
 __all__ = ["ADDRESS_SIZES", "IDR0", "IDR1", "IDR3", "IDR5", "Smmuv3Capabilities", "capabilities"]
 
@@ -161,6 +163,22 @@ class Smmuv3Capabilities:
     def aarch64_tables(self) -> bool:
         """IDR0.TTF[1]: VMSAv8-64 tables, the only ones that are modelled."""
         return bool(IDR0["TTF"].get(self.idr0) & 0b10)
+
+    def check_modelled(self, aa64: int, what: str) -> None:
+        """Refuse an STE or CD that selects VMSAv8-32 tables on an SMMU that has them.
+
+        Args:
+            aa64: its S2AA64 or AA64.
+            what: its name.
+
+        Raises:
+            NotModelled: it does.
+        """
+        if not aa64 and IDR0["TTF"].get(self.idr0) & 0b01:
+            raise NotModelled(
+                f"the {what} selects VMSAv8-32 tables, which this SMMU has (IDR0.TTF) and the model does not",
+                hint="nothing can be said of what it translates",
+            )
 
     @property
     def hardware_access_flag(self) -> bool:

@@ -192,7 +192,7 @@ class ContextTables:
             return None
         if (not fields["S"] and stall_model == 0b10) or (not fields["A"] and capabilities.aborts_only):
             return None
-        # Only VMSAv8-64 tables are modelled.
+        capabilities.check_modelled(fields["AA64"], "CD")
         if not fields["AA64"] or not capabilities.aarch64_tables:
             return None
         if (fields["HA"] or fields["HD"]) and not capabilities.hardware_access_flag:

@@ -212,7 +212,7 @@ class StreamTable:
         stall_model = capabilities.stall_model
         if (stall_model == 0b01 and fields["S2S"]) or (stall_model == 0b10 and not fields["S2S"]):
             return None
-        # Only VMSAv8-64 tables are modelled.
+        capabilities.check_modelled(fields["S2AA64"], "STE")
         if not fields["S2AA64"] or not capabilities.aarch64_tables:
             return None
         if (fields["S2HA"] or fields["S2HD"]) and not capabilities.hardware_access_flag:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.model.access import Access, AccessKind, AddressType, Fault, Outcome
-from harness.model.memory import Region, SparseMemory
+from harness.model.memory import OffsetMemory, Region, SparseMemory
 from harness.model.radix import PageAllocator, RadixTable
 from harness.model.smmuv3 import (
     Smmuv3ContextTable,
@@ -32,25 +32,6 @@ TABLES_IPA, TABLES_SIZE, MOVED = 0x100_0000, 0x100_0000, 0x100_0000
 ENABLED = CR0.encode({"SMMUEN": 1, "EVENTQEN": 1, "CMDQEN": 1})
 ATSCHK = CR0["ATSCHK"].mask
 READ, WRITE, EXECUTE = AccessKind.READ, AccessKind.WRITE, AccessKind.EXECUTE
-
-
-class MovedMemory:
-    """Physical memory as it looks through stage 2: addresses are IPAs."""
-
-    def __init__(self, memory: SparseMemory) -> None:
-        self.memory = memory
-
-    def read(self, address: int, size: int) -> bytes:
-        return self.memory.read(address + MOVED, size)
-
-    def read_u64(self, address: int) -> int:
-        return self.memory.read_u64(address + MOVED)
-
-    def write(self, address: int, data: bytes) -> None:
-        self.memory.write(address + MOVED, data)
-
-    def write_u64(self, address: int, value: int) -> None:
-        self.memory.write_u64(address + MOVED, value)
 
 
 @dataclass
@@ -88,7 +69,7 @@ class Unit:
         if nested:
             assert self.stage2 is not None
             self.stage2.map(TABLES_IPA, TABLES_IPA + MOVED, TABLES_SIZE)
-            self.pages = PageAllocator(MovedMemory(self.memory), TABLES_IPA)
+            self.pages = PageAllocator(OffsetMemory(self.memory, MOVED), TABLES_IPA)
         self.contexts: Smmuv3ContextTable | None = None
         self.stage1: RadixTable | None = None
         if "1" in self.stages:

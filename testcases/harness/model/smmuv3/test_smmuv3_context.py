@@ -7,6 +7,7 @@ from reasons import assert_fault
 from smmuv3_unit import IOVA, NOWHERE, OUTPUT, SID, Unit, record_of
 
 from harness.model.access import Bypassed, BypassReason, Permissions, Translated
+from harness.model.engine import NotModelled
 from harness.model.radix import RadixTable
 from harness.model.smmuv3 import Smmuv3EventType, Stage1Format
 
@@ -211,3 +212,10 @@ def test_el2_host_regime_has_two_tables_5_2() -> None:
     unit.tables.set_fields(SID, {"STRW": 0b10})
     unit.cd.set_fields(0, {"EPD0": 1})
     assert_fault(unit.access(), Smmuv3EventType.F_TRANSLATION)
+
+
+def test_vmsav8_32_tables_are_not_modelled_where_the_smmu_has_them_5_4() -> None:
+    unit = Unit(caps={"TTF": 0b11})
+    unit.cd.set_fields(0, {"AA64": 0})
+    with pytest.raises(NotModelled, match="CD selects VMSAv8-32"):
+        unit.access()

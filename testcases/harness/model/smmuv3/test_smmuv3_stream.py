@@ -7,6 +7,7 @@ from reasons import assert_fault
 from smmuv3_unit import IOVA, NOWHERE, OUTPUT, READ, SID, WRITE, Unit, record_of
 
 from harness.model.access import Access, Bypassed, BypassReason, Permissions, Translated
+from harness.model.engine import NotModelled
 from harness.model.smmuv3 import Smmuv3Engine, Smmuv3EventClass, Smmuv3EventType, Smmuv3Terminated
 from harness.model.smmuv3.registers import CR2, GBPA
 
@@ -287,3 +288,10 @@ def test_hand_written_two_levels_of_cds_translate() -> None:
     assert isinstance(outcome, Translated)
     assert (outcome.address, outcome.size) == (0x4567_8010, 0x4000)
     assert [(write.address, write.data.hex()) for write in outcome.writes] == [(table + 24, "438c674500006000")]
+
+
+def test_vmsav8_32_tables_are_not_modelled_where_the_smmu_has_them_5_2() -> None:
+    unit = Unit("2", caps={"TTF": 0b11})
+    unit.tables.set_fields(SID, {"S2AA64": 0})
+    with pytest.raises(NotModelled, match="STE selects VMSAv8-32"):
+        unit.access()
