@@ -152,10 +152,6 @@ COMMANDS: Mapping[AmdviOpcode, Layout] = {
     ),
 }
 
-_RESERVED: Mapping[AmdviOpcode, int] = {
-    opcode: sum(field.mask for field in layout.fields if field.name.startswith("RSVD"))
-    for opcode, layout in COMMANDS.items()
-}
 _OPCODES = frozenset(int(opcode) for opcode in COMMANDS)
 _ILLEGAL = CommandResult(error=AmdviEventCode.ILLEGAL_COMMAND_ERROR)
 _HARDWARE_ERROR = CommandResult(error=AmdviEventCode.COMMAND_HARDWARE_ERROR)
@@ -227,7 +223,7 @@ class AmdviCommands:
         opcode = AmdviOpcode(number)
         layout = COMMANDS[opcode]
         fields = {name: value for name, value in layout.decode(command) if not name.startswith("RSVD")}
-        if opcode in self._missing or command & _RESERVED[opcode]:
+        if opcode in self._missing or command & layout.reserved:
             return _ILLEGAL
         if not self._guest and (fields.get("GN") or any(fields[name] for name in fields if name.startswith("PASID"))):
             return _ILLEGAL

@@ -51,146 +51,132 @@ class HardwareErrorType(IntEnum):
     DATA_ERROR = 3
 
 
-def _layout(name: str, section: str, low: tuple[Field, ...], high: tuple[Field, ...]) -> Layout:
-    return Layout(name, section, (*low, Field("EventCode", 60, 4), *high))
+def _layout(name: str, section: str, *fields: Field) -> Layout:
+    """The layout of an event, from its fields but for the event code, which all have in the same place."""
+    every = (*fields, Field("EventCode", 60, 4))
+    return Layout(name, section, tuple(sorted(every, key=lambda entry: entry.low)))
 
 
-# PASID bits 19:16, and what stands beside them in all events that name an address space.
+def _address(low: int) -> tuple[Field, ...]:
+    """The second half of an event: an address, of which the bits below `low` are not there."""
+    address = Field("Address", 64 + low, 64 - low, in_place=low > 0)
+    return (Field("RSVD_64", 64, low), address) if low else (address,)
+
+
 _DEVICE = Field("DeviceID", 0, 16)
-_PASID_HIGH = Field("PASID_19_16", 16, 4)
-_ADDRESS = (Field("Address", 64, 64),)
+
+
+def _space(name: str) -> tuple[Field, ...]:
+    """What an event starts with that names an address space: PASID bits 15:0, or what else stands in their place."""
+    return (
+        _DEVICE,
+        Field("PASID_19_16", 16, 4),
+        Field("RSVD_20", 20, 12),
+        Field(name, 32, 16),
+        Field("GN", 48, 1),
+    )
+
+
+# Bits 59:51 of the errors of reading a table.
+_HARDWARE_ERROR = (
+    Field("I", 51, 1),
+    Field("RSVD_52", 52, 1),
+    Field("RW", 53, 1),
+    Field("RSVD_54", 54, 2),
+    Field("TR", 56, 1),
+    Field("Type", 57, 2),
+    Field("RSVD_59", 59, 1),
+)
 
 EVENTS: Mapping[AmdviEventCode, Layout] = {
     AmdviEventCode.ILLEGAL_DEV_TABLE_ENTRY: _layout(
         "ILLEGAL_DEV_TABLE_ENTRY",
         "AMD-Vi 2.5.2",
-        (
-            _DEVICE,
-            _PASID_HIGH,
-            Field("RSVD_20", 20, 12),
-            Field("PASID_15_0", 32, 16),
-            Field("GN", 48, 1),
-            Field("RSVD_49", 49, 2),
-            Field("I", 51, 1),
-            Field("RSVD_52", 52, 1),
-            Field("RW", 53, 1),
-            Field("RSVD_54", 54, 1),
-            Field("RZ", 55, 1),
-            Field("TR", 56, 1),
-            Field("RSVD_57", 57, 3),
-        ),
-        (Field("RSVD_64", 64, 2), Field("Address", 66, 62, in_place=True)),
+        *_space("PASID_15_0"),
+        Field("RSVD_49", 49, 2),
+        Field("I", 51, 1),
+        Field("RSVD_52", 52, 1),
+        Field("RW", 53, 1),
+        Field("RSVD_54", 54, 1),
+        Field("RZ", 55, 1),
+        Field("TR", 56, 1),
+        Field("RSVD_57", 57, 3),
+        *_address(2),
     ),
     AmdviEventCode.IO_PAGE_FAULT: _layout(
         "IO_PAGE_FAULT",
         "AMD-Vi 2.5.3",
-        (
-            _DEVICE,
-            _PASID_HIGH,
-            Field("RSVD_20", 20, 12),
-            Field("DomainID_PASID_15_0", 32, 16),
-            Field("GN", 48, 1),
-            Field("NX", 49, 1),
-            Field("US", 50, 1),
-            Field("I", 51, 1),
-            Field("PR", 52, 1),
-            Field("RW", 53, 1),
-            Field("PE", 54, 1),
-            Field("RZ", 55, 1),
-            Field("TR", 56, 1),
-            Field("RSVD_57", 57, 3),
-        ),
-        _ADDRESS,
+        *_space("DomainID_PASID_15_0"),
+        Field("NX", 49, 1),
+        Field("US", 50, 1),
+        Field("I", 51, 1),
+        Field("PR", 52, 1),
+        Field("RW", 53, 1),
+        Field("PE", 54, 1),
+        Field("RZ", 55, 1),
+        Field("TR", 56, 1),
+        Field("RSVD_57", 57, 3),
+        *_address(0),
     ),
     AmdviEventCode.DEV_TAB_HARDWARE_ERROR: _layout(
         "DEV_TAB_HARDWARE_ERROR",
         "AMD-Vi 2.5.4",
-        (
-            _DEVICE,
-            Field("RSVD_16", 16, 35),
-            Field("I", 51, 1),
-            Field("RSVD_52", 52, 1),
-            Field("RW", 53, 1),
-            Field("RSVD_54", 54, 2),
-            Field("TR", 56, 1),
-            Field("Type", 57, 2),
-            Field("RSVD_59", 59, 1),
-        ),
-        (Field("RSVD_64", 64, 4), Field("Address", 68, 60, in_place=True)),
+        _DEVICE,
+        Field("RSVD_16", 16, 35),
+        *_HARDWARE_ERROR,
+        *_address(4),
     ),
     AmdviEventCode.PAGE_TAB_HARDWARE_ERROR: _layout(
         "PAGE_TAB_HARDWARE_ERROR",
         "AMD-Vi 2.5.5",
-        (
-            _DEVICE,
-            _PASID_HIGH,
-            Field("RSVD_20", 20, 12),
-            Field("DomainID_PASID_15_0", 32, 16),
-            Field("GN", 48, 1),
-            Field("RSVD_49", 49, 2),
-            Field("I", 51, 1),
-            Field("RSVD_52", 52, 1),
-            Field("RW", 53, 1),
-            Field("RSVD_54", 54, 2),
-            Field("TR", 56, 1),
-            Field("Type", 57, 2),
-            Field("RSVD_59", 59, 1),
-        ),
-        # Bits 66:64: the entries of 4 bytes of interrupt tables lose bit 2 of their address.
-        (Field("RSVD_64", 64, 3), Field("Address", 67, 61, in_place=True)),
+        *_space("DomainID_PASID_15_0"),
+        Field("RSVD_49", 49, 2),
+        *_HARDWARE_ERROR,
+        # The entries of 4 bytes of interrupt tables lose bit 2 of their address.
+        *_address(3),
     ),
     AmdviEventCode.ILLEGAL_COMMAND_ERROR: _layout(
-        "ILLEGAL_COMMAND_ERROR",
-        "AMD-Vi 2.5.6",
-        (Field("RSVD_0", 0, 60),),
-        (Field("RSVD_64", 64, 4), Field("Address", 68, 60, in_place=True)),
+        "ILLEGAL_COMMAND_ERROR", "AMD-Vi 2.5.6", Field("RSVD_0", 0, 60), *_address(4)
     ),
     AmdviEventCode.COMMAND_HARDWARE_ERROR: _layout(
         "COMMAND_HARDWARE_ERROR",
         "AMD-Vi 2.5.7",
-        (Field("RSVD_0", 0, 57), Field("Type", 57, 2), Field("RSVD_59", 59, 1)),
-        (Field("RSVD_64", 64, 4), Field("Address", 68, 60, in_place=True)),
+        Field("RSVD_0", 0, 57),
+        Field("Type", 57, 2),
+        Field("RSVD_59", 59, 1),
+        *_address(4),
     ),
     AmdviEventCode.IOTLB_INV_TIMEOUT: _layout(
-        "IOTLB_INV_TIMEOUT",
-        "AMD-Vi 2.5.8",
-        (_DEVICE, Field("RSVD_16", 16, 44)),
-        (Field("RSVD_64", 64, 4), Field("Address", 68, 60, in_place=True)),
+        "IOTLB_INV_TIMEOUT", "AMD-Vi 2.5.8", _DEVICE, Field("RSVD_16", 16, 44), *_address(4)
     ),
     AmdviEventCode.INVALID_DEVICE_REQUEST: _layout(
         "INVALID_DEVICE_REQUEST",
         "AMD-Vi 2.5.9",
-        (
-            _DEVICE,
-            _PASID_HIGH,
-            Field("RSVD_20", 20, 12),
-            Field("PASID_15_0", 32, 16),
-            Field("GN", 48, 1),
-            Field("US", 49, 1),
-            Field("RSVD_50", 50, 6),
-            Field("TR", 56, 1),
-            Field("Type", 57, 3),
-        ),
-        _ADDRESS,
+        *_space("PASID_15_0"),
+        Field("US", 49, 1),
+        Field("RSVD_50", 50, 6),
+        Field("TR", 56, 1),
+        Field("Type", 57, 3),
+        *_address(0),
     ),
     AmdviEventCode.INVALID_PPR_REQUEST: _layout(
         "INVALID_PPR_REQUEST",
         "AMD-Vi 2.5.10",
-        (
-            _DEVICE,
-            Field("PASID_15_0", 16, 16),
-            Field("PPRTag", 32, 10),
-            Field("PASID_19_16", 42, 4),
-            Field("RSVD_46", 46, 2),
-            Field("Flags", 48, 12),
-        ),
-        (Field("RSVD_64", 64, 12), Field("Address", 76, 52, in_place=True)),
+        _DEVICE,
+        Field("PASID_15_0", 16, 16),
+        Field("PPRTag", 32, 10),
+        Field("PASID_19_16", 42, 4),
+        Field("RSVD_46", 46, 2),
+        Field("Flags", 48, 12),
+        *_address(12),
     ),
     AmdviEventCode.EVENT_COUNTER_ZERO: _layout(
         "EVENT_COUNTER_ZERO",
         "AMD-Vi 2.5.11",
-        (Field("RSVD_0", 0, 60),),
-        (Field("CounterNote_51_32", 64, 20), Field("RSVD_84", 84, 12), Field("CounterNote_31_0", 96, 32)),
+        Field("RSVD_0", 0, 60),
+        Field("CounterNote_51_32", 64, 20),
+        Field("RSVD_84", 84, 12),
+        Field("CounterNote_31_0", 96, 32),
     ),
 }
 

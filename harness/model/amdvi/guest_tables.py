@@ -20,8 +20,9 @@ from typing import NamedTuple
 from harness.model.access import Attributes, MemoryWrite
 from harness.model.amdvi.faults import AmdviFaultReason, Blocked
 from harness.model.amdvi.guest_entries import GCR3_ENTRY, GUEST_LEAF_ENTRY, GUEST_TABLE_ENTRY
-from harness.model.amdvi.host_tables import HostTables, TableLoop
+from harness.model.amdvi.host_tables import HostTables
 from harness.model.amdvi.registers import AmdviRegisters
+from harness.model.engine import TableLoop
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory, OutsideMemory
@@ -117,8 +118,9 @@ class GuestTables:
         # Where NXSup or USSup is 0 the bit is ignored.
         self._no_execute = _NX if registers.feature("NXSup") else 0
         self._user = _US if registers.feature("USSup") else 0
-        # Flags that are set, which GAUpdateDis and GDUpdateDis switch off.
-        self._accessed = 0 if registers.controls("GAUpdateDis") else _ACCESSED
+        # Flags that are set, which GAUpdateDis (reserved without GAUpdateDisSup) and GDUpdateDis switch off.
+        keeps_accessed = registers.feature("GAUpdateDisSup") and registers.controls("GAUpdateDis")
+        self._accessed = 0 if keeps_accessed else _ACCESSED
         self._dirty = 0 if registers.controls("GDUpdateDis") else _DIRTY
         self._caches_not_present = registers.caches_not_present
 
@@ -225,10 +227,7 @@ class GuestTables:
         above: tuple[int, ...],
     ) -> Iterator[GuestMapping]:
         if table in above:
-            raise TableLoop(
-                f"the guest table at {table:#x} is reached again below itself, for address {base:#x}",
-                hint="these tables are corrupt, or map themselves on purpose; translate single addresses instead",
-            )
+            raise TableLoop("guest", table, base)
         address = table
         if stage.mode:
             leaf = self._host.walk(*stage, table, _READ, root.domain, None)

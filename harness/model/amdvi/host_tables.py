@@ -15,15 +15,15 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from harness.errors import HarnessError
 from harness.model.access import PERMISSIONS, Attributes, Mapping, MemoryWrite
 from harness.model.amdvi.faults import AmdviFaultReason, Blocked
 from harness.model.bits import Field, Layout
+from harness.model.engine import TableLoop
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory, OutsideMemory
 
-__all__ = ["PDE", "PTE", "HostLeaf", "HostTables", "TableLoop", "host_level_shift", "page_shift"]
+__all__ = ["PDE", "PTE", "HostLeaf", "HostTables", "host_level_shift", "page_shift"]
 
 # An entry that leads to another table.
 PDE = Layout(
@@ -85,13 +85,6 @@ _NO_PERMISSION = AmdviFaultReason.NO_PERMISSION
 _SKIPPED_BITS = AmdviFaultReason.SKIPPED_BITS
 _BEYOND = AmdviFaultReason.ADDRESS_BEYOND_TABLE
 _ACCESS = AmdviFaultReason.PAGE_TABLE_ACCESS
-
-
-class TableLoop(HarnessError):
-    """A table is reached again below itself: its mappings cannot be listed.
-
-    Translation of one address still ends, since each entry takes one level at least.
-    """
 
 
 class HostLeaf(NamedTuple):
@@ -241,10 +234,7 @@ class HostTables:
 
     def _iter_level(self, table: int, level: int, base: int, rights: int, above: tuple[int, ...]) -> Iterator[Mapping]:
         if table in above:
-            raise TableLoop(
-                f"the host table at {table:#x} is reached again below itself, for address {base:#x}",
-                hint="these tables are corrupt, or map themselves on purpose; translate single addresses instead",
-            )
+            raise TableLoop("host", table, base)
         count = 128 if level == _TOP_LEVEL else 512
         try:
             entries = _ENTRIES.unpack(self._memory.read(table, _ENTRIES.size))[:count]

@@ -97,10 +97,6 @@ _IRR = 0x200
 _PASS_BITS = {DeliveryMode.NMI: "NMIPass", DeliveryMode.INIT: "InitPass", DeliveryMode.EXT_INT: "EIntPass"}
 
 
-def _reserved(layout: Layout) -> int:
-    return sum(field.mask for field in layout.fields if field.name.startswith("RSVD"))
-
-
 class InterruptTables:
     """Remaps messages as an IOMMU with these registers does."""
 
@@ -110,8 +106,8 @@ class InterruptTables:
         self._long_tables = registers.long_interrupt_tables
         self._size = 16 if self._wide else 4
         self._layout = IRTE_128 if self._wide else IRTE_32
-        self._reserved = _reserved(self._layout)
-        self._reserved_guest = _reserved(IRTE_128_GUEST)
+        self._reserved = self._layout.reserved
+        self._reserved_guest = IRTE_128_GUEST.reserved
         self._wide_destinations = registers.wide_destinations
         if self._wide and not self._wide_destinations:
             high = ~_NARROW_DESTINATION << IRTE_128["Destination"].low

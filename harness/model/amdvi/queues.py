@@ -65,7 +65,7 @@ def log_event(registers: AmdviRegisters, event: AmdviEvent) -> EventLogged:
     if not registers.is_set("EventLogRun") or registers.is_set("EventOverflow"):
         return EventLogged(registers)
     base, size = _ring(registers.event_log_base, EVENT_SIZE)
-    head, tail = registers.event_log_offsets
+    head, tail = (offset % size for offset in registers.event_log_offsets)
     following = (tail + EVENT_SIZE) % size
     interrupt = iommu_interrupt(registers) if registers.controls("EventIntEn") else None
     if following == head:

@@ -60,6 +60,7 @@ class Dmar:
         host_address_width: one less than the bits of a physical address.
         flags: INTR_REMAP, X2APIC_OPT_OUT, DMA_CTRL_PLATFORM_OPT_IN_FLAG.
         structures: the remapping structures, in their order.
+        reserved_bytes: what stands behind the flags.
         header: of the table.
     """
 

@@ -16,15 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Self
 
-from harness.model.firmware.acpi import (
-    HARNESS_HEADER,
-    HEADER_BYTES,
-    TableHeader,
-    close_table,
-    open_table,
-)
 from harness.model.firmware.iort_nodes import (
     NODE_HEAD_BYTES,
     IortNode,
@@ -36,9 +28,8 @@ from harness.model.firmware.iort_nodes import (
     node_bytes,
     read_node,
 )
-from harness.model.firmware.nodes import read_nodes, write_nodes
-from harness.model.firmware.structures import Structure, u32
-from harness.model.firmware.table import Behind, NamesUnitsOnly, collect
+from harness.model.firmware.nodes import NodeTable
+from harness.model.firmware.table import Behind, collect
 from harness.model.pci.aliases import requester_ids
 from harness.model.pci.functions import Function
 from harness.model.pci.platform import ReservedRegion, UnitPlace
@@ -48,61 +39,15 @@ __all__ = ["Iort"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Head(Structure):
-    """What stands between the ACPI header and the nodes."""
+class Iort(NodeTable[IortNode]):
+    """IO remapping table."""
 
-    number_of_nodes: int = u32()
-    offset_to_nodes: int = u32()
-    reserved: int = u32()
-
-
-_NODE_OFFSET = HEADER_BYTES + _Head.fixed_size()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Iort(NamesUnitsOnly):
-    """IO remapping table.
-
-    Attributes:
-        nodes: in their order.
-        header: of the table.
-    """
-
-    SIGNATURE: ClassVar[str] = "IORT"
-
-    nodes: tuple[IortNode, ...] = ()
-    header: TableHeader = HARNESS_HEADER
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Read the table.
-
-        Raises:
-            BadTable: it is broken; the message says where.
-        """
-        header, whole = open_table(data, cls.SIGNATURE)
-        head = whole.structure(_Head, HEADER_BYTES)
-        spans = read_nodes(
-            whole,
-            count=head.number_of_nodes,
-            first=head.offset_to_nodes,
-            head=_NODE_OFFSET,
-            smallest=NODE_HEAD_BYTES,
-            length_at=1,
-        )
-        index = {span.start: number for number, span in enumerate(spans)}
-        return cls(nodes=tuple(read_node(span, index) for span in spans), header=header)
-
-    def encode(self) -> bytes:
-        """The whole table.
-
-        Raises:
-            SpecError: a value does not fit its field, or a reference leads to no node.
-        """
-        head = _Head(number_of_nodes=len(self.nodes), offset_to_nodes=_NODE_OFFSET)
-        return close_table(
-            self.SIGNATURE, self.header, head.encode() + write_nodes(self.nodes, _NODE_OFFSET, node_bytes)
-        )
+    SIGNATURE = "IORT"
+    NUMBER_BYTES = 4
+    NODE_HEAD_BYTES = NODE_HEAD_BYTES
+    LENGTH_AT = 1
+    _read_node = staticmethod(read_node)
+    _node_bytes = staticmethod(node_bytes)
 
     @property
     def units(self) -> tuple[UnitPlace, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeAlias
 
 from harness.model.firmware.acpi import Span, path_name
-from harness.model.firmware.nodes import array_part, offset_of, resolve
+from harness.model.firmware.nodes import array_part, offset_of, resolve, structures
 from harness.model.firmware.structures import Structure, fits, u8, u16, u32, u64
 from harness.model.pci.platform import UnitPlace
 
@@ -282,9 +282,8 @@ def _read_rmr(own: Span, common: dict[str, Any]) -> ReservedMemoryRange:
     part = array_part(
         own, head.reference_to_ranges, head.number_of_ranges, MemoryRange.fixed_size(), fixed, "memory ranges"
     )
-    ranges = tuple(part.structure(MemoryRange, at) for at in range(0, len(part), MemoryRange.fixed_size()))
     between = own.bytes_at(fixed, part.start - own.start - fixed, "node")
-    return ReservedMemoryRange(**common, flags=head.flags, memory_ranges=ranges, rest=between)
+    return ReservedMemoryRange(**common, flags=head.flags, memory_ranges=structures(part, MemoryRange), rest=between)
 
 
 def _read_mapping(mappings: Span, at: int, index: Mapping[int, int]) -> IdMapping:

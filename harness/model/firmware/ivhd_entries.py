@@ -79,11 +79,6 @@ class ExtendedEntry(Structure):
     dte_setting: int = u8()
     extended_dte_setting: int = u32()
 
-    @property
-    def ats_disabled(self) -> bool:
-        """Whether the devices must not use ATS."""
-        return bool(self.extended_dte_setting >> 31)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpecialEntry(Structure):

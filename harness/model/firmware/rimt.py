@@ -9,20 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self, TypeAlias
+from typing import ClassVar, TypeAlias
 
-from harness.model.firmware.acpi import (
-    HARNESS_HEADER,
-    HEADER_BYTES,
-    Span,
-    TableHeader,
-    close_table,
-    open_table,
-    path_name,
-)
-from harness.model.firmware.nodes import array_part, offset_of, read_nodes, resolve, write_nodes
+from harness.model.firmware.acpi import Span, path_name
+from harness.model.firmware.nodes import NodeTable, array_part, offset_of, resolve, structures
 from harness.model.firmware.structures import Structure, raw, u8, u16, u32, u64
-from harness.model.firmware.table import Behind, NamesUnitsOnly, collect
+from harness.model.firmware.table import Behind, collect
 from harness.model.pci.aliases import requester_ids
 from harness.model.pci.functions import Function
 from harness.model.pci.platform import UnitPlace
@@ -160,15 +152,6 @@ class _NodeHead(Structure):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Head(Structure):
-    """What stands between the ACPI header and the nodes."""
-
-    number_of_nodes: int = u32()
-    node_offset: int = u32()
-    reserved: int = u32()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Wires(Structure):
     """Where an IOMMU node has its interrupt wires, behind its other fields."""
 
@@ -184,51 +167,14 @@ class _Mappings(Structure):
     number: int = u16()
 
 
-_NODE_OFFSET = HEADER_BYTES + _Head.fixed_size()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rimt(NamesUnitsOnly):
-    """RISC-V IO mapping table.
+class Rimt(NodeTable[RimtNode]):
+    """RISC-V IO mapping table: IOMMUs, root complexes and platform devices."""
 
-    Attributes:
-        nodes: IOMMUs, root complexes and platform devices, in their order.
-        header: of the table.
-    """
-
-    SIGNATURE: ClassVar[str] = "RIMT"
-
-    nodes: tuple[RimtNode, ...] = ()
-    header: TableHeader = HARNESS_HEADER
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Read the table.
-
-        Raises:
-            BadTable: it is broken; the message says where.
-        """
-        header, whole = open_table(data, cls.SIGNATURE)
-        head = whole.structure(_Head, HEADER_BYTES)
-        spans = read_nodes(
-            whole,
-            count=head.number_of_nodes,
-            first=head.node_offset,
-            head=_NODE_OFFSET,
-            smallest=_NodeHead.fixed_size(),
-            length_at=2,
-        )
-        index = {span.start: number for number, span in enumerate(spans)}
-        return cls(nodes=tuple(_read(span, index) for span in spans), header=header)
-
-    def encode(self) -> bytes:
-        """The whole table.
-
-        Raises:
-            SpecError: a value does not fit its field, or a reference leads to no node.
-        """
-        head = _Head(number_of_nodes=len(self.nodes), node_offset=_NODE_OFFSET)
-        return close_table(self.SIGNATURE, self.header, head.encode() + write_nodes(self.nodes, _NODE_OFFSET, _bytes))
+    SIGNATURE = "RIMT"
+    NUMBER_BYTES = 4
+    NODE_HEAD_BYTES = _NodeHead.fixed_size()
+    LENGTH_AT = 2
 
     @property
     def units(self) -> tuple[UnitPlace, ...]:
@@ -259,42 +205,61 @@ class Rimt(NamesUnitsOnly):
                         if device_id is not None and isinstance(unit, RimtIommu):
                             yield unit.place, device_id
 
+    @staticmethod
+    def _read_node(span: Span, index: Mapping[int, int]) -> RimtNode:
+        """One node; the span is exactly as long as it says that it is."""
+        head = span.structure(_NodeHead)
+        at = _NodeHead.fixed_size()
+        match head.type:
+            case RimtIommu.TYPE:
+                at += RimtIommu.fixed_size()
+                wires = span.structure(_Wires, at)
+                part = array_part(
+                    span,
+                    wires.offset,
+                    wires.number,
+                    InterruptWire.fixed_size(),
+                    at + _Wires.fixed_size(),
+                    "interrupt wires",
+                )
+                return span.structure(
+                    RimtIommu,
+                    _NodeHead.fixed_size(),
+                    revision=head.revision,
+                    id=head.id,
+                    interrupt_wires=structures(part, InterruptWire),
+                )
+            case RimtPcieRootComplex.TYPE:
+                mappings = _read_mappings(span, at + RimtPcieRootComplex.fixed_size(), 0, index)
+                return span.structure(RimtPcieRootComplex, at, revision=head.revision, id=head.id, id_mappings=mappings)
+            case RimtPlatformDevice.TYPE:
+                name = path_name(span, at + _Mappings.fixed_size())
+                mappings = _read_mappings(span, at, len(name) + 1, index)
+                return RimtPlatformDevice(
+                    revision=head.revision, id=head.id, device_object_name=name, id_mappings=mappings
+                )
+            case _:
+                data = span.bytes_at(at, len(span) - at, "node")
+                return UnknownNode(type=head.type, revision=head.revision, id=head.id, data=data)
 
-def _read(span: Span, index: Mapping[int, int]) -> RimtNode:
-    """One node; the span is exactly as long as it says that it is."""
-    head = span.structure(_NodeHead)
-    at = _NodeHead.fixed_size()
-    match head.type:
-        case RimtIommu.TYPE:
-            at += RimtIommu.fixed_size()
-            wires = span.structure(_Wires, at)
-            part = array_part(
-                span,
-                wires.offset,
-                wires.number,
-                InterruptWire.fixed_size(),
-                at + _Wires.fixed_size(),
-                "interrupt wires",
-            )
-            return span.structure(
-                RimtIommu,
-                _NodeHead.fixed_size(),
-                revision=head.revision,
-                id=head.id,
-                interrupt_wires=tuple(
-                    part.structure(InterruptWire, place) for place in range(0, len(part), InterruptWire.fixed_size())
-                ),
-            )
-        case RimtPcieRootComplex.TYPE:
-            mappings = _read_mappings(span, at + RimtPcieRootComplex.fixed_size(), 0, index)
-            return span.structure(RimtPcieRootComplex, at, revision=head.revision, id=head.id, id_mappings=mappings)
-        case RimtPlatformDevice.TYPE:
-            name = path_name(span, at + _Mappings.fixed_size())
-            mappings = _read_mappings(span, at, len(name) + 1, index)
-            return RimtPlatformDevice(revision=head.revision, id=head.id, device_object_name=name, id_mappings=mappings)
-        case _:
-            data = span.bytes_at(at, len(span) - at, "node")
-            return UnknownNode(type=head.type, revision=head.revision, id=head.id, data=data)
+    @staticmethod
+    def _node_bytes(node: RimtNode, offsets: Sequence[int]) -> bytes:
+        match node:
+            case UnknownNode(type=type, data=body):
+                pass
+            case RimtIommu(TYPE=type, interrupt_wires=wires):
+                at = _NodeHead.fixed_size() + RimtIommu.fixed_size() + _Wires.fixed_size()
+                body = node.encode() + _Wires(number=len(wires), offset=at).encode()
+                body += b"".join(wire.encode() for wire in wires)
+            case RimtPcieRootComplex(TYPE=type, id_mappings=mappings):
+                body = node.encode()
+                body += _mapping_bytes(_NodeHead.fixed_size() + len(body), b"", mappings, offsets)
+            case RimtPlatformDevice(TYPE=type, id_mappings=mappings):
+                name = node.device_object_name.encode("ascii") + b"\0"
+                name += bytes(-len(name) % 4)  # the array is aligned
+                body = _mapping_bytes(_NodeHead.fixed_size(), name, mappings, offsets)
+        head = _NodeHead(type=type, revision=node.revision, length=_NodeHead.fixed_size() + len(body), id=node.id)
+        return head.encode() + body
 
 
 def _read_mappings(span: Span, at: int, between: int, index: Mapping[int, int]) -> tuple[IdMapping, ...]:
@@ -302,30 +267,12 @@ def _read_mappings(span: Span, at: int, between: int, index: Mapping[int, int]) 
     where = span.structure(_Mappings, at)
     fixed = at + _Mappings.fixed_size() + between
     part = array_part(span, where.offset, where.number, IdMapping.fixed_size(), fixed, "ID mappings")
-    mappings = []
-    for place in range(0, len(part), IdMapping.fixed_size()):
-        mapping = part.structure(IdMapping, place)
-        mappings.append(replace(mapping, destination_iommu=resolve(index, mapping.destination_iommu, part, place)))
-    return tuple(mappings)
-
-
-def _bytes(node: RimtNode, offsets: Sequence[int]) -> bytes:
-    match node:
-        case UnknownNode(type=type, data=body):
-            pass
-        case RimtIommu(TYPE=type, interrupt_wires=wires):
-            at = _NodeHead.fixed_size() + RimtIommu.fixed_size() + _Wires.fixed_size()
-            body = node.encode() + _Wires(number=len(wires), offset=at).encode()
-            body += b"".join(wire.encode() for wire in wires)
-        case RimtPcieRootComplex(TYPE=type, id_mappings=mappings):
-            body = node.encode()
-            body += _mapping_bytes(_NodeHead.fixed_size() + len(body), b"", mappings, offsets)
-        case RimtPlatformDevice(TYPE=type, id_mappings=mappings):
-            name = node.device_object_name.encode("ascii") + b"\0"
-            name += bytes(-len(name) % 4)  # the array is aligned
-            body = _mapping_bytes(_NodeHead.fixed_size(), name, mappings, offsets)
-    head = _NodeHead(type=type, revision=node.revision, length=_NodeHead.fixed_size() + len(body), id=node.id)
-    return head.encode() + body
+    return tuple(
+        replace(
+            mapping, destination_iommu=resolve(index, mapping.destination_iommu, part, number * IdMapping.fixed_size())
+        )
+        for number, mapping in enumerate(structures(part, IdMapping))
+    )
 
 
 def _mapping_bytes(at: int, between: bytes, mappings: Sequence[IdMapping], offsets: Sequence[int]) -> bytes:

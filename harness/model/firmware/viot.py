@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self, TypeAlias
+from typing import ClassVar, TypeAlias
 
-from harness.model.firmware.acpi import HARNESS_HEADER, HEADER_BYTES, Span, TableHeader, close_table, open_table
-from harness.model.firmware.nodes import offset_of, read_nodes, resolve, write_nodes
+from harness.model.firmware.acpi import Span
+from harness.model.firmware.nodes import NodeTable, offset_of, resolve
 from harness.model.firmware.structures import Structure, raw, u8, u16, u32, u64
-from harness.model.firmware.table import Behind, NamesUnitsOnly, collect
+from harness.model.firmware.table import Behind, collect
 from harness.model.pci.aliases import requester_ids
 from harness.model.pci.functions import Function
 from harness.model.pci.platform import UnitPlace
@@ -118,59 +118,13 @@ class _NodeHead(Structure):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Head(Structure):
-    """What stands between the ACPI header and the nodes."""
+class Viot(NodeTable[ViotNode]):
+    """Virtual I/O translation table: endpoints and IOMMUs."""
 
-    node_count: int = u16()
-    node_offset: int = u16()
-    reserved: bytes = raw(8)
-
-
-_NODE_OFFSET = HEADER_BYTES + _Head.fixed_size()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Viot(NamesUnitsOnly):
-    """Virtual I/O translation table.
-
-    Attributes:
-        nodes: endpoints and IOMMUs, in their order.
-        header: of the table.
-    """
-
-    SIGNATURE: ClassVar[str] = "VIOT"
-
-    nodes: tuple[ViotNode, ...] = ()
-    header: TableHeader = HARNESS_HEADER
-
-    @classmethod
-    def parse(cls, data: bytes) -> Self:
-        """Read the table.
-
-        Raises:
-            BadTable: it is broken; the message says where.
-        """
-        header, whole = open_table(data, cls.SIGNATURE)
-        head = whole.structure(_Head, HEADER_BYTES)
-        spans = read_nodes(
-            whole,
-            count=head.node_count,
-            first=head.node_offset,
-            head=_NODE_OFFSET,
-            smallest=_NodeHead.fixed_size(),
-            length_at=2,
-        )
-        index = {span.start: number for number, span in enumerate(spans)}
-        return cls(nodes=tuple(_read(span, index) for span in spans), header=header)
-
-    def encode(self) -> bytes:
-        """The whole table.
-
-        Raises:
-            SpecError: a value does not fit its field, or a reference leads to no node.
-        """
-        head = _Head(node_count=len(self.nodes), node_offset=_NODE_OFFSET)
-        return close_table(self.SIGNATURE, self.header, head.encode() + write_nodes(self.nodes, _NODE_OFFSET, _bytes))
+    SIGNATURE = "VIOT"
+    NUMBER_BYTES = 2
+    NODE_HEAD_BYTES = _NodeHead.fixed_size()
+    LENGTH_AT = 2
 
     @property
     def units(self) -> tuple[UnitPlace, ...]:
@@ -202,29 +156,29 @@ class Viot(NamesUnitsOnly):
         node = self.nodes[reference]
         return node.place if isinstance(node, VirtioIommuPci | VirtioIommuMmio) else None
 
+    @staticmethod
+    def _read_node(span: Span, index: Mapping[int, int]) -> ViotNode:
+        """One node; the span is exactly as long as it says that it is."""
+        type = span.number(0, 1, "node type")
+        at = _NodeHead.fixed_size()
+        cls = _KNOWN.get(type)
+        if cls is None:
+            return UnknownNode(type=type, data=span.bytes_at(at, len(span) - at, "node"))
+        if len(span) != at + cls.fixed_size():
+            raise span.bad(f"a node of type {type} with {len(span)} bytes: it has {at + cls.fixed_size()}")
+        node = span.structure(cls, at)
+        if isinstance(node, PciRange | MmioEndpoint):
+            return replace(node, output_node=resolve(index, node.output_node, span, at))
+        return node
 
-def _read(span: Span, index: Mapping[int, int]) -> ViotNode:
-    """One node; the span is exactly as long as it says that it is."""
-    type = span.number(0, 1, "node type")
-    at = _NodeHead.fixed_size()
-    cls = _KNOWN.get(type)
-    if cls is None:
-        return UnknownNode(type=type, data=span.bytes_at(at, len(span) - at, "node"))
-    if len(span) != at + cls.fixed_size():
-        raise span.bad(f"a node of type {type} with {len(span)} bytes: it has {at + cls.fixed_size()}")
-    node = span.structure(cls, at)
-    if isinstance(node, PciRange | MmioEndpoint):
-        return replace(node, output_node=resolve(index, node.output_node, span, at))
-    return node
-
-
-def _bytes(node: ViotNode, offsets: Sequence[int]) -> bytes:
-    match node:
-        case UnknownNode(type=type, data=body):
-            pass
-        case PciRange(TYPE=type) | MmioEndpoint(TYPE=type):
-            body = replace(node, output_node=offset_of(offsets, node.output_node)).encode()
-        case _:
-            type = node.TYPE
-            body = node.encode()
-    return _NodeHead(type=type, length=_NodeHead.fixed_size() + len(body)).encode() + body
+    @staticmethod
+    def _node_bytes(node: ViotNode, offsets: Sequence[int]) -> bytes:
+        match node:
+            case UnknownNode(type=type, data=body):
+                pass
+            case PciRange(TYPE=type) | MmioEndpoint(TYPE=type):
+                body = replace(node, output_node=offset_of(offsets, node.output_node)).encode()
+            case _:
+                type = node.TYPE
+                body = node.encode()
+        return _NodeHead(type=type, length=_NodeHead.fixed_size() + len(body)).encode() + body

@@ -107,10 +107,6 @@ class PciTree:
         """The other functions on its bus."""
         return (other for other in self._on[function.address.segment, function.address.bus] if other != function)
 
-    def is_below(self, function: Function, bridge: Function) -> bool:
-        """Whether the bridge leads to the function."""
-        return bridge in self.bridges_above(function)
-
     def follow(self, segment: int, bus: int, path: Iterable[tuple[int, int]]) -> Function | None:
         """The function that a path of device and function numbers leads to, from a root bus down through bridges.
 

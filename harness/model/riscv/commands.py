@@ -257,11 +257,18 @@ def _range(fields: dict[str, int]) -> tuple[int | None, int | None]:
     """First and last address of an IOTINVAL; None without AV."""
     if not fields["AV"]:
         return None, None
-    page = fields["ADDR"]
+    return _addresses(fields["ADDR"], is_range=bool(fields["S"]))
+
+
+def _addresses(page: int, *, is_range: bool) -> tuple[int, int]:
+    """First and last address that a page number of 52 bits names: one page, or a range of them.
+
+    9.3, and the invalidation request of PCIe: the lowest 0 of the number, at position X, says that the range has
+    2^(X+1) pages.
+    """
     pages = 1
-    if fields["S"]:
-        # 9.3: the lowest 0 of ADDR, at position X, says that the range has 2^(X+1) pages.
-        pages = ((page ^ page + 1) + 1) if page != _LAST_PAGE else 1 << 52
+    if is_range:
+        pages = (page ^ page + 1) + 1 if page != _LAST_PAGE else _LAST_PAGE + 1
         page &= -pages
     return page << 12, (page + pages << 12) - 1
 
@@ -307,19 +314,15 @@ def _fence(registers: RiscvIommuRegisters, memory: Memory, fields: dict[str, int
 
 
 def _invalidate_device_tlb(fields: dict[str, int]) -> Invalidation:
-    # 4.1.4: the payload is that of a PCIe invalidation request: bit 0 G, bit 11 S, the address from bit 12 on. With S,
-    # the lowest 0 of the address says how long the range is.
+    # 4.1.4: the payload is that of a PCIe invalidation request: bit 0 G, bit 11 S, the address from bit 12 on.
     payload = fields["PAYLOAD"]
-    page, pages = payload >> 12, 1
-    if payload >> 11 & 1:
-        pages = (page ^ page + 1) + 1 if page != _LAST_PAGE else 1 << 52
-        page &= -pages
+    first, last = _addresses(payload >> 12, is_range=bool(payload >> 11 & 1))
     requester = fields["RID"] | (fields["DSEG"] << 16 if fields["DSV"] else 0)
     return Invalidation(
         kinds=_DEVICE_TLB,
         requester=requester,
         # G: the address goes whatever the process.
         space=fields["PID"] if fields["PV"] and not payload & 1 else None,
-        first=page << 12,
-        last=(page + pages << 12) - 1,
+        first=first,
+        last=last,
     )

@@ -16,7 +16,6 @@ The steps have the numbers of 3.3. Where the specification leaves something open
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from harness.model.access import (
     PERMISSIONS,
@@ -26,10 +25,8 @@ from harness.model.access import (
     Attributes,
     Bypassed,
     BypassReason,
-    Completion,
     Fault,
     Mapping,
-    MemoryWrite,
     Outcome,
     Translated,
 )
@@ -42,17 +39,11 @@ from harness.model.engine import (
     check_within_page,
 )
 from harness.model.explanation import Explanation, Step
-from harness.model.memory import Memory, OutsideMemory
+from harness.model.memory import Memory
+from harness.model.riscv.blocked import Blocked, fault, stopped_by_walk
 from harness.model.riscv.commands import execute
 from harness.model.riscv.device import BARE_STAGE, DeviceContext, DeviceDirectory, FirstStage, FirstStages
-from harness.model.riscv.faults import (
-    RiscvIommuBlocked,
-    RiscvIommuCause,
-    RiscvIommuFaultRecord,
-    answer_to_translation_request,
-    is_suppressed,
-    transaction_type,
-)
+from harness.model.riscv.faults import RiscvIommuBlocked, RiscvIommuCause
 from harness.model.riscv.listing import iter_mappings
 from harness.model.riscv.msi import InterruptFile, MsiTables
 from harness.model.riscv.page_walk import (
@@ -64,10 +55,10 @@ from harness.model.riscv.page_walk import (
     ImplicitAccess,
     PageLeaf,
     WalkBlocked,
-    beyond_physical_addresses,
 )
 from harness.model.riscv.process import ProcessDirectory
-from harness.model.riscv.registers import DDTP, IommuMode, RiscvIommuRegisters
+from harness.model.riscv.register_fields import DDTP
+from harness.model.riscv.registers import IommuMode, RiscvIommuRegisters
 from harness.model.riscv.tags import StageTags
 
 __all__ = ["RiscvIommuEngine"]
@@ -75,8 +66,7 @@ __all__ = ["RiscvIommuEngine"]
 _GRANULE = 4096
 _D = 1 << 7
 _NO_TAGS = StageTags(0, 0, None)
-_BARE_SIZE = 1 << 21
-_MRIF_SIZE = 512
+_BARE_SHIFT = 21  # two Bare stages: 2 MiB
 _CAUSE = RiscvIommuCause
 # Members of an enum are slow to look up through their class; `_translate` runs for each access.
 _UNTRANSLATED = AddressType.UNTRANSLATED
@@ -93,26 +83,6 @@ _ATTRIBUTES = {
     for is_user in (False, True)
 }
 _PLAIN = Attributes.NONE
-
-# The cause of a walk's trouble, by the original access (3.3.2, 4.2). A translation request counts as a read.
-_CAUSES = {
-    AccessKind.EXECUTE: (
-        _CAUSE.INSTRUCTION_ACCESS_FAULT,
-        _CAUSE.INSTRUCTION_PAGE_FAULT,
-        _CAUSE.INSTRUCTION_GUEST_PAGE_FAULT,
-    ),
-    AccessKind.READ: (_CAUSE.READ_ACCESS_FAULT, _CAUSE.READ_PAGE_FAULT, _CAUSE.READ_GUEST_PAGE_FAULT),
-    AccessKind.WRITE: (_CAUSE.WRITE_ACCESS_FAULT, _CAUSE.WRITE_PAGE_FAULT, _CAUSE.WRITE_GUEST_PAGE_FAULT),
-}
-
-
-class _Blocked(NamedTuple):
-    """A cause, and what the record says of it beside the request itself."""
-
-    cause: RiscvIommuCause | RiscvIommuBlocked
-    stage: int | None = None
-    level: int | None = None
-    iotval2: int = 0
 
 
 class RiscvIommuEngine:
@@ -176,15 +146,15 @@ class RiscvIommuEngine:
         """
         access = Access(requester=write.requester, iova=write.address, length=4, kind=_WRITE_KIND)
         outcome, file = self._translate(access, None)
-        match outcome:
-            case Fault():
-                return outcome
-            case Bypassed():
-                return Interrupt(outcome.address, write.data, remapped=False)
-            case Translated() if file is None or not file.is_resident:
-                return Interrupt(outcome.address, write.data, remapped=True)
-        assert file is not None
-        return self._record_message(access, write.data, file)
+        if isinstance(outcome, Fault):
+            return outcome
+        if file is None or not file.is_resident:
+            return Interrupt(outcome.address, write.data, remapped=isinstance(outcome, Translated))
+        stored = self._messages.store(file, access.iova & 0xFFF, write.data)
+        if isinstance(stored, PostedInterrupt):
+            return stored
+        device = self._find_device(write.requester, None)
+        return fault(access, Blocked(stored), isinstance(device, DeviceContext) and device.dtf)
 
     def iter_mappings(self, requester: int, pasid: int | None = None) -> Iterator[Mapping]:
         """Every page that user-privilege requests of a device reach through its page tables, in ascending order.
@@ -207,7 +177,7 @@ class RiscvIommuEngine:
             return
         implicit = self._implicit(device, FlagUpdates())
         first = self._first_stage(access, device, implicit, None)
-        if isinstance(first, _Blocked):
+        if isinstance(first, Blocked):
             return
         yield from iter_mappings(self.memory, self._limit, device, first, implicit)
 
@@ -224,16 +194,16 @@ class RiscvIommuEngine:
         if device is None:
             # 2. Bare mode lets untranslated requests through as they are.
             if address_type is not _UNTRANSLATED:
-                return self._fault(access, _Blocked(_CAUSE.TRANSACTION_TYPE_DISALLOWED), False), None
+                return fault(access, Blocked(_CAUSE.TRANSACTION_TYPE_DISALLOWED), False), None
             return Bypassed(iova, BypassReason.TRANSLATION_OFF), None
         if not isinstance(device, DeviceContext):
-            return self._fault(access, _Blocked(device), False), None
+            return fault(access, Blocked(device), False), None
         # 7. Transactions that the device context does not allow: ATS without EN_ATS, and a process_id without PDTV or
         #    wider than pdtp.MODE lets through.
         if address_type is not _UNTRANSLATED and not device.en_ats:
-            return self._fault(access, _Blocked(_CAUSE.TRANSACTION_TYPE_DISALLOWED), device.dtf), None
+            return fault(access, Blocked(_CAUSE.TRANSACTION_TYPE_DISALLOWED), device.dtf), None
         if access.pasid is not None and (not device.pdtv or access.pasid >> device.process_id_bits):
-            return self._fault(access, _Blocked(_CAUSE.TRANSACTION_TYPE_DISALLOWED), device.dtf), None
+            return fault(access, Blocked(_CAUSE.TRANSACTION_TYPE_DISALLOWED), device.dtf), None
         # 8. A translated request without T2GPA carries a physical address already.
         if address_type is _TRANSLATED and not device.t2gpa:
             return Bypassed(iova, BypassReason.TRANSLATED_REQUEST), None
@@ -241,8 +211,8 @@ class RiscvIommuEngine:
         updates = FlagUpdates()
         implicit = self._implicit(device, updates)
         first = self._first_stage(access, device, implicit, trace)
-        if isinstance(first, _Blocked):
-            return self._fault(access, first, device.dtf, updates), None
+        if isinstance(first, Blocked):
+            return fault(access, first, device.dtf, updates), None
         # 17. to 20. Translate.
         return self._walk(access, device, first, implicit, updates, trace)
 
@@ -272,7 +242,7 @@ class RiscvIommuEngine:
 
     def _first_stage(
         self, access: Access, device: DeviceContext, implicit: ImplicitAccess | None, trace: list[Step] | None
-    ) -> FirstStage | _Blocked:
+    ) -> FirstStage | Blocked:
         """Steps 9 to 16."""
         # 9. The address of a translated request with T2GPA is a guest physical one: no first stage.
         if access.address_type is _TRANSLATED:
@@ -292,12 +262,12 @@ class RiscvIommuEngine:
         # 14. Locate the process context.
         found = self._processes.find(access.requester, device, process_id, implicit, trace)
         if isinstance(found, RiscvIommuCause):
-            return _Blocked(found)
+            return Blocked(found)
         if isinstance(found, WalkBlocked):
-            return self._blocked(access, found)
+            return stopped_by_walk(access, found)
         # 15. Supervisor privilege without ENS.
         if _is_supervisor(access) and not found.ens:
-            return _Blocked(_CAUSE.TRANSACTION_TYPE_DISALLOWED)
+            return Blocked(_CAUSE.TRANSACTION_TYPE_DISALLOWED)
         # 16. The process context holds the first stage.
         return found.first
 
@@ -330,7 +300,7 @@ class RiscvIommuEngine:
                 first.root, iova, needed, is_store, barred, device.sade, updates, implicit, trace, tags
             )
             if not isinstance(leaf, PageLeaf):
-                return self._fault(access, self._blocked(access, leaf), device.dtf, updates), None
+                return fault(access, stopped_by_walk(access, leaf), device.dtf, updates), None
             guest, shift, entry, is_global = leaf
             rights = _granted(entry, is_request)
             if supervisor and entry & USER:
@@ -341,17 +311,17 @@ class RiscvIommuEngine:
         if device.msi_table is not None:
             found = self._messages.find(device, guest, trace)
             if isinstance(found, RiscvIommuCause):
-                return self._fault(access, _Blocked(found), device.dtf, updates), None
+                return fault(access, Blocked(found), device.dtf, updates), None
             file = found
         if file is not None:
             # 3.3.3 step 15: its rights are R and W, so a read for execute ends with cause 1.
             if executes and not is_request:
-                blocked = _Blocked(_CAUSE.INSTRUCTION_ACCESS_FAULT)
-                return self._fault(access, blocked, device.dtf, updates), None
+                blocked = Blocked(_CAUSE.INSTRUCTION_ACCESS_FAULT)
+                return fault(access, blocked, device.dtf, updates), None
             if file.is_resident and not is_request and (access.length != 4 or iova & 3):
                 # AIA, MRIF mode: what is not 32 bits wide and aligned is aborted, without a cause of the IOMMU.
-                blocked = _Blocked(RiscvIommuBlocked.MRIF_ACCESS_UNSUPPORTED)
-                return self._fault(access, blocked, device.dtf, updates), None
+                blocked = Blocked(RiscvIommuBlocked.MRIF_ACCESS_UNSUPPORTED)
+                return fault(access, blocked, device.dtf, updates), None
             address, shift, rights = file.page | iova & 0xFFF, 12, rights & (READ | WRITE)
             if file.is_resident:
                 address, attributes = file.page, attributes | Attributes.MRIF
@@ -373,14 +343,14 @@ class RiscvIommuEngine:
                 StageTags(2, device.gscid, None) if trace is not None else _NO_TAGS,
             )
             if not isinstance(leaf, PageLeaf):
-                return self._fault(access, self._blocked(access, leaf), device.dtf, updates), None
+                return fault(access, stopped_by_walk(access, leaf), device.dtf, updates), None
             address = leaf.address
             shift = min(shift, leaf.shift)
             rights &= _granted(leaf.entry, is_request)
         elif first.walk is None:
             if not is_request:
                 return Bypassed(iova, BypassReason.PASS_THROUGH), None
-            address, shift = iova, _BARE_SIZE.bit_length() - 1
+            address, shift = iova, _BARE_SHIFT
         else:
             address = guest
         # 20. The translation is complete.
@@ -394,68 +364,6 @@ class RiscvIommuEngine:
                 address = guest
         writes = updates.writes() if updates else ()
         return Translated(address, 1 << shift, PERMISSIONS[rights], attributes, writes), file
-
-    def _record_message(self, access: Access, data: int, file: InterruptFile) -> MsiOutcome:
-        """Store a message in a memory-resident interrupt file (AIA, MRIF mode)."""
-        # Bit 2 of the address says in which byte order the data is. Bits 11:3 of the address and 31:11 of the data are
-        # zero, else it is no message.
-        offset = access.iova & 0xFFF
-        is_big_endian = offset & 4
-        identity = int.from_bytes((data & 0xFFFF_FFFF).to_bytes(4, "little"), "big" if is_big_endian else "little")
-        if offset >> 3 or identity >> 11 or (is_big_endian and not self.registers.big_endian_msis):
-            return self._fault(access, _Blocked(RiscvIommuBlocked.MSI_DISCARDED), False)
-        try:
-            if file.page >= self._limit:
-                beyond_physical_addresses(file.page, _MRIF_SIZE)
-            self.memory.read(file.page, _MRIF_SIZE)
-            # Of each 64 identities there is a doubleword of pending bits, and one of enable bits behind it; they are
-            # little-endian always.
-            where = file.page + (identity >> 6 << 4)
-            pending = self.memory.read_u64(where) | 1 << (identity & 63)
-        except OutsideMemory:
-            # Cause 264: the pending bit cannot be set.
-            device = self._find_device(access.requester, None)
-            disabled = isinstance(device, DeviceContext) and device.dtf
-            return self._fault(access, _Blocked(_CAUSE.MRIF_ACCESS_FAULT), disabled)
-        notice = Interrupt(file.notice_address, file.notice_data, remapped=True)
-        return PostedInterrupt(file.page, identity, notice, (MemoryWrite(where, pending.to_bytes(8, "little")),))
-
-    def _blocked(self, access: Access, found: WalkBlocked) -> _Blocked:
-        """The cause of a walk's trouble, by the original access."""
-        kind = access.kind
-        # A translation request is a read, whatever it asks for.
-        if access.address_type is _TRANSLATION_REQUEST and kind is _WRITE_KIND:
-            kind = AccessKind.READ
-        return _Blocked(_CAUSES[kind][found.trouble], found.stage, found.level, found.iotval2)
-
-    def _fault(self, access: Access, blocked: _Blocked, disabled: bool, updates: FlagUpdates | None = None) -> Fault:
-        cause = blocked.cause
-        record = completion = None
-        if isinstance(cause, RiscvIommuCause):
-            if access.address_type is _TRANSLATION_REQUEST:
-                completion = answer_to_translation_request(cause)
-            # 3.6: a success response is no fault. 4.2: DTF suppresses most causes.
-            if completion is not Completion.NO_PERMISSION and not (disabled and is_suppressed(cause)):
-                record = RiscvIommuFaultRecord(
-                    cause=cause,
-                    transaction_type=transaction_type(access.kind, access.address_type),
-                    device_id=access.requester & 0xFFFFFF,
-                    process_id=access.pasid,
-                    privileged=access.privileged and access.pasid is not None,
-                    iotval=access.iova,
-                    iotval2=blocked.iotval2,
-                )
-        return Fault(
-            cause,
-            access.requester,
-            access.iova & ~0xFFF,
-            access.kind is _WRITE_KIND,
-            blocked.stage,
-            blocked.level,
-            record,
-            completion,
-            updates.writes() if updates else (),
-        )
 
 
 def _is_supervisor(access: Access) -> bool:

@@ -9,27 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from harness.errors import HarnessError
 from harness.model.access import PERMISSIONS, Mapping
+from harness.model.engine import TableLoop
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.riscv.device import DeviceContext, FirstStage
 from harness.model.riscv.page_walk import USER, WRITE, ImplicitAccess, PageLeaf, PageTableWalk
 from harness.model.riscv.pages import PTE
 
-__all__ = ["TableLoop", "iter_mappings"]
+__all__ = ["iter_mappings"]
 
 _A, _D, _N, _PPN = (PTE[name].mask for name in ("A", "D", "N", "PPN"))
 _NAPOT_PARTS = 16
 _EVERY_RIGHT = 7
 
 _Fetch = Callable[[int, int], bytes | None]
-
-
-class TableLoop(HarnessError):
-    """A table is reached again below itself: its mappings cannot be listed.
-
-    Translation of one address still ends, since each entry takes one level.
-    """
 
 
 class _Page(NamedTuple):
@@ -120,10 +113,7 @@ def _iter_pages(tables: _Tables, root: int) -> Iterator[_Page]:
 def _iter_level(tables: _Tables, table: int, depth: int, base: int, above: tuple[int, ...]) -> Iterator[_Page]:
     walk = tables.walk
     if table in above:
-        raise TableLoop(
-            f"the stage {walk.stage} table at {table:#x} is reached again below itself, for input {base:#x}",
-            hint="these tables are corrupt, or map themselves on purpose; translate single addresses instead",
-        )
+        raise TableLoop(f"stage {walk.stage}", table, base)
     level, shift, index_mask, reserved = walk.levels[depth]
     size = walk.scheme.entry_size
     data = tables.fetch(table, (index_mask + 1) * size)

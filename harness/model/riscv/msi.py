@@ -1,4 +1,4 @@
-"""Virtual interrupt files: which guest pages they are, and the MSI page table that says where messages go (3.3.3).
+"""Virtual interrupt files: which guest pages they are, where messages to them go, how one in memory takes them (3.3.3).
 
 The formats are those of the Advanced Interrupt Architecture (AIA), chapter on IOMMU support for MSIs. An MSI page-table
 entry with C set is the implementation's own to interpret; here it has no meaning, and is misconfigured.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from harness.model.access import MemoryWrite
 from harness.model.bits import Field, Layout
+from harness.model.engine import Interrupt, PostedInterrupt
 from harness.model.explanation import Step
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.riscv.device import DeviceContext
-from harness.model.riscv.faults import RiscvIommuCause
+from harness.model.riscv.faults import RiscvIommuBlocked, RiscvIommuCause
 from harness.model.riscv.page_walk import beyond_physical_addresses
 from harness.model.riscv.registers import RiscvIommuRegisters
 from harness.model.riscv.tags import msi_entry
@@ -67,6 +69,7 @@ _BASIC, _MRIF = 3, 1
 _CUSTOM = MSI_PTE_BASIC["C"].mask
 _BASIC_RESERVED = MSI_PTE_BASIC.reserved
 _MRIF_RESERVED = MSI_PTE_MRIF.reserved
+_MRIF_SIZE = 512
 _CAUSE = RiscvIommuCause
 
 
@@ -104,13 +107,14 @@ def interrupt_file_number(page: int, mask: int) -> int:
 
 
 class MsiTables:
-    """Reads MSI page tables as an IOMMU with these registers does."""
+    """Finds and fills virtual interrupt files as an IOMMU with these registers does."""
 
     def __init__(self, registers: RiscvIommuRegisters, memory: Memory) -> None:
         self._memory = memory
         self._words = struct.Struct(">2Q" if registers.big_endian else "<2Q")
         self._limit = 1 << registers.physical_address_size
         self._has_mrif = registers.has("MSI_MRIF")
+        self._big_endian_msis = registers.big_endian_msis
 
     def find(
         self, context: DeviceContext, guest: int, trace: list[Step] | None
@@ -152,6 +156,36 @@ class MsiTables:
             return _CAUSE.MSI_PTE_MISCONFIGURED
         fields = dict(MSI_PTE_MRIF.decode(entry))
         return InterruptFile(fields["MRIF_Address"] << 9, True, fields["NPPN"] << 12, fields["N10"] << 10 | fields["N"])
+
+    def store(
+        self, file: InterruptFile, offset: int, data: int
+    ) -> PostedInterrupt | RiscvIommuCause | RiscvIommuBlocked:
+        """Store a message in a memory-resident interrupt file, or why it is not stored (AIA, MRIF mode).
+
+        Args:
+            file: a resident one.
+            offset: of the message's address in the page of the virtual interrupt file, a multiple of four.
+            data: its 32 bits.
+        """
+        # Bit 2 of the address says in which byte order the data is. Bits 11:3 of the address and 31:11 of the data are
+        # zero, else it is no message.
+        is_big_endian = offset & 4
+        identity = int.from_bytes((data & 0xFFFF_FFFF).to_bytes(4, "little"), "big" if is_big_endian else "little")
+        if offset >> 3 or identity >> 11 or (is_big_endian and not self._big_endian_msis):
+            return RiscvIommuBlocked.MSI_DISCARDED
+        # Of each 64 identities there is a doubleword of pending bits, and one of enable bits behind it; they are
+        # little-endian always.
+        where = file.page + (identity >> 6 << 4)
+        try:
+            if file.page >= self._limit:
+                beyond_physical_addresses(file.page, _MRIF_SIZE)
+            self._memory.read(file.page, _MRIF_SIZE)
+            pending = self._memory.read_u64(where) | 1 << (identity & 63)
+        except OutsideMemory:
+            # Cause 264: the pending bit cannot be set.
+            return _CAUSE.MRIF_ACCESS_FAULT
+        notice = Interrupt(file.notice_address, file.notice_data, remapped=True)
+        return PostedInterrupt(file.page, identity, notice, (MemoryWrite(where, pending.to_bytes(8, "little")),))
 
 
 def _step(context: DeviceContext, guest: int, number: int, where: int, data: bytes, entry: int) -> Step:

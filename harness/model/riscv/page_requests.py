@@ -11,7 +11,8 @@ from harness.model.riscv.device import DeviceContext
 from harness.model.riscv.engine import RiscvIommuEngine
 from harness.model.riscv.faults import RiscvIommuCause, RiscvIommuFaultRecord, TransactionType, is_suppressed
 from harness.model.riscv.queues import QueueStep, append_record, report_fault
-from harness.model.riscv.registers import PQCSR, RiscvIommuRegisters
+from harness.model.riscv.register_fields import PQCSR
+from harness.model.riscv.registers import RiscvIommuRegisters
 
 __all__ = ["PAGE_REQUEST", "PageRequest", "PageRequestResponse", "PageRequestStep", "ResponseCode", "request_page"]
 
@@ -142,11 +143,11 @@ def request_page(registers: RiscvIommuRegisters, memory: Memory, request: PageRe
     device = RiscvIommuEngine(registers, memory).find_device(request.requester)
     if not isinstance(device, DeviceContext):
         # Off, Bare, a device_id that is too wide, or no device context; PRPR and DTF are taken for 0.
-        return _refuse(registers, memory, request, device, requires_pasid=False, disabled=False)
+        return _refuse(registers, memory, request, device, requires_pasid=False, dtf=False)
     if not device.en_pri:
         # EN_PRI without EN_ATS is a misconfiguration, so this covers both.
         cause = RiscvIommuCause.TRANSACTION_TYPE_DISALLOWED
-        return _refuse(registers, memory, request, cause, requires_pasid=device.prpr, disabled=device.dtf)
+        return _refuse(registers, memory, request, cause, requires_pasid=device.prpr, dtf=device.dtf)
     before = registers.pqcsr
     step = append_record(registers, memory, request.encode(big_endian=registers.big_endian))
     after = step.registers.pqcsr
@@ -168,10 +169,10 @@ def _refuse(
     cause: RiscvIommuCause,
     *,
     requires_pasid: bool,
-    disabled: bool,
+    dtf: bool,
 ) -> PageRequestStep:
     response = _response(request, _RESPONSE_TO_CAUSE[cause], requires_pasid=requires_pasid)
-    if disabled and is_suppressed(cause):
+    if dtf and is_suppressed(cause):
         return PageRequestStep(QueueStep(registers=registers), response)
     record = RiscvIommuFaultRecord(
         cause=cause,

@@ -24,7 +24,8 @@ from harness.model.riscv.commands import (
     raises_wired_interrupt,
 )
 from harness.model.riscv.faults import RECORD_SIZE, RiscvIommuCause, RiscvIommuFaultRecord, TransactionType
-from harness.model.riscv.registers import CQCSR, FQCSR, ICVEC, IPSR, PQCSR, QUEUE_BASE, RiscvIommuRegisters
+from harness.model.riscv.register_fields import CQCSR, FQCSR, ICVEC, IPSR, PQCSR, QUEUE_BASE
+from harness.model.riscv.registers import RiscvIommuRegisters
 
 __all__ = ["QueueStep", "append_record", "report_fault", "run_commands", "step_command"]
 

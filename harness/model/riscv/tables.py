@@ -20,7 +20,8 @@ from harness.model.riscv.device import (
 from harness.model.riscv.msi import MSI_ENTRY_SIZE, MSI_PTE_BASIC, MSI_PTE_MRIF
 from harness.model.riscv.pages import FIRST_STAGE_SCHEMES, SCHEMES, SECOND_STAGE_SCHEMES, PteFormat
 from harness.model.riscv.process import PROCESS_CONTEXT, process_indexes
-from harness.model.riscv.registers import DDTP, IommuMode
+from harness.model.riscv.register_fields import DDTP
+from harness.model.riscv.registers import IommuMode
 
 __all__ = ["RiscvIommuTables", "new_page_table"]
 

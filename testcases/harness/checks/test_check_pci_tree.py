@@ -47,5 +47,18 @@ def test_a_finding_says_which_services_are_on() -> None:
     assert (finding.expected, finding.seen) == (f"{names} on, of {names}", f"nothing on, of {names}")
 
 
+@pytest.mark.parametrize(
+    ("other", "expected", "seen"),
+    [
+        (replace(_PORT, port_type=None), "ROOT_PORT", "none"),
+        (replace(_PORT, multifunction=True), "no", "yes"),
+        (replace(_PORT, subordinate=0x1F), "bus 01", "bus 1f"),
+    ],
+)
+def test_a_finding_is_in_words(other: Function, expected: str, seen: str) -> None:
+    (finding,) = check_pci_tree(_tree(_PORT), _tree(other))
+    assert (finding.expected, finding.seen) == (expected, seen)
+
+
 def test_a_function_that_is_not_there_is_left_to_the_inventory() -> None:
     assert list(check_pci_tree(_tree(_PORT, _BELOW), _tree(_PORT))) == []

@@ -67,11 +67,47 @@ def test_an_acs_capability_has_its_two_registers() -> None:
     assert read_function(port.address, data) == port
 
 
+def test_acs_services_have_the_bits_of_pcie_7_7_8_2() -> None:
+    services = (
+        Acs.SOURCE_VALIDATION,
+        Acs.TRANSLATION_BLOCKING,
+        Acs.REQUEST_REDIRECT,
+        Acs.COMPLETION_REDIRECT,
+        Acs.UPSTREAM_FORWARDING,
+        Acs.EGRESS_CONTROL,
+        Acs.DIRECT_TRANSLATED,
+    )
+    data = bytearray(space(Function(address=at("00:01.0"), port_type=PortType.ENDPOINT, acs=AcsCapability(Acs.NONE))))
+    for bit, service in enumerate(services):
+        data[0x14C], data[0x14E] = 1 << bit, 1 << bit | 0x80
+        assert read_function(at("00:01.0"), bytes(data)).acs == AcsCapability(service, service)
+
+
 def test_a_header_alone_is_enough_for_what_it_has() -> None:
     port = Function(address=at("00:01.0"), port_type=PortType.ROOT_PORT, secondary=1)
     assert read_function(at("00:01.0"), space(port)[:64]) == Function(address=at("00:01.0"), secondary=1)
     with pytest.raises(SpecError, match="63 bytes"):
         read_function(at("00:01.0"), space(port)[:63])
+
+
+def test_port_types_have_the_numbers_of_pcie_7_5_3_2() -> None:
+    numbers = {
+        0x0: PortType.ENDPOINT,
+        0x1: PortType.LEGACY_ENDPOINT,
+        0x4: PortType.ROOT_PORT,
+        0x5: PortType.UPSTREAM_PORT,
+        0x6: PortType.DOWNSTREAM_PORT,
+        0x7: PortType.PCIE_TO_PCI_BRIDGE,
+        0x8: PortType.PCI_TO_PCIE_BRIDGE,
+        0x9: PortType.RC_INTEGRATED_ENDPOINT,
+        0xA: PortType.RC_EVENT_COLLECTOR,
+    }
+    for number, expected in numbers.items():
+        is_bridge = 0x4 <= number <= 0x8
+        data = bytearray(space(Function(address=at("00:01.0"), port_type=PortType.ENDPOINT)))
+        data[0x0E], data[0x18:0x1B] = int(is_bridge), bytes((0, 1, 1))
+        data[0x62] = number << 4 | 2
+        assert read_function(at("00:01.0"), bytes(data)).port_type is expected
 
 
 def test_a_reserved_port_type_is_told() -> None:

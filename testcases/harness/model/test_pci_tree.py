@@ -77,6 +77,9 @@ def test_a_tree_that_cannot_be_is_refused(functions: list[Function], words: str)
 def test_root_buses_must_not_share_numbers() -> None:
     with pytest.raises(SpecError, match="is among the buses of"):
         PciTree([RootBus(), RootBus(0x80)], [])
+    with pytest.raises(SpecError, match="is among the buses of"):
+        PciTree([RootBus(last=0x80), RootBus(0x80)], [])
+    assert len(PciTree([RootBus(last=0x7F), RootBus(0x80)], []).roots) == 2
 
 
 def test_a_bridge_needs_a_bus_below_it_and_an_endpoint_has_none() -> None:
@@ -139,12 +142,34 @@ def test_bridges_that_are_known_to_be_otherwise_are(quirks: Quirks, type: PortTy
 def test_a_function_may_take_ids_of_its_bus_and_may_have_another_make_its_requests() -> None:
     odd = replace(endpoint("00:05.0"), quirks=Quirks(dma_aliases=frozenset({0x29, 0x2A})))
     served = replace(endpoint("00:06.0"), quirks=Quirks(dma_device=at("00:05.0")))
-    found = tree(odd, served)
+    below = replace(endpoint("01:00.0"), quirks=Quirks(dma_aliases=frozenset({0x29})))
+    found = tree(odd, served, port("00:07.0", 1), below)
     assert ids(found, "00:05.0") == ["0028", "0029", "002a"]
+    assert ids(found, "01:00.0") == ["0100", "0129"]
     assert ids(found, "00:06.0") == ["0028", "0029", "002a"]
 
 
 # Who is behind what.
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (UnitPlace(registers=1), UnitPlace(registers=1), True),
+        (UnitPlace(registers=1), UnitPlace(registers=2), False),
+        (UnitPlace(registers=1), UnitPlace(registers=1, function=at("00:02.0")), True),
+        (UnitPlace(function=at("00:02.0")), UnitPlace(registers=1, function=at("00:02.0")), True),
+        (UnitPlace(registers=1, function=at("00:02.0")), UnitPlace(registers=1, function=at("00:03.0")), False),
+        (UnitPlace(registers=2, function=at("00:02.0")), UnitPlace(registers=1, function=at("00:02.0")), False),
+        (UnitPlace(registers=1), UnitPlace(function=at("00:02.0")), False),
+        (UnitPlace(), UnitPlace(), False),
+    ],
+)
+def test_places_are_the_same_where_they_share_something_and_nothing_differs(
+    one: UnitPlace, other: UnitPlace, same: bool
+) -> None:
+    assert one.is_same(other) is same
+    assert other.is_same(one) is same
 
 
 def unit(name: int, **claims: object) -> Unit:

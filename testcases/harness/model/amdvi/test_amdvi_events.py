@@ -109,6 +109,13 @@ def test_any_16_bytes_are_read_and_written_unchanged(data: bytes) -> None:
     assert event.pasid is None or 0 <= event.pasid < 1 << 20
 
 
+def test_an_event_of_an_unknown_code_has_two_operands() -> None:
+    event = AmdviEvent.decode(bytes.fromhex("efcdab89674523f1 8877665544332211"))
+    assert event.code == 0xF
+    assert (event["Operand1"], event["Operand2"]) == (0x123_4567_89AB_CDEF, 0x1122_3344_5566_7788)
+    assert str(event).startswith("event 0xf")
+
+
 @pytest.mark.parametrize("size", [0, 15, 17])
 def test_other_sizes_are_refused(size: int) -> None:
     with pytest.raises(SpecError, match="16 bytes"):

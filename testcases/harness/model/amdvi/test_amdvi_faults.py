@@ -25,9 +25,10 @@ def unit() -> Unit:
 
 
 def assert_page_fault(outcome: object, reason: AmdviFaultReason, level: int | None = None, **fields: int) -> None:
-    """An IO_PAGE_FAULT of a read without PASID, at IOVA, with these flags besides."""
+    """An IO_PAGE_FAULT of a read without PASID, at IOVA, of the host tables, with these flags besides."""
     assert_fault(outcome, reason, level=level)
     assert isinstance(outcome, Fault)
+    assert outcome.stage == (None if reason is AmdviFaultReason.TRANSLATION_NOT_VALID else 2)
     assert reason.event_code is AmdviEventCode.IO_PAGE_FAULT
     assert record_of(outcome) == {"DeviceID": RID, "DomainID_PASID_15_0": DOMAIN, "Address": IOVA, **fields}
 

@@ -176,6 +176,16 @@ def test_updates_of_flags_can_be_switched_off_3_4(control: str, flags: int) -> N
     assert outcome.writes == (stored(entry, unit.memory.read_u64(entry) | flags),)
 
 
+def test_gaupdatedis_takes_gaupdatedissup_3_4() -> None:
+    unit, guest = guest_unit()
+    guest.set_fields(IOVA, 1, {"A": 0})
+    unit.control["GAUpdateDis"] = 1
+    unit.extended_feature = extended_features(features={"GTSup": 1, "NXSup": 1, "USSup": 1})
+    outcome = unit.access(pasid=PASID)
+    assert isinstance(outcome, Translated)
+    assert [write.address for write in outcome.writes] == [guest.entry_address(IOVA, 1)]
+
+
 def test_flags_of_both_stages_are_set_when_nested() -> None:
     unit, guest, host = nested_unit()
     guest.set_fields(IOVA, 1, {"A": 0, "D": 0})

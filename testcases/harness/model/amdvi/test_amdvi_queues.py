@@ -90,6 +90,14 @@ def test_the_tail_wraps() -> None:
     assert logged.registers.event_log_tail == 0
 
 
+def test_pointers_beyond_the_ring_are_taken_within_it() -> None:
+    logged = log_event(registers(event_log_head=SIZE, event_log_tail=2 * SIZE + 0x20), EVENT)
+    assert logged.writes == (MemoryWrite(EVENTS + 0x20, EVENT.encode()),)
+    assert logged.registers.event_log_tail == 0x30
+    full = log_event(registers(event_log_head=SIZE, event_log_tail=SIZE - 16), EVENT)
+    assert "EventOverflow" in status_of(full.registers)
+
+
 @pytest.mark.parametrize(("head", "tail"), [(0, SIZE - 16), (0x20, 0x10)])
 def test_a_full_log_overflows_and_stops(head: int, tail: int) -> None:
     logged = log_event(registers(event_log_head=head, event_log_tail=tail), EVENT)

@@ -19,6 +19,7 @@ from harness.model.access import (
 from harness.model.amdvi import AmdviEngine, AmdviFaultReason, AmdviRegisters, HostFormat
 from harness.model.amdvi.register_fields import CAPABILITY_HEADER
 from harness.model.amdvi.registers import extended_features
+from harness.model.engine import AccessCrossesPage
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import SparseMemory
@@ -137,6 +138,14 @@ def test_mode_0_passes_through_what_the_entry_permits_2_2_2_2() -> None:
 def test_rights_are_those_of_all_levels() -> None:
     engine = by_hand(2, {ROOT: 0x2000_0000_0020_0201, 0x20_0000: 0x6000_0000_4000_0001})
     assert engine.translate(read_of(0)) == Translated(0x4000_0000, 4096, Permissions.READ)
+
+
+def test_an_access_that_crosses_a_page_is_refused_and_one_that_ends_with_it_is_not() -> None:
+    engine = by_hand(1, {ROOT: 0x6000_0000_4000_0001})
+    ends = Access(requester=0, iova=0xFFC, length=4, kind=AccessKind.READ)
+    assert engine.translate(ends) == Translated(0x4000_0FFC, 4096, RW)
+    with pytest.raises(AccessCrossesPage):
+        engine.translate(Access(requester=0, iova=0xFFD, length=4, kind=AccessKind.READ))
 
 
 def test_a_zero_length_read_is_a_read() -> None:
@@ -262,6 +271,17 @@ def test_every_entry_read_is_a_step_with_its_tags() -> None:
         kind = EntryKind.LEAF if level == 1 else EntryKind.TABLE
         tags = CachedEntry(kind=kind, domain=DOMAIN, stage=2, first=first, last=first + span - 1)
         assert (step.address, step.cached) == (table.entry_address(IOVA, level), tags)
+
+
+def test_next_level_0_and_7_are_leaves_and_all_others_lead_to_tables() -> None:
+    # Neither table has bit 12 of its address set, which stands beside NextLevel.
+    for following, leaf in ((2, 0x6000_0000_4000_0001), (1, 0x6000_0000_4000_0E01)):
+        engine = by_hand(3, {ROOT: 0x6000_0000_0020_0001 | following << 9, 0x20_0000: leaf})
+        steps = engine.explain(read_of(0)).steps[2:]
+        tags = [step.cached for step in steps]
+        assert [tag.kind for tag in tags if tag] == [EntryKind.TABLE, EntryKind.LEAF]
+        assert [dict(step.fields)["NextLevel"] for step in steps] == [following, leaf >> 9 & 7]
+        assert [tag.last for tag in tags if tag] == [(1 << 30) - 1, (1 << 21) - 1 if following == 2 else (1 << 13) - 1]
 
 
 def test_a_page_of_several_entries_is_cached_as_a_whole() -> None:

@@ -207,6 +207,8 @@ def test_an_iommu_that_is_described_twice_is_found() -> None:
 def test_a_wrong_interrupt_remapping_flag_is_found_either_way() -> None:
     is_so, table = platform("DMAR"), dmar(platform("DMAR"))
     assert subjects(is_so, replace(table, flags=0), "DMAR") == ["DMAR: interrupt remapping"]
+    (finding,) = check_tables(is_so, {"DMAR": replace(table, flags=0).encode()})
+    assert (finding.expected, finding.seen) == ("said to be there", "it is not")
     without = replace(is_so, interrupt_remapping=False)
     assert subjects(without, table, "DMAR") == ["DMAR: interrupt remapping"]
     assert subjects(without, replace(table, flags=0), "DMAR") == []
@@ -276,3 +278,14 @@ def test_a_table_with_a_wrong_checksum_is_found() -> None:
     (finding,) = check_tables(platform("DMAR"), {"DMAR": bytes(data)})
     assert "checksum" in finding.seen
     assert list(check_tables(platform("DMAR"), {"DMAR": with_checksum(bytes(data))})) == []
+
+
+def test_a_finding_says_in_words_what_stands_before_a_function() -> None:
+    is_so = platform("VIOT", tree(endpoint("00:02.0")), frozenset({at("00:02.0")}))
+    nobody = Viot(nodes=(VirtioIommuMmio(base_address=BASE),))
+    unit = "the IOMMU with registers at 0xfed90000, which knows it as 0x40010"
+    (finding,) = check_tables(is_so, {"VIOT": nobody.encode()})
+    assert (finding.expected, finding.seen) == (unit, "no IOMMU")
+    outside = replace(is_so, units=(replace(is_so.units[0], functions=frozenset()),))
+    (finding,) = check_tables(outside, {"VIOT": viot(is_so).encode()})
+    assert (finding.expected, finding.seen) == ("no IOMMU", unit)

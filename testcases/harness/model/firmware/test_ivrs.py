@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from firmware_samples import IVRS, TREE, with_checksum
 from pci_trees import at
@@ -180,9 +182,21 @@ def test_of_the_blocks_of_one_iommu_the_highest_type_known_counts() -> None:
     assert seen(table, "81:00.0") == []
 
 
-def test_an_iommu_that_names_a_device_counts_before_one_that_has_all() -> None:
-    table = Ivrs(blocks=(ivhd(1, ALL), ivhd(2, select(0x10), device_id=3)))
-    assert seen(table, "00:02.0") == [(2, {0x10})]
+@pytest.mark.parametrize(
+    ("entries", "source"),
+    [
+        ((select(0x10),), 0x10),
+        ((start(0x10), end(0x17)), 0x10),
+        ((ExtendedEntry(type=EntryType.EXTENDED_SELECT, device_id=0x10),), 0x10),
+        ((AliasEntry(type=EntryType.ALIAS_SELECT, device_id=0x10, source_device_id=0x20),), 0x20),
+        ((AliasEntry(type=EntryType.ALIAS_START_OF_RANGE, device_id=0x10, source_device_id=0x20), end(0x17)), 0x20),
+    ],
+)
+def test_an_iommu_that_names_a_device_counts_before_one_that_has_all(
+    entries: tuple[IvhdEntry, ...], source: int
+) -> None:
+    table = Ivrs(blocks=(ivhd(1, ALL), ivhd(2, *entries, device_id=3)))
+    assert seen(table, "00:02.0") == [(2, {source})]
     assert seen(table, "00:1c.0") == [(1, {0xE0})]
 
 
@@ -209,6 +223,7 @@ def test_reserved_memory_is_for_all_one_or_a_range(type: int, id: int, aux: int,
     regions = Ivrs(blocks=(block,)).reserved(TREE)
     assert {str(region.function)[5:] for region in regions} == expected
     assert {(region.base, region.last) for region in regions} == {(0x1000, 0x2FFF)}
+    assert Ivrs(blocks=(replace(block, pci_segment_group=1),)).reserved(TREE) == set()
 
 
 def test_the_sample_has_reserved_memory_for_its_device() -> None:

@@ -72,6 +72,11 @@ def test_an_unknown_command_is_not_built() -> None:
         encode_command("IOFENCE.D")
 
 
+def test_a_value_that_does_not_fit_a_command_is_refused() -> None:
+    with pytest.raises(SpecError, match="PSCID"):
+        encode_command("IOTINVAL.VMA", PSCID=1 << 20)
+
+
 @pytest.mark.parametrize("opcode", [0, *range(5, 128)])
 def test_an_opcode_that_is_not_there_is_illegal_4_1(opcode: int) -> None:
     engine = RiscvIommuEngine(RiscvIommuRegisters(capabilities=EXTENSIONS), MEMORY)

@@ -19,7 +19,8 @@ from harness.model.riscv import (
     RiscvIommuRegisters,
 )
 from harness.model.riscv.faults import TransactionType
-from harness.model.riscv.registers import CAPABILITIES, InterruptGeneration, IommuMode, MsiTableEntry, capabilities
+from harness.model.riscv.register_fields import CAPABILITIES
+from harness.model.riscv.registers import InterruptGeneration, IommuMode, MsiTableEntry, capabilities
 
 _FILES = list(Path(__file__).parent.glob("test_*.py"))
 
@@ -110,7 +111,9 @@ def test_every_register_is_read_at_its_offset_6_1() -> None:
         {"capabilities": -1},
         {"fctl": 1 << 32},
         {"ddtp": 1 << 64},
-        {"cqcsr": 1 << 32},
+        *({name: 1 << 32} for name in ("cqh", "cqt", "cqcsr", "fqh", "fqt", "fqcsr", "pqh", "pqt", "pqcsr", "ipsr")),
+        *({name: 1 << 64} for name in ("cqb", "fqb", "pqb", "icvec")),
+        {"qos_id_bits": -1},
         {"qos_id_bits": 13},
         {"msi_cfg_tbl": (MsiTableEntry(),) * 17},
     ],
@@ -118,6 +121,16 @@ def test_every_register_is_read_at_its_offset_6_1() -> None:
 def test_registers_that_do_not_fit_are_refused(values: dict[str, int]) -> None:
     with pytest.raises(SpecError):
         RiscvIommuRegisters(**{"capabilities": 0, **values})  # type: ignore[arg-type]
+
+
+def test_the_widest_values_are_taken() -> None:
+    doublewords = dict.fromkeys(("capabilities", "ddtp", "cqb", "fqb", "pqb", "icvec"), (1 << 64) - 1)
+    words = dict.fromkeys(
+        ("fctl", "cqh", "cqt", "cqcsr", "fqh", "fqt", "fqcsr", "pqh", "pqt", "pqcsr", "ipsr"), (1 << 32) - 1
+    )
+    table = (MsiTableEntry(),) * 16
+    registers = RiscvIommuRegisters(**doublewords, **words, qos_id_bits=12, msi_cfg_tbl=table)  # type: ignore[arg-type]
+    assert (registers.icvec, registers.ipsr) == ((1 << 64) - 1, (1 << 32) - 1)
 
 
 # Fault records.

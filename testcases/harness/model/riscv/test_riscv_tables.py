@@ -22,11 +22,10 @@ from harness.model.access import (
     Permissions,
     Translated,
 )
-from harness.model.engine import AccessCrossesPage, Interrupt, MsiWrite, PostedInterrupt, translate_range
+from harness.model.engine import AccessCrossesPage, Interrupt, MsiWrite, PostedInterrupt, TableLoop, translate_range
 from harness.model.memory import MappedMemory, OffsetMemory, Region, SparseMemory
 from harness.model.radix import PageAllocator, RadixTable
 from harness.model.riscv import SCHEMES, RiscvIommuEngine, RiscvIommuRegisters, RiscvIommuTables
-from harness.model.riscv.listing import TableLoop
 from harness.model.riscv.registers import capabilities
 from harness.model.riscv.tables import new_page_table
 
