@@ -29,7 +29,9 @@ __all__ = [
     "NotModelled",
     "Piece",
     "PostedInterrupt",
+    "RawCommand",
     "TableLoop",
+    "as_bits",
     "check_within_page",
     "split",
     "translate_range",
@@ -132,6 +134,9 @@ class Piece:
     outcome: Outcome
 
 
+RawCommand: TypeAlias = int | bytes
+"""One command of a hardware queue: its bytes as they stand there, or the bits of these, the first byte lowest."""
+
 CommandT = TypeVar("CommandT", contravariant=True)
 ReplyT = TypeVar("ReplyT", covariant=True)
 
@@ -158,7 +163,13 @@ class Engine(Protocol[CommandT, ReplyT]):
         ...
 
     def submit(self, command: CommandT) -> ReplyT:
-        """Take one command or request of the driver; for a hardware queue the reply is a `CommandResult`."""
+        """Take one command or request of the driver.
+
+        For a hardware queue it is a `RawCommand`, and the reply a `CommandResult`.
+
+        Raises:
+            SpecError: it is not as long as a command of that queue.
+        """
         ...
 
     def iter_mappings(self, requester: int, pasid: int | None = None) -> Iterator[Mapping]:
@@ -176,6 +187,19 @@ class InterruptRemapper(Protocol):
     def remap_msi(self, write: MsiWrite) -> MsiOutcome:
         """What becomes of a write to the interrupt address range."""
         ...
+
+
+def as_bits(command: RawCommand, size: int) -> int:
+    """The bits of a command of `size` bytes.
+
+    Raises:
+        SpecError: it has more bits, or another number of bytes.
+    """
+    given = len(command) if isinstance(command, bytes) else size
+    bits = int.from_bytes(command, "little") if isinstance(command, bytes) else command
+    if given != size or not 0 <= bits < 1 << 8 * size:
+        raise SpecError(f"{bits:#x} in {given} bytes is no command of {8 * size} bits")
+    return bits
 
 
 def check_within_page(access: Access, granule: int) -> None:

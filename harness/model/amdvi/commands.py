@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
-from harness.errors import SpecError
 from harness.model.access import MemoryWrite
 from harness.model.amdvi.events import AmdviEventCode
 from harness.model.amdvi.register_fields import XT_INTERRUPT
 from harness.model.amdvi.registers import AmdviRegisters
 from harness.model.bits import Field, Layout
-from harness.model.engine import CommandResult, MsiWrite
+from harness.model.engine import CommandResult, MsiWrite, RawCommand, as_bits
 from harness.model.invalidation import EVERYTHING, EntryKind, Invalidation
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.x86_message import X86Message
@@ -205,17 +204,13 @@ class AmdviCommands:
         }
         self._missing = frozenset(opcode for opcode, there in supported.items() if not there)
 
-    def submit(self, command: int) -> CommandResult:
+    def submit(self, command: RawCommand) -> CommandResult:
         """Take a command.
 
-        Args:
-            command: its 128 bits, as one little-endian number.
-
         Raises:
-            SpecError: not a number of 128 bits.
+            SpecError: not 128 bits.
         """
-        if not 0 <= command < 1 << 8 * COMMAND_SIZE:
-            raise SpecError(f"command {command:#x} is not a number of 128 bits")
+        command = as_bits(command, COMMAND_SIZE)
         number = _OPCODE.get(command)
         # AMD-Vi 2.5.6: unknown, not supported, or a reserved bit set.
         if number not in _OPCODES:

@@ -44,7 +44,7 @@ from harness.model.amdvi.special_ranges import (
     hypertransport_range,
     interrupt_range,
 )
-from harness.model.engine import CommandResult, Interrupt, MsiOutcome, MsiWrite, check_within_page
+from harness.model.engine import CommandResult, Interrupt, MsiOutcome, MsiWrite, RawCommand, check_within_page
 from harness.model.explanation import Explanation, Step
 from harness.model.memory import Memory
 from harness.model.x86_message import INTERRUPT_RANGE, is_interrupt_address
@@ -106,12 +106,8 @@ class AmdviEngine:
         outcome = self._translate(access, steps)
         return Explanation(access, tuple(steps), outcome)
 
-    def submit(self, command: int) -> CommandResult:
-        """See `Engine`: the 128 bits of a command, as one little-endian number.
-
-        Raises:
-            SpecError: not a number of 128 bits.
-        """
+    def submit(self, command: RawCommand) -> CommandResult:
+        """See `Engine`: one command of 128 bits."""
         return self._commands.submit(command)
 
     def remap_msi(self, write: MsiWrite) -> MsiOutcome:

@@ -13,7 +13,7 @@ from enum import Enum
 from harness.errors import SpecError
 from harness.model.access import MemoryWrite
 from harness.model.bits import Field, Layout
-from harness.model.engine import CommandResult
+from harness.model.engine import CommandResult, RawCommand, as_bits
 from harness.model.invalidation import EntryKind, Invalidation
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.riscv.registers import RiscvIommuRegisters
@@ -161,7 +161,7 @@ def encode_command(name: str, *, big_endian: bool = False, **fields: int) -> byt
     return struct.pack(">2Q" if big_endian else "<2Q", value & (1 << 64) - 1, value >> 64)
 
 
-def execute(registers: RiscvIommuRegisters, memory: Memory, command: bytes) -> CommandResult:
+def execute(registers: RiscvIommuRegisters, memory: Memory, command: RawCommand) -> CommandResult:
     """Carry out one command, the bytes of which are as in the queue.
 
     IOFENCE.C is taken to find every command before it completed.
@@ -203,10 +203,9 @@ def raises_wired_interrupt(registers: RiscvIommuRegisters, command: bytes) -> bo
     return is_fence(registers, command) and bool(IOFENCE["WSI"].get(_value(registers, command)))
 
 
-def _value(registers: RiscvIommuRegisters, command: bytes) -> int:
-    if len(command) != COMMAND_SIZE:
-        raise SpecError(f"a command of the RISC-V IOMMU has {COMMAND_SIZE} bytes, not {len(command)}")
-    low, high = struct.unpack(">2Q" if registers.big_endian else "<2Q", command)
+def _value(registers: RiscvIommuRegisters, command: RawCommand) -> int:
+    data = as_bits(command, COMMAND_SIZE).to_bytes(COMMAND_SIZE, "little")
+    low, high = struct.unpack(">2Q" if registers.big_endian else "<2Q", data)
     return int(low) | int(high) << 64
 
 

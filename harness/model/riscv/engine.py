@@ -36,6 +36,7 @@ from harness.model.engine import (
     MsiOutcome,
     MsiWrite,
     PostedInterrupt,
+    RawCommand,
     check_within_page,
 )
 from harness.model.explanation import Explanation, Step
@@ -119,12 +120,8 @@ class RiscvIommuEngine:
         outcome, _ = self._translate(access, steps)
         return Explanation(access, tuple(steps), outcome)
 
-    def submit(self, command: bytes) -> CommandResult:
-        """Carry out the 16 bytes of one command (4.1); `harness.model.riscv.queues` runs a whole queue.
-
-        Raises:
-            SpecError: not 16 bytes.
-        """
+    def submit(self, command: RawCommand) -> CommandResult:
+        """See `Engine`: one command of 128 bits (4.1); `harness.model.riscv.queues` runs a whole queue."""
         return execute(self.registers, self.memory, command)
 
     def find_device(self, requester: int) -> DeviceContext | RiscvIommuCause:

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from harness.errors import SpecError
 from harness.model.access import MemoryWrite
 from harness.model.bits import Field, Layout
-from harness.model.engine import CommandResult
+from harness.model.engine import CommandResult, RawCommand, as_bits
 from harness.model.invalidation import EntryKind, Invalidation
 from harness.model.smmuv3.registers import Smmuv3Registers
 from harness.model.smmuv3.stream import EL2_DOMAIN
@@ -151,17 +150,16 @@ class Commands:
         self._registers = registers
         self._capabilities = registers.capabilities
 
-    def submit(self, command: int) -> CommandResult:
+    def submit(self, command: RawCommand) -> CommandResult:
         """What a command leads to.
 
         Prefetches, and answers to faults and page requests, lead to nothing here: there is no cache to fill, and
         no transaction waits.
 
         Raises:
-            SpecError: not a number of 128 bits.
+            SpecError: not 128 bits.
         """
-        if not 0 <= command < 1 << 128:
-            raise SpecError(f"{command:#x} is not a command of 128 bits")
+        command = as_bits(command, COMMAND_SIZE)
         number = command & 0xFF
         if number not in _FIELD_NUMBERS:
             return _ILLEGAL

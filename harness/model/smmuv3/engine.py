@@ -36,7 +36,7 @@ from harness.model.access import (
     Permissions,
     Translated,
 )
-from harness.model.engine import CommandResult, check_within_page
+from harness.model.engine import CommandResult, RawCommand, check_within_page
 from harness.model.explanation import Explanation, Step
 from harness.model.memory import Memory
 from harness.model.smmuv3.commands import Commands
@@ -113,12 +113,8 @@ class Smmuv3Engine:
         outcome = self._translate(access, steps)
         return Explanation(access, tuple(steps), outcome)
 
-    def submit(self, command: int) -> CommandResult:
-        """Take one command of the Command queue: its 128 bits, of which the first byte in memory is the lowest.
-
-        Raises:
-            SpecError: not a number of 128 bits.
-        """
+    def submit(self, command: RawCommand) -> CommandResult:
+        """See `Engine`: one command of 128 bits of the Command queue."""
         return self._commands.submit(command)
 
     def may_merge(self, first: Smmuv3Event, second: Smmuv3Event) -> bool:

@@ -20,7 +20,7 @@ from harness.model.access import (
     Outcome,
     Permissions,
 )
-from harness.model.engine import CommandResult, MsiOutcome, MsiWrite, check_within_page
+from harness.model.engine import CommandResult, MsiOutcome, MsiWrite, RawCommand, check_within_page
 from harness.model.explanation import Explanation, Step
 from harness.model.memory import Memory, Region
 from harness.model.vtd.fault_conditions import FaultReporter, blocked
@@ -133,8 +133,8 @@ class VtdEngine:
         outcome = self._translate(access, steps)
         return Explanation(access, tuple(steps), outcome)
 
-    def submit(self, command: int | bytes) -> CommandResult:
-        """See `Engine`: one invalidation descriptor, its bits or bytes, whether or not the queue is enabled.
+    def submit(self, command: RawCommand) -> CommandResult:
+        """See `Engine`: one invalidation descriptor, whether or not the queue is enabled.
 
         What a whole queue does, and the registers afterwards, is `harness.model.vtd.invalidation.queue`'s to say.
 

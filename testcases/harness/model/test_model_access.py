@@ -10,9 +10,22 @@ from hypothesis import strategies as st
 
 from harness.errors import SpecError
 from harness.model.access import Access, AccessKind, Fault, Mapping, Outcome, Permissions, Translated
-from harness.model.engine import AccessCrossesPage, CommandResult, Engine, check_within_page, split, translate_range
+from harness.model.amdvi import AmdviEngine, AmdviRegisters
+from harness.model.engine import (
+    AccessCrossesPage,
+    CommandResult,
+    Engine,
+    RawCommand,
+    as_bits,
+    check_within_page,
+    split,
+    translate_range,
+)
 from harness.model.explanation import Explanation, Step
 from harness.model.memory import SparseMemory
+from harness.model.riscv import RiscvIommuEngine, RiscvIommuRegisters
+from harness.model.smmuv3 import Smmuv3Engine, Smmuv3Registers
+from harness.model.smmuv3.capabilities import capabilities as smmuv3_capabilities
 from harness.model.virtio_iommu import FaultReason, Request, Status, VirtioIommuConfig, VirtioIommuEngine
 from harness.model.vtd import VtdEngine, VtdRegisters
 
@@ -108,8 +121,24 @@ def test_an_explanation_is_aligned_text() -> None:
     assert text[3] == "  => translated to 0x0 (r-, 4 KiB mapping)"
 
 
-def test_both_models_have_the_shape_of_an_engine() -> None:
-    registers = VtdRegisters(rtaddr=0, cap=0, ecap=0, gsts=0)
-    vtd: Engine[int, CommandResult] = VtdEngine(registers, SparseMemory())
+def test_every_model_has_the_shape_of_an_engine() -> None:
+    memory = SparseMemory()
+    capabilities = smmuv3_capabilities()
+    hardware: list[Engine[RawCommand, CommandResult]] = [
+        VtdEngine(VtdRegisters(rtaddr=0, cap=0, ecap=0, gsts=0), memory),
+        AmdviEngine(AmdviRegisters(device_table_base=0, control=0, extended_feature=0), memory),
+        Smmuv3Engine(Smmuv3Registers(capabilities=capabilities, cr0=0, strtab_base=0, strtab_base_cfg=0), memory),
+        RiscvIommuEngine(RiscvIommuRegisters(capabilities=0, ddtp=0), memory),
+    ]
     virtio: Engine[Request, Status | None] = VirtioIommuEngine(VirtioIommuConfig(endpoints={}))
-    assert (vtd.granule, virtio.granule) == (PAGE, PAGE)
+    assert [*(engine.granule for engine in hardware), virtio.granule] == [PAGE] * 5
+
+
+@pytest.mark.parametrize("command", [bytes(15), bytes(17), 1 << 128, -1])
+def test_a_command_of_another_length_is_refused(command: RawCommand) -> None:
+    with pytest.raises(SpecError, match="128 bits"):
+        as_bits(command, 16)
+
+
+def test_a_command_is_the_same_as_bits_and_as_bytes() -> None:
+    assert as_bits(bytes(range(16)), 16) == as_bits(int.from_bytes(bytes(range(16)), "little"), 16)

@@ -17,10 +17,9 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from harness.errors import SpecError
 from harness.model.access import MemoryWrite
 from harness.model.bits import Field, Layout
-from harness.model.engine import CommandResult
+from harness.model.engine import CommandResult, RawCommand, as_bits
 from harness.model.invalidation import Invalidation
 from harness.model.vtd.invalidation import scopes
 from harness.model.vtd.invalidation.descriptors import (
@@ -103,7 +102,7 @@ def mode_error(registers: VtdRegisters) -> VtdQueueError | None:
     return None
 
 
-def execute(registers: VtdRegisters, descriptor: int | bytes) -> Executed:
+def execute(registers: VtdRegisters, descriptor: RawCommand) -> Executed:
     """Carry out one descriptor, whether or not the queue is enabled.
 
     Args:
@@ -113,17 +112,7 @@ def execute(registers: VtdRegisters, descriptor: int | bytes) -> Executed:
     Raises:
         SpecError: it has more bits than that, or another number of bytes.
     """
-    size = descriptor_size(registers)
-    if isinstance(descriptor, bytes):
-        given = len(descriptor)
-        descriptor = int.from_bytes(descriptor, "little")
-    else:
-        given = size
-    if given != size or not 0 <= descriptor < 1 << 8 * size:
-        raise SpecError(
-            f"{descriptor:#x} is no descriptor of {8 * size} bits",
-            hint="IQA_REG.DW says how wide descriptors are",
-        )
+    descriptor = as_bits(descriptor, descriptor_size(registers))
     kind = descriptor_type(descriptor)
     error = mode_error(registers) or _type_error(registers, kind)
     if error is not None or kind is None:

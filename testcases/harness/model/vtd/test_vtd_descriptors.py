@@ -315,7 +315,7 @@ def test_engine_takes_a_descriptor_as_bits_or_as_the_bytes_in_the_queue(wide: bo
 
 @pytest.mark.parametrize(("wide", "size"), [(False, 32), (False, 15), (True, 16), (True, 0)])
 def test_bytes_of_another_width_are_no_descriptor(wide: bool, size: int) -> None:
-    with pytest.raises(SpecError, match="no descriptor"):
+    with pytest.raises(SpecError, match="no command of"):
         execute(unit(LEGACY, wide=wide), bytes(size))
 
 
