@@ -5,17 +5,15 @@ The harness boots no such guests yet; the tables it can read already, from a mac
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from vmm_acpi import acpi_tables, by_mmio
+from vmm_bare import ARM, RISCV, Virt, bare_machine
 
-from harness.artifacts.cache import Cache
-from harness.artifacts.qemu import find_qemu
 from harness.checks.firmware import check_tables
 from harness.defaults import defaults
 from harness.model.firmware.iort import Iort
@@ -25,24 +23,7 @@ from harness.model.pci.functions import Function, PortType
 from harness.model.pci.platform import Platform, Unit, UnitPlace
 from harness.model.pci.tree import PciTree, RootBus
 from harness.pci import Address
-from harness.vmm.qemu.process import Listener, QemuProcess
-from harness.vmm.qemu.qtest import Qtest, Width
-from harness.vmm.rundir import RunDirectory
-
-
-@dataclass(frozen=True)
-class Virt:
-    """Where a `virt` machine has what is needed here (QEMU, hw/arm/virt.c and hw/riscv/virt.c)."""
-
-    arch: str
-    processor: str
-    ram: int
-    fw_cfg: int
-    ecam: int
-
-
-ARM = Virt("arm64", "cortex-a57", ram=0x4000_0000, fw_cfg=0x0902_0000, ecam=0x40_1000_0000)
-RISCV = Virt("riscv64", "rv64", ram=0x8000_0000, fw_cfg=0x1010_0000, ecam=0x3000_0000)
+from harness.vmm.qemu.qtest import Width
 
 Tables = Callable[..., dict[str, bytes]]
 
@@ -50,30 +31,13 @@ Tables = Callable[..., dict[str, bytes]]
 @pytest.fixture
 def tables(parent: Path) -> Iterator[Tables]:
     """Starts a machine, numbers the buses of a tree, and reads the tables."""
-    firmware = parent / "any.rom"
-    firmware.write_bytes(bytes(4096))
     with ExitStack() as stack:
 
         def read(virt: Virt, suite: str, machine: str, tree: PciTree, *devices: str) -> dict[str, bytes]:
-            build = find_qemu(suite, virt.arch, Cache())
-            directory = stack.enter_context(RunDirectory.create(parent))
-            listener = stack.enter_context(Listener(directory.path / "qtest.sock"))
-            argv = [*build.argv_prefix, "-machine", machine, "-cpu", virt.processor, "-m", "128M", "-S"]
-            argv += ["-nodefaults", "-no-user-config", "-display", "none", "-bios", str(firmware)]
-            argv += [
-                "-chardev",
-                f"socket,id=qtest,path={listener.path}",
-                "-qtest",
-                "chardev:qtest",
-                "-qtest-log",
-                "none",
-            ]
+            words = ["-machine", machine, "-cpu", virt.processor, "-S"]
             for device in devices:
-                argv += ["-device", device]
-            process = stack.enter_context(
-                QemuProcess.start(argv, directory=directory, env=build.env, command=shlex.join(argv))
-            )
-            qtest = Qtest(stack.enter_context(listener.accept(process, 20.0)), process)
+                words += ["-device", device]
+            qtest = stack.enter_context(bare_machine(parent, suite, virt.arch, bytes(4096), *words))
             for function in tree:
                 if function.secondary is not None and function.subordinate is not None:
                     numbers = function.subordinate << 16 | function.secondary << 8 | function.address.bus
