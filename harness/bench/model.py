@@ -1,8 +1,9 @@
 """How many walks, interrupts and mappings a second the reference model does, and what becomes of that as tables grow.
 
-Nothing is cached: each walk reads its tables again, from memory that is mapped as a guest's or a dump's is. Seconds are
-those of the process on its processor, so that what else runs on the host takes less away. All that is compared is
-measured in turn, round by round; figures are medians, ratios the medians of those of each round.
+Nothing is cached: each walk reads its tables again, from memory that is mapped as a guest's or a dump's is. Beside it
+stands what it takes to judge an outcome against what caches may hold. Seconds are those of the process on its
+processor, so that what else runs on the host takes less away. All that is compared is measured in turn, round by round;
+figures are medians, ratios the medians of those of each round.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from random import Random
 from typing import TypeVar
 
 from harness.artifacts.progress import Progress, silent
-from harness.bench.walks import dense_vtd, every_interrupt, every_walk
-from harness.bench.workloads import spread
+from harness.bench.walks import dense_vtd, every_interrupt, every_judging, every_walk
+from harness.bench.workloads import Judging, make_stale, spread
 from harness.errors import HarnessError, SpecError
 from harness.host import host_facts
-from harness.model.access import Translated
+from harness.model.access import Access, Outcome, Translated
+from harness.model.caches.staleness import Verdict
 from harness.model.engine import Interrupt, PostedInterrupt
 from harness.model.virtio_iommu.ranges import MappedRange, RangeMap
 
@@ -57,6 +59,7 @@ class ModelFigures:
     Attributes:
         walks: walks a second, by engine and format.
         interrupts: interrupts remapped a second, by engine and format.
+        judged: outcomes judged a second against what caches may hold, by engine and format, and the ratio to walks.
         pages: VT-d with more and more pages: walks a second, and the ratio to the fewest.
         mappings: virtio-iommu with more and more mappings: lookups and insertions a second, and bytes for each.
         rounds: how many there were of each.
@@ -67,6 +70,7 @@ class ModelFigures:
 
     walks: tuple[Figure, ...]
     interrupts: tuple[Figure, ...]
+    judged: tuple[Figure, ...]
     pages: tuple[Figure, ...]
     mappings: tuple[Figure, ...]
     rounds: int
@@ -76,7 +80,7 @@ class ModelFigures:
 
     def flat(self) -> dict[str, object]:
         """One object: every figure under its name."""
-        figures = (*self.walks, *self.interrupts, *self.pages, *self.mappings)
+        figures = (*self.walks, *self.interrupts, *self.judged, *self.pages, *self.mappings)
         return {
             **{figure.name: figure.value for figure in figures},
             "rounds": self.rounds,
@@ -104,26 +108,29 @@ def measure(
     if not seconds > 0 or rounds < 1:
         raise SpecError(f"{seconds:g} seconds in {rounds} rounds measure nothing", hint="ask for more than none")
     clock = _Clock(seconds, rounds)
-    progress("walks", 0, 4)
+    progress("walks", 0, 5)
     walks = []
     for walk in every_walk():
         engine, accesses = walk.make(), walk.accesses
         require(walk.name, engine.translate, accesses, Translated)
         walks.append(Figure(f"{walk.name}_walks_per_second", clock.rate(engine.translate, accesses)))
-    progress("interrupts", 1, 4)
+    progress("interrupts", 1, 5)
     interrupts = []
     for interrupt in every_interrupt():
         remapper, writes = interrupt.make(), interrupt.writes
         require(interrupt.name, remapper.remap_msi, writes, (Interrupt, PostedInterrupt))
         interrupts.append(Figure(f"{interrupt.name}_interrupts_per_second", clock.rate(remapper.remap_msi, writes)))
-    progress("more and more pages", 2, 4)
+    progress("caches", 2, 5)
+    judged = [figure for judging in every_judging() for figure in _judging(clock, judging)]
+    progress("more and more pages", 3, 5)
     pages = _growing_pages(clock, [count for count in _VTD_PAGES if count <= largest])
-    progress("more and more mappings", 3, 4)
+    progress("more and more mappings", 4, 5)
     mappings = _growing_mappings(clock, [count for count in _VIRTIO_MAPPINGS if count <= largest])
-    progress("measured", 4, 4)
+    progress("measured", 5, 5)
     return ModelFigures(
         walks=tuple(walks),
         interrupts=tuple(interrupts),
+        judged=tuple(judged),
         pages=tuple(pages),
         mappings=tuple(mappings),
         rounds=rounds,
@@ -156,6 +163,37 @@ class _Clock:
             calls += len(batch)
             now = time.process_time()
         return calls / (now - start)
+
+
+def _judging(clock: _Clock, judging: Judging) -> list[Figure]:
+    """Outcomes judged, and sets of allowed ones made: while no memory has a past, and where a page is stale."""
+    model, accesses = judging.make(), judging.walks.accesses
+    translate = model.engine.translate
+    require(judging.name, translate, accesses, Translated)
+    require(judging.name, model.allowed, accesses, frozenset)
+    seen = [(access, translate(access)) for access in accesses]
+
+    def judge(pair: tuple[Access, Outcome]) -> Verdict:
+        return model.judge(*pair)
+
+    rounds = [
+        (clock.once(translate, accesses), clock.once(judge, seen), clock.once(model.allowed, accesses))
+        for _ in range(clock.rounds)
+    ]
+    stale, outcome = seen[0]
+    make_stale(model, stale)
+    if len(model.allowed(stale)) != 2 or not model.judge(stale, outcome):
+        raise HarnessError(f"{judging.name}: {stale} is not stale")
+    figures = []
+    for number, name in ((1, "judge"), (2, "allowed")):
+        rate = statistics.median(rates[number] for rates in rounds)
+        ratio = statistics.median(rates[number] / rates[0] for rates in rounds)
+        per_second = "judged" if name == "judge" else name
+        figures.append(Figure(f"{judging.name}_{per_second}_per_second", round(rate)))
+        figures.append(Figure(f"{judging.name}_{name}_ratio", round(ratio, 3)))
+    stale_rate = clock.rate(judge, [(stale, outcome)])
+    figures.append(Figure(f"{judging.name}_stale_judged_per_second", stale_rate))
+    return figures
 
 
 def _growing_pages(clock: _Clock, counts: Sequence[int]) -> list[Figure]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from harness.bench.workloads import (
     INTERRUPTS,
@@ -11,6 +12,7 @@ from harness.bench.workloads import (
     REQUESTER,
     TABLES,
     Interrupts,
+    Judging,
     Walks,
     map_dense,
     map_guest,
@@ -20,6 +22,8 @@ from harness.bench.workloads import (
 from harness.model.amdvi import AmdviEngine, AmdviRegisters, AmdviTables, Gcr3Table
 from harness.model.amdvi.register_fields import CONTROL
 from harness.model.amdvi.registers import extended_features
+from harness.model.caches.cached_walk import CachePolicy
+from harness.model.caches.policies import AMDVI, RISCV, SMMUV3, VTD_LEGACY, VTD_SCALABLE
 from harness.model.memory import MappedMemory
 from harness.model.radix import RadixTable
 from harness.model.riscv import RiscvIommuEngine, RiscvIommuRegisters, RiscvIommuTables
@@ -49,7 +53,7 @@ from harness.model.vtd.register_layouts import GSTS_REG, RTADDR_REG
 from harness.model.vtd.registers import TranslationTableMode
 from harness.model.vtd.registers import capabilities as vtd_capabilities
 
-__all__ = ["dense_vtd", "every_interrupt", "every_walk"]
+__all__ = ["dense_vtd", "every_interrupt", "every_judging", "every_walk"]
 
 _4K, _2M, _1G = 1 << 12, 1 << 21, 1 << 30
 _PASID = 5
@@ -78,6 +82,21 @@ def every_walk() -> Iterator[Walks]:
         for stages in ("first_stage", "second_stage", "two_stage"):
             yield Walks(f"riscv_{stages}_{scheme.lower()}_4k", partial(_riscv, stages, scheme))
     yield Walks("virtio_iommu_4k", _virtio_iommu)
+
+
+def every_judging() -> Iterator[Judging]:
+    """A format of each architecture, and one of two stages; names and tables are those of `every_walk`."""
+    policies: dict[str, CachePolicy[Any]] = {
+        "vtd_legacy_4_level_4k": VTD_LEGACY,
+        "vtd_scalable_first_stage_4_level_4k": VTD_SCALABLE,
+        "vtd_scalable_nested_4_level_4k": VTD_SCALABLE,
+        "amdvi_v1_4_level_4k": AMDVI,
+        "smmuv3_stage_1_4k": SMMUV3,
+        "riscv_first_stage_sv39_4k": RISCV,
+    }
+    for walks in every_walk():
+        if walks.name in policies:
+            yield Judging(walks, policies[walks.name])
 
 
 def every_interrupt() -> Iterator[Interrupts]:

@@ -11,9 +11,11 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.model.access import Access, AccessKind, Outcome, Permissions
+from harness.model.caches.cached_walk import CachePolicy
+from harness.model.caches.iotlb import CacheModel
 from harness.model.engine import InterruptRemapper, MsiWrite
 from harness.model.memory import MappedMemory, WritableMemory
 from harness.model.radix import RadixTable
@@ -24,8 +26,10 @@ __all__ = [
     "REQUESTER",
     "TABLES",
     "Interrupts",
+    "Judging",
     "Translating",
     "Walks",
+    "make_stale",
     "map_dense",
     "map_guest",
     "map_pages",
@@ -78,6 +82,39 @@ class Walks:
     def accesses(self) -> list[Access]:
         """To put to the engine."""
         return spread(page=self.page, pasid=self.pasid)
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """Walks of one format, judged by a model of caches.
+
+    Attributes:
+        walks: they.
+        policy: of the architecture.
+    """
+
+    walks: Walks
+    policy: CachePolicy[Any]
+
+    @property
+    def name(self) -> str:
+        """That of the walks."""
+        return self.walks.name
+
+    def make(self) -> CacheModel[Any]:
+        """Builds the tables, and gives the model over them."""
+        engine: Any = self.walks.make()
+        return CacheModel(type(engine), engine.registers, engine.memory, self.policy)
+
+
+def make_stale(model: CacheModel[Any], access: Access) -> None:
+    """Write over the entry that the translation of an access ends with: a cache may still have it."""
+    address, size = max(
+        (number, step.address, step.size)
+        for number, step in enumerate(model.engine.explain(access).steps)
+        if step.address is not None
+    )[1:]
+    model.memory.write(address, bytes(size))
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,7 @@ def _show_model(figures: ModelFigures) -> None:
     for title, part in (
         ("uncached walks a second", figures.walks),
         ("interrupts remapped a second", figures.interrupts),
+        ("outcomes judged against caches", figures.judged),
         ("VT-d, four levels, more and more pages", figures.pages),
         ("virtio-iommu, more and more mappings", figures.mappings),
     ):

@@ -2,7 +2,7 @@
 
 A walk names, for each table entry that it reads, the tags under which an implementation may keep it (`CachedEntry`). A
 command of the driver becomes one or more `Invalidation`: it drops each cached entry whose tags it matches.
-Which results follow from that is `harness.model.iotlb`'s to say.
+Which results follow from that is `harness.model.caches.iotlb`'s to say.
 
 ==========  ====================  ==================  ==================  ====================
             VT-d                  AMD-Vi              SMMUv3              RISC-V
@@ -53,7 +53,7 @@ class CachedEntry:
         space: likewise; None for a request without one.
         stage: 1 or 2 for a page-table entry.
         first: first input address (of its stage) that the entry serves, bytes.
-        last: last one, inclusive.
+        last: last one, inclusive. Both are SubstreamIDs for an SMMU's L1CD, which serves a range of them.
         is_global: a stage 1 leaf that serves every address space of its domain: an invalidation of one spares it.
         index: number of an interrupt remapping entry.
     """

@@ -10,18 +10,23 @@ it is a paging-structure or walk cache, of a leaf it is a translation in an IOTL
 
 Where two stages are walked, an entry of stage 2 is known by its own address alone, and not by what of stage 1 led to
 it; and what stage 1 finds stands for the addresses that stage 2 has translated on the way. Whether an invalidation of
-stage 2 drops that too is the architecture's to say (`CachePolicy.stage_2_drops_combined`).
+stage 2 drops that too is the architecture's to say (`CachePolicy.stage_2_drops_combined`), and so is whether stage 1 is
+kept without what stage 2 has made of it (`CachePolicy.combined_only`).
+
+A translation is found by its tags; or, where `CachePolicy.found_by_requester` says so, by the requester and PASID that
+brought it in. Tables are found by their tags then all the same: who looks those up goes on from what another walk has
+found, and keeps the translation as its own. `evaluate` takes when that was (`Taker`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, NamedTuple, TypeVar
 
-from harness.model.access import Fault, format_requester
+from harness.model.access import Bypassed, BypassReason, Fault, format_requester
 from harness.model.caches.history import Read
-from harness.model.caches.moments import NEVER, Moments, both, held
+from harness.model.caches.moments import ALWAYS, NEVER, Moments, both, either, held
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind, Invalidation
 
@@ -31,6 +36,7 @@ __all__ = [
     "Drop",
     "InvalidationLog",
     "Tags",
+    "Taker",
     "WalkedStep",
     "describe_entry",
     "describe_invalidation",
@@ -41,6 +47,7 @@ __all__ = [
 
 RegistersT = TypeVar("RegistersT")
 _BEFORE_PAGES = (EntryKind.DEVICE, EntryKind.PROCESS)
+_PIECE = 4096  # what a cache keeps of a translation that has no page size of its own
 _UNNAMED = Step("something", "no entry of a table")
 
 
@@ -64,9 +71,13 @@ class CachePolicy(Generic[RegistersT]):
             the history of memory is let go after invalidations of all that in this order.
         joined: kinds of which entries with the same tags, one after the other, are cached as one and never apart.
         stage_2_drops_combined: an invalidation of a stage 2 leaf drops what stage 1 found by way of it.
+        combined_only: of two stages an entry of the first is kept together with what the second has made of its output,
+            never apart from it, and of the second nothing but what leads to tables.
         stage_2_root: kind of the entry that names the root of stage 2.
         implied: what a change of the registers drops by itself.
         shares_global: a translation that is marked global serves every address space of its domain.
+        found_by_requester: a translation, among them one that passes through, is found by the requester and PASID
+            that brought it in, and by nothing else: its domain and space are there to invalidate it.
         interrupt_root: as `root`, for interrupt tables; None while interrupts are not remapped.
     """
 
@@ -77,8 +88,10 @@ class CachePolicy(Generic[RegistersT]):
     everything: tuple[CachedEntry, ...]
     joined: frozenset[EntryKind] = frozenset()
     stage_2_drops_combined: bool = True
+    combined_only: bool = False
     stage_2_root: EntryKind = EntryKind.DEVICE
     shares_global: bool = False
+    found_by_requester: bool = False
     implied: Callable[[RegistersT, RegistersT], tuple[Invalidation, ...]] = nothing_implied
     interrupt_root: Callable[[RegistersT], Hashable | None] = lambda registers: None
 
@@ -145,6 +158,18 @@ class Tags(NamedTuple):
     space: int | None
 
 
+class Taker(NamedTuple):
+    """A requester that goes on from the last table that a walk has found (`CachePolicy.found_by_requester`).
+
+    Attributes:
+        moments: when it looked that table up.
+        space: that its own translations are tagged with; None for the one of the walk.
+    """
+
+    moments: Moments
+    space: int | None
+
+
 class WalkedStep(NamedTuple):
     """An entry that a walk read.
 
@@ -174,6 +199,7 @@ class CachedWalk:
         is_global: the address space does not matter.
         signature: values of the device's (and process's) entries: walks that agree in them agree in the tags.
         dead_end: number of the last read of the way after which nothing can be known; None where there is none.
+        last_table: the last table before the end of the (first) stage, from which others can go on; None without one.
     """
 
     start: Moments
@@ -184,10 +210,11 @@ class CachedWalk:
     is_global: bool = False
     signature: tuple[int | None, ...] = ()
     dead_end: int | None = None
+    last_table: CachedEntry | None = None
 
 
 def evaluate(
-    fault: Fault | None,
+    outcome: object,
     steps: Sequence[Step],
     reads: Sequence[Read],
     start: Moments,
@@ -195,11 +222,12 @@ def evaluate(
     log: InvalidationLog,
     policy: CachePolicy[RegistersT],
     registers: RegistersT,
+    taker: Taker | None = None,
 ) -> CachedWalk:
     """When the result of a walk could be had.
 
     Args:
-        fault: that the walk ended with; None where it came to a good end.
+        outcome: that the walk ended with.
         steps: what it traced.
         reads: what it read. One that no step names is of nothing that is cached: it counts while it is in memory.
         start: when the registers had the value that it starts from.
@@ -207,12 +235,20 @@ def evaluate(
         log: what was dropped.
         policy: of the architecture.
         registers: as they were for the walk.
+        taker: who takes the walk over at its last table; None for the walk as it is.
     """
     walk = CachedWalk(start)
+    fault = outcome if isinstance(outcome, Fault) else None
     entries = _entries(steps, reads)
     pages = [step.cached for step, _, _ in entries if step.cached and step.cached.kind not in _BEFORE_PAGES]
     two_stages = any(entry.stage == 1 for entry in pages)
+    two_below = two_stages and any(entry.stage == 2 for entry in pages)
     walk.tags, walk.is_global = _lookup([entry for entry in pages if entry.stage == 1] if two_stages else pages)
+    turn = _last_table([step.cached for step, _, _ in entries[:-1]], two_stages)
+    if turn is not None:
+        walk.last_table = entries[turn][0].cached
+    if policy.found_by_requester:
+        walk.tags = _with_space_of_process(walk.tags, entries)
     walk.signature = tuple(step.value for step, _, _ in entries if is_of_device(step.cached))
     last_is_kept = fault is None or not entries or policy.keeps(registers, fault, entries[-1][0])
 
@@ -225,16 +261,28 @@ def evaluate(
         entry = step.cached if last_is_kept or number < len(entries) - 1 else None
         if entry is not None and entry.kind in policy.joined and number + 1 < len(entries):
             entry = None if entries[number + 1][0].cached == entry else entry
+        if entry is not None and entry.kind is EntryKind.LEAF:
+            if two_stages and entry.stage == 2 and policy.combined_only:
+                entry = None
+            elif taker is not None and taker.space is not None and entry.space is not None:
+                entry = replace(entry, space=taker.space)
+        # From the last table on, it is the one who takes the walk over that goes on.
+        taken = taker.moments if taker is not None and turn is not None and number >= turn else ALWAYS
         # An entry that may not be cached has no tags; where it has ended the walk the fault tells its stage.
         ends_second = second is not None and fault is not None and fault.stage == 2 and number == len(entries) - 1
         if _is_below(step.cached) if step.cached is not None else ends_second:
             second, kept_as = keep(both(below_root if second is None else second, in_memory), entry)
+            if number == turn:
+                second = both(second, taken)
             now_known = second
         else:
             if second is not None:
-                known, _ = keep(both(known, second), owner)
+                known = both(_combine(walk, keep, both(known, second), owner), taken)
                 second = None
-            known, kept_as = keep(both(known, in_memory), entry)
+            apart = entry is None or entry.stage != 1 or not (two_below and policy.combined_only)
+            known, kept_as = keep(both(known, in_memory), entry if apart else None)
+            if number == turn:
+                known = both(known, taken)
             now_known = known
             owner = entry if entry is not None and entry.stage == 1 else None
             if is_of_device(step.cached):
@@ -245,9 +293,39 @@ def evaluate(
         if not now_known and walk.dead_end is None:
             walk.dead_end = last_read
     if second is not None:
-        known = keep(both(known, second), owner if last_is_kept else None)[0] if two_stages else second
+        known = _combine(walk, keep, both(known, second), owner if last_is_kept else None) if two_stages else second
+    if policy.found_by_requester and isinstance(outcome, Bypassed) and outcome.reason is BypassReason.PASS_THROUGH:
+        known = _pass_through(walk, known, outcome.address, keep)
     walk.result = known
     return walk
+
+
+def _combine(walk: CachedWalk, keep: _Keeper, known: Moments, owner: CachedEntry | None) -> Moments:
+    """When an entry of stage 1 was known together with what stage 2 has made of its output."""
+    known, kept_as = keep(known, owner)
+    last = walk.steps[-1]
+    kept_as = tuple(dict.fromkeys((*last.kept_as, *kept_as)))
+    walk.steps[-1] = last._replace(known=either((last.known, known)), kept_as=kept_as)
+    return known
+
+
+def _pass_through(walk: CachedWalk, known: Moments, address: int, keep: _Keeper) -> Moments:
+    """When a translation that leaves the address as it is was known: it is kept as one of stage 2 that maps a page."""
+    last = walk.steps[-1] if walk.steps else None
+    if last is None or last.step.cached is None:
+        return known
+    page = address & -_PIECE
+    entry = CachedEntry(
+        kind=EntryKind.LEAF,
+        domain=last.step.cached.domain,
+        space=last.step.cached.space,
+        stage=2,
+        first=page,
+        last=page + _PIECE - 1,
+    )
+    known, kept_as = keep(known, entry)
+    walk.steps[-1] = last._replace(known=known, kept_as=(*last.kept_as, *kept_as))
+    return known
 
 
 class _Keeper:
@@ -288,8 +366,25 @@ def _lookup(entries: Sequence[CachedEntry]) -> tuple[Tags | None, bool]:
         return None, False
     last = entries[-1]
     # A global entry has no address space; those above it may have the one that was asked for.
-    tagged = next((entry for entry in entries if not entry.is_global), last)
+    tagged = next((entry for entry in reversed(entries) if not entry.is_global), last)
     return Tags(tagged.requester, tagged.domain, tagged.space), last.is_global
+
+
+def _last_table(entries: Sequence[CachedEntry | None], two_stages: bool) -> int | None:
+    """Number of the last entry that leads to another table, of the first stage where there are two."""
+    for number in range(len(entries) - 1, -1, -1):
+        entry = entries[number]
+        if entry is not None and entry.kind is EntryKind.TABLE and (entry.stage == 1 or not two_stages):
+            return number
+    return None
+
+
+def _with_space_of_process(tags: Tags | None, entries: Sequence[tuple[Step, Moments, int]]) -> Tags | None:
+    """Tags of a walk that may have ended at a table without an address space: a translation would have it."""
+    if tags is None or tags.space is not None:
+        return tags
+    spaces = (step.cached.space for step, _, _ in entries if step.cached and step.cached.kind is EntryKind.PROCESS)
+    return tags._replace(space=next(spaces, None))
 
 
 def _entries(steps: Sequence[Step], reads: Sequence[Read]) -> list[tuple[Step, Moments, int]]:

@@ -41,7 +41,9 @@ class Companions:
     Args:
         memory: what the tables are in; the entries of the sources are watched.
         walk: the present walk of an access.
-        shares_global: translations marked global are found in every address space of a domain.
+        any_space: the address space is left out when tags are compared: what is global serves every one of a domain,
+            and so does a table that has none for a tag.
+        by_requester: translations are not shared, tables are: address spaces with the same entries are one.
         sources: that are known from the start.
     """
 
@@ -49,12 +51,14 @@ class Companions:
         self,
         memory: HistoryMemory,
         walk: Callable[[Access], CachedWalk],
-        shares_global: bool,
+        any_space: bool,
+        by_requester: bool,
         sources: Iterable[Source],
     ) -> None:
         self._memory = memory
         self._walk = walk
-        self._shares_global = shares_global
+        self._any_space = any_space
+        self._by_requester = by_requester
         # Of each source an access: the profile is that of its walk.
         self._sources = {
             (requester, pasid): Access(requester=requester, pasid=pasid, iova=0, length=1, kind=AccessKind.READ)
@@ -110,19 +114,24 @@ class Companions:
         own = self._profile(source)
         if own.tags is None and own.settled:
             self.untagged.add(source)
-        found: dict[object, Source] = {(own.tags, own.signature): source} if own.settled else {}
+        found: dict[object, Source] = {self._kind(own): source} if own.settled else {}
         for other in self._sources:
             profile = self._profile(other)
             if not profile.settled:
                 found[other] = other
             elif profile.tags is not None and (not own.settled or self._alike(own.tags, profile.tags)):
                 # One of those that have the same tables is enough.
-                found.setdefault((profile.tags, profile.signature), other)
+                found.setdefault(self._kind(profile), other)
         companions = self.known[source] = tuple(other for other in found.values() if other != source)
         return companions
 
+    def _kind(self, profile: _Profile) -> tuple[object, ...]:
+        """What sources have in common that bring the same into caches."""
+        tags = profile.tags
+        return tags if tags is None or not self._by_requester else tags[:2], profile.signature
+
     def _alike(self, one: Tags | None, other: Tags) -> bool:
-        return one is not None and one[:2] == other[:2] and (self._shares_global or one.space == other.space)
+        return one is not None and one[:2] == other[:2] and (self._any_space or one.space == other.space)
 
     def _profile(self, source: Source) -> _Profile:
         profile = self._profiles.get(source)

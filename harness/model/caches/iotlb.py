@@ -9,9 +9,9 @@
 
 No cache is simulated. The walk of the engine is run over the history of memory (`history`) with every answer that its
 reads could get, and each result is allowed that caches can have kept until now (`cached_walk`): cached entries of
-tables, walk caches and whole translations alike. A cached translation serves a lookup with the same tags, so that
-another requester with the same domain may have brought it in. What the tags are the walk says (`Step.cached`), what
-else an architecture allows its `CachePolicy` does (`policies`).
+tables, walk caches and whole translations alike. What is cached serves a lookup with the same tags, so that another
+requester with the same domain may have brought it in; of VT-d that is true of tables alone, and not of translations.
+What the tags are the walk says (`Step.cached`), what else an architecture allows its `CachePolicy` does (`policies`).
 
 What is compared: accessed and dirty flags that a walk would set are left out of the outcomes (`writes` is empty): a
 cached translation sets none.
@@ -34,7 +34,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from harness.errors import SpecError
 from harness.model.access import Access, AddressType, Bypassed, Fault, Outcome, Translated
-from harness.model.caches.cached_walk import CachedWalk, CachePolicy, Tags, describe_invalidation
+from harness.model.caches.cached_walk import CachedWalk, CachePolicy, Tags, Taker, describe_invalidation
 from harness.model.caches.companions import Companions, Source
 from harness.model.caches.history import HistoryMemory
 from harness.model.caches.horizon import Horizon
@@ -67,12 +67,22 @@ class _Found(NamedTuple):
         moments: when a lookup of the requester could have had it.
         walk: how it came about.
         requester: who made the walk.
+        taken_by: the walk, where another goes on from its last table.
     """
 
     outcome: Outcome
     moments: Moments
     walk: CachedWalk
     requester: int
+    taken_by: Callable[[Taker], CachedWalk]
+
+    def by(self, lookups: _Lookups, space: int | None) -> _Found:
+        """The same, where the requester of the lookups goes on from the last table, if there is one."""
+        table = self.walk.last_table
+        if table is None:
+            return self
+        walk = self.taken_by(Taker(lookups.find_table(table), space))
+        return self._replace(walk=walk, moments=walk.result)
 
 
 class CacheModel(Generic[RegistersT]):
@@ -118,7 +128,13 @@ class CacheModel(Generic[RegistersT]):
         self._device_tlbs = frozenset(device_tlbs)
         self._interrupts = interrupts
         self._past = PastWalks(engine_of, registers, self.memory, policy, walk_limit)
-        self._companions = Companions(self.memory, self._past.present_walk, policy.shares_global, sources)
+        self._companions = Companions(
+            self.memory,
+            self._past.present_walk,
+            policy.shares_global or policy.found_by_requester,
+            policy.found_by_requester,
+            sources,
+        )
         self.reset()
 
     @property
@@ -294,10 +310,17 @@ class CacheModel(Generic[RegistersT]):
             # Nothing but registers was looked at, and no cache either.
             return [first]
         lookups = _Lookups([found.walk for found in own], self._probes(access, own, left))
+        by_requester = self._policy.found_by_requester
+        foreign: list[_Found] = []
         for requester, pasid in others:
             theirs = self._accesses(replace(access, requester=requester, pasid=pasid), access, left)
-            own += (found for found in theirs if found.walk.tags is not None)
-        return [found._replace(moments=lookups.hit(found.walk)) for found in own]
+            foreign += (found for found in theirs if (found.walk.last_table if by_requester else found.walk.tags))
+        if by_requester:
+            return [
+                *(found.by(lookups, None) for found in own),
+                *(found.by(lookups, lookups.space) for found in foreign),
+            ]
+        return [found._replace(moments=lookups.hit(found.walk)) for found in (*own, *foreign)]
 
     def _probes(self, access: Access, own: Iterable[_Found], left: list[int]) -> list[CachedWalk]:
         """Walks that tell the tags of those that ended before any page table: at an address beyond the width, say.
@@ -318,7 +341,7 @@ class CacheModel(Generic[RegistersT]):
 
         for walked in self._past.walks(self._past.roots, explain, left):
             outcome = walked.outcome if made == access else self._past.happens_to(access, walked)
-            yield _Found(_bare(outcome), walked.walk.result, walked.walk, made.requester)
+            yield _Found(_bare(outcome), walked.walk.result, walked.walk, made.requester, walked.taken_by)
 
     def _begin_companions(self) -> None:
         self._companions.begin(one_root=len(self._past.roots.all) == 1)
@@ -356,7 +379,11 @@ class CacheModel(Generic[RegistersT]):
 
 
 class _Lookups:
-    """Which translations in a cache the lookups of one requester find, and when."""
+    """What in a cache the lookups of one requester find, and when.
+
+    Attributes:
+        space: that its translations are tagged with now, or were last; None where they are not.
+    """
 
     def __init__(self, own: Sequence[CachedWalk], probes: Sequence[CachedWalk] = ()) -> None:
         tags_of = {walk.signature: walk.tags for walk in (*own, *probes) if walk.tags is not None}
@@ -366,6 +393,15 @@ class _Lookups:
             if tags is not None:
                 known.setdefault(tags, []).append(walk.device)
         self._known = {tags: either(sets) for tags, sets in known.items()}
+        self.space = next((tags.space for tags in self._known if tags.space is not None), None)
+
+    def find_table(self, table: CachedEntry) -> Moments:
+        """When a lookup can have had the entry that leads to a table."""
+        return either(
+            sets
+            for known, sets in self._known.items()
+            if known.domain == table.domain and table.space in (None, known.space)
+        )
 
     def hit(self, walk: CachedWalk) -> Moments:
         """When a lookup can have had the result of a walk."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from harness.model.access import Access, Fault, Outcome
-from harness.model.caches.cached_walk import CachedWalk, CachePolicy, InvalidationLog, evaluate
+from harness.model.caches.cached_walk import CachedWalk, CachePolicy, InvalidationLog, Taker, evaluate
 from harness.model.caches.history import HistoryMemory, Read, Recording, ReplayMemory, iter_replays
 from harness.model.caches.moments import FOREVER, Moments, either
 from harness.model.caches.staleness import TOO_MANY_HINT, TooManyWalks
@@ -62,12 +62,14 @@ class Walked(NamedTuple, Generic[ResultT, RegistersT]):
         walk: when that could be had.
         reads: what it read.
         registers: that it began with.
+        taken_by: the walk, where another goes on from its last table.
     """
 
     outcome: ResultT
     walk: CachedWalk
     reads: tuple[Read, ...]
     registers: RegistersT
+    taken_by: Callable[[Taker], CachedWalk]
 
 
 class PastWalks(Generic[RegistersT]):
@@ -148,17 +150,7 @@ class PastWalks(Generic[RegistersT]):
         self._replay.begin([])
         explanation = root.engine.explain(access)
         reads = tuple(self._replay.reads)
-        fault = explanation.outcome if isinstance(explanation.outcome, Fault) else None
-        return evaluate(
-            fault,
-            explanation.steps,
-            reads,
-            root.moments,
-            self.roots.active,
-            self.log,
-            self._policy,
-            root.registers,
-        )
+        return self._evaluation(explanation.outcome, explanation.steps, reads, root, self.roots)()
 
     def walks(
         self,
@@ -189,14 +181,12 @@ class PastWalks(Generic[RegistersT]):
                     )
                 left[0] -= 1
                 steps, outcome = replay.result
-                fault = outcome if isinstance(outcome, Fault) else None
-                walk = evaluate(
-                    fault, steps, replay.reads, root.moments, roots.active, self.log, self._policy, root.registers
-                )
+                evaluation = self._evaluation(outcome, steps, replay.reads, root, roots)
+                walk = evaluation()
                 replay.dead_end = walk.dead_end
                 if walk.dead_end is not None:
                     continue
-                yield Walked(outcome, walk, replay.reads, root.registers)
+                yield Walked(outcome, walk, replay.reads, root.registers, evaluation)
 
     def happens_to(self, access: Access, walked: Walked[Outcome, RegistersT]) -> Outcome:
         """The result of another requester's walk, for an access that finds it in a cache."""
@@ -205,6 +195,18 @@ class PastWalks(Generic[RegistersT]):
         # The same fault, with the name of the requester that it happens to.
         self._recording.begin(walked.reads)
         return self._engine_of(walked.registers, self._recording).translate(access)
+
+    def _evaluation(
+        self,
+        outcome: Outcome | MsiOutcome,
+        steps: Sequence[Step],
+        reads: tuple[Read, ...],
+        root: Root[RegistersT],
+        roots: Roots[RegistersT],
+    ) -> Callable[..., CachedWalk]:
+        """`evaluate` for a walk; a `Taker` is left to be given."""
+        known = outcome, steps, reads, root.moments, roots.active, self.log, self._policy, root.registers
+        return partial(evaluate, *known)
 
     def _find_roots(self) -> None:
         """Engines for the present registers, and for everything that caches may still know of registers."""

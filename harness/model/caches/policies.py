@@ -3,18 +3,27 @@
 Where nothing is said of faults, the tags say it: an entry that may not be cached has none. The tags, by which entries
 are found in a cache and dropped from it:
 
-============  =====================  =========================  ==========================
-              device entries         process entries            translations, page tables
-============  =====================  =========================  ==========================
-VT-d legacy   source id, DID                                    DID
-VT-d          source id              source id, DID, PASID      DID, first stage also PASID
-AMD-Vi        DeviceID               DomainID, PASID            DomainID, guest also PASID
-SMMUv3        StreamID               StreamID, SubstreamID      VMID, stage 1 also ASID
-RISC-V        device_id              device_id, process_id      GSCID, stage 1 also PSCID
-============  =====================  =========================  ==========================
+===========  ==============  =====================  ==========================  ===========================
+             device entries  process entries        page tables                 translations
+===========  ==============  =====================  ==========================  ===========================
+VT-d legacy  source id, DID                         DID                         source id; DID
+VT-d         source id       source id, DID, PASID  DID, first stage also PASID source id, PASID; DID
+AMD-Vi       DeviceID        DomainID, PASID        DomainID, guest also PASID  the same
+SMMUv3       StreamID        StreamID, SubstreamID  VMID, stage 1 also ASID     the same
+RISC-V       device_id       device_id, process_id  GSCID, stage 1 also PSCID   the same
+===========  ==============  =====================  ==========================  ===========================
 
-What is found by tags that others can have as well (translations, and AMD-Vi's process entries), any of those may have
-brought in.
+What is found by tags that others can have as well (tables, translations, AMD-Vi's process entries), any of those may
+have brought in. VT-d (6.2.1, table 17) finds a translation by the source id and PASID of who brought it in, and not by
+its domain, which is there to invalidate it: so it outlives the context-entry that named that domain. In scalable
+mode translations have a PASID in either stage, tables in the first stage only.
+
+Large pages. VT-d may cache one in pieces of 4 KiB, of which an invalidation of other addresses spares the others
+(6.2.4.1, 6.5.3.2): its walks tag the piece around the access. Elsewhere one address of a page takes all of it along,
+and walks tag the whole page: RISC-V drops every entry made from "leaf page table entries corresponding to" the address
+(4.1.1), and Arm every entry for a block that the address lies in, however many are kept of it (DDI 0487, TLB
+maintenance; IHI 0070 4.4 has the same operations). The same is taken for AMD-Vi (2.4.3), where S and the address say
+how much goes at least.
 """
 
 from __future__ import annotations
@@ -30,7 +39,8 @@ from harness.model.riscv.registers import IommuMode, RiscvIommuRegisters
 from harness.model.riscv.tags import HOST
 from harness.model.smmuv3.registers import Smmuv3Registers
 from harness.model.vtd.faults import VtdFaultReason
-from harness.model.vtd.registers import TranslationTableMode, VtdRegisters
+from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG, TranslationTableMode
+from harness.model.vtd.registers import VtdRegisters
 
 __all__ = ["AMDVI", "RISCV", "SMMUV3", "VIRTIO_IOMMU", "VTD_LEGACY", "VTD_SCALABLE", "vtd_policy"]
 
@@ -48,8 +58,8 @@ _OF_A_RIGHT = frozenset({VtdFaultReason.WRITE_NOT_PERMITTED, VtdFaultReason.READ
 # VT-d 6.2.2, 6.2.3: a context-cache entry is made from root-entry and context-entry, a PASID-cache entry from the
 # entries of directory and table.
 _JOINED = frozenset({EntryKind.DEVICE, EntryKind.PROCESS})
-# CAP_REG.ESIRTPS and ESRTPS (VT-d 11.4.2): a new pointer invalidates by itself what depends on the old one.
-_ESIRTPS, _ESRTPS = 1 << 62, 1 << 63
+_ALL_OF_DMA = Invalidation(kinds=EVERYTHING - {EntryKind.INTERRUPT})
+_ALL_OF_INTERRUPTS = Invalidation(kinds=frozenset({EntryKind.INTERRUPT}))
 
 
 def _vtd_root(registers: VtdRegisters) -> int | None:
@@ -70,11 +80,16 @@ def _vtd_keeps(registers: VtdRegisters, fault: Fault, last: Step) -> bool:
 
 
 def _vtd_implied(old: VtdRegisters, new: VtdRegisters) -> tuple[Invalidation, ...]:
+    # CAP_REG.ESRTPS and ESIRTPS (VT-d 11.4.2): a new pointer invalidates what depends on the old one. 11.4.4.1: so does
+    # disabling DMA remapping with ECAP_REG.SMTS, and disabling interrupt remapping with ESIRTPS.
+    new_root = CAP_REG["ESRTPS"].get(new.cap) and new.rtaddr != old.rtaddr
+    disabled = ECAP_REG["SMTS"].get(new.ecap) and old.translation_enabled and not new.translation_enabled
+    new_table = new.irta != old.irta or (old.interrupt_remapping_enabled and not new.interrupt_remapping_enabled)
     dropped = []
-    if new.cap & _ESRTPS and new.rtaddr != old.rtaddr:
-        dropped.append(Invalidation(kinds=EVERYTHING - {EntryKind.INTERRUPT}))
-    if new.cap & _ESIRTPS and new.irta != old.irta:
-        dropped.append(Invalidation(kinds=frozenset({EntryKind.INTERRUPT})))
+    if new_root or disabled:
+        dropped.append(_ALL_OF_DMA)
+    if CAP_REG["ESIRTPS"].get(new.cap) and new_table:
+        dropped.append(_ALL_OF_INTERRUPTS)
     return tuple(dropped)
 
 
@@ -85,10 +100,13 @@ VTD_LEGACY: CachePolicy[VtdRegisters] = CachePolicy(
     keeps=_vtd_keeps,
     everything=(_DEVICES, _TABLES, _LEAVES),
     joined=_JOINED,
+    found_by_requester=True,
     implied=_vtd_implied,
     interrupt_root=_vtd_interrupt_root,
 )
 
+# 6.2.4, 6.2.5: of two stages the IOTLB has the page of a request with the frame that both lead to, and paging-structure
+# caches have first-stage entries with the frame of the table; second-stage ones serve guest-physical addresses as well.
 VTD_SCALABLE: CachePolicy[VtdRegisters] = CachePolicy(
     name="VT-d, scalable mode",
     source="VT-d 6.1, 6.2",
@@ -96,7 +114,9 @@ VTD_SCALABLE: CachePolicy[VtdRegisters] = CachePolicy(
     keeps=_vtd_keeps,
     everything=(_DEVICES, _PROCESSES, _TABLES, _LEAVES),
     joined=_JOINED,
+    combined_only=True,
     stage_2_root=EntryKind.PROCESS,
+    found_by_requester=True,
     implied=_vtd_implied,
     interrupt_root=_vtd_interrupt_root,
 )

@@ -11,10 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.bench.model import Figure, ModelFigures, require
-from harness.bench.walks import dense_vtd, every_interrupt, every_walk
+from harness.bench.walks import dense_vtd, every_interrupt, every_judging, every_walk
+from harness.bench.workloads import make_stale
 from harness.cli import bench
 from harness.cli.main import app
 from harness.errors import HarnessError, SpecError
+from harness.model.access import Fault
 
 FIGURES = {
     "cold_ratio",
@@ -71,6 +73,15 @@ MODEL_GROWTH = {
 }
 
 
+MODEL_JUDGED = {
+    "judged_per_second",
+    "judge_ratio",
+    "allowed_per_second",
+    "allowed_ratio",
+    "stale_judged_per_second",
+}
+
+
 def test_the_model_is_measured_for_every_engine_and_format_as_one_object() -> None:
     result = CliRunner().invoke(
         app, ["bench", "model", "--seconds", "0.01", "--largest", "10000", "--json"], catch_exceptions=False
@@ -78,8 +89,10 @@ def test_the_model_is_measured_for_every_engine_and_format_as_one_object() -> No
     found = json.loads(result.stdout)
     walks = {f"{walk.name}_walks_per_second" for walk in every_walk()}
     interrupts = {f"{remapping.name}_interrupts_per_second" for remapping in every_interrupt()}
-    assert found.keys() == walks | interrupts | MODEL_GROWTH | {"rounds", "seconds", "host", "python"}
+    judged = {f"{judging.name}_{figure}" for judging in every_judging() for figure in MODEL_JUDGED}
+    assert found.keys() == walks | interrupts | judged | MODEL_GROWTH | {"rounds", "seconds", "host", "python"}
     assert "vtd_legacy_4_level_4k_walks_per_second" in walks
+    assert "vtd_legacy_4_level_4k_judged_per_second" in judged
     assert found["host"].keys() == {"machine", "system"}
     assert min(value for value in found.values() if isinstance(value, int | float)) > 0
     assert found["vtd_growth_ratio_1000_pages"] == 1
@@ -91,6 +104,7 @@ def test_the_model_is_shown_as_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     figures = ModelFigures(
         walks=one,
         interrupts=(),
+        judged=(Figure("a_judge_ratio", 0.9),),
         pages=ratio,
         mappings=(),
         rounds=5,
@@ -103,6 +117,7 @@ def test_the_model_is_shown_as_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "CPython 3, a host, medians of 5" in shown
     assert re.search(r"uncached walks a second +\n  a +123,456", shown)
     assert re.search(r"vtd growth ratio 10000 pages +0.987", shown)
+    assert re.search(r"outcomes judged against caches +\n  a judge ratio +0.9", shown)
 
 
 def test_dense_tables_map_every_page_and_no_more() -> None:
@@ -110,6 +125,23 @@ def test_dense_tables_map_every_page_and_no_more() -> None:
     mappings = list(dense_vtd(count).iter_mappings(0x28))
     assert [mapping.iova for mapping in mappings] == [page * 4096 for page in range(count)]
     assert len({mapping.address - mapping.iova for mapping in mappings}) == 1
+
+
+def test_what_is_judged_names_an_architecture_each_and_can_be_made_stale() -> None:
+    judged = list(every_judging())
+    assert {judging.policy.name for judging in judged} == {
+        "VT-d, legacy mode",
+        "VT-d, scalable mode",
+        "AMD-Vi",
+        "SMMUv3",
+        "RISC-V IOMMU",
+    }
+    for judging in judged:
+        model, access = judging.make(), judging.walks.accesses[0]
+        before = model.engine.translate(access)
+        make_stale(model, access)
+        assert isinstance(model.engine.translate(access), Fault)
+        assert model.judge(access, before)
 
 
 def test_no_time_is_refused() -> None:

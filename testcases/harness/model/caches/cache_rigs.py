@@ -90,6 +90,7 @@ class Rig:
         translations: name of the one that then ends the translations of the old table.
         everything: names of those that together drop everything, in order.
         leaf_only: name of one that drops the leaf of `PAGE`, and no table that leads to it.
+        above: the stage above the one that `table` is of, where there is one: it maps `PAGE` to itself.
         below: the stage below the one that `table` is of, where there is one: it maps `FRAME` to itself.
     """
 
@@ -108,6 +109,7 @@ class Rig:
     translations: str
     everything: tuple[str, ...]
     leaf_only: str
+    above: RadixTable | None = None
     below: RadixTable | None = None
     model: CacheModel[Any] = field(init=False)
 
@@ -302,7 +304,8 @@ def vtd_scalable(stages: str) -> Rig:
         wrong += ("next page of pasid",)
     else:
         right += ("page", "page, IH", "2 MiB")
-        wrong += ("next page",)
+        # Table 23: of nested translations an address spares none, and 6.2.4: its second stage is not kept by itself.
+        right, wrong = (right, (*wrong, "next page")) if stages == "second" else ((*right, "next page"), wrong)
     return Rig(
         name=f"VT-d scalable, {stages}",
         engine_of=VtdEngine,
@@ -319,6 +322,7 @@ def vtd_scalable(stages: str) -> Rig:
         translations="domain",
         everything=("contexts", "pasids", "iotlb"),
         leaf_only="page of pasid, IH" if stages == "first" else "page, IH",
+        above=first if stages == "nested" else None,
     )
 
 

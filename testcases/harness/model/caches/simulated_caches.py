@@ -16,17 +16,19 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from harness.model.access import Access, Bypassed, Fault, Outcome, Translated
+from harness.model.access import Access, Bypassed, BypassReason, Fault, Outcome, Translated
 from harness.model.caches.cached_walk import CachePolicy, is_of_device
 from harness.model.caches.iotlb import CacheModel
 from harness.model.engine import Engine
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind, Invalidation
 from harness.model.memory import Memory
+from harness.model.vtd.faults import VtdFaultRecord
 
 PAGE_TABLES = (EntryKind.TABLE, EntryKind.LEAF)
 REQUESTER_FIELDS = ("source_id", "device_id", "stream_id")
 Source = tuple[int, int | None]
+Tags = tuple[int | None, int | None, int | None]
 Values = tuple[tuple[tuple[int, int], bytes], ...]
 
 
@@ -35,13 +37,15 @@ class Cached(NamedTuple):
 
     Attributes:
         kept_as: its tags first, then those of the entries whose drop takes it along.
-        source: whose walk brought it in.
+        source: whose walk led to it.
+        finder: who keeps it, where the requester matters to who finds it.
         registers: of that walk.
         values: what that walk read up to and with the entry.
     """
 
     kept_as: tuple[CachedEntry, ...]
     source: Source
+    finder: Source
     registers: Any
     values: Values
 
@@ -118,14 +122,26 @@ class SimulatedCaches:
         mine = [e for e in self.entries if e.source == source and is_of_device(e.kept_as[0])]
         for device in self._some([None, *mine]):
             outcome, steps = self._walk(access, source, device)
-            tags = {_tags(steps)} - {None}
-            hits = [entry for entry in self.entries if _serves(entry, tags, access)]
+            tags = _tags(steps)
+            if self.policy.found_by_requester:
+                hits = [entry for entry in self.entries if self._finds(entry, source, tags, access)]
+            else:
+                hits = [entry for entry in self.entries if _serves(entry, {tags} - {None}, access)]
             for hit in self._some([None, *hits]):
                 if hit is None:
                     yield outcome
                     continue
-                hit_outcome, _ = self._walk(access, hit.source, hit)
+                hit_outcome, _ = self._walk(access, hit.source, hit, source, tags)
                 yield _named(hit_outcome, access)
+
+    def _finds(self, entry: Cached, source: Source, tags: Tags | None, access: Access) -> bool:
+        """VT-d table 17: a translation is found by who brought it in, a table by domain and, in stage 1, PASID."""
+        if entry.kept_as[0].kind is EntryKind.LEAF:
+            return entry.finder == source and _covers(entry.kept_as[0], access)
+        if tags is None:
+            return False
+        _, domain, space = tags
+        return _serves(entry, {(None, domain, space), (None, domain, None)}, access)
 
     def _below(self) -> dict[tuple[int, int], tuple[bytes, CachedEntry]]:
         """Some of the entries of a stage 2 under a stage 1, each by its own address."""
@@ -142,8 +158,15 @@ class SimulatedCaches:
     def _some(self, choices: list[Any]) -> list[Any]:
         return choices if self.chance is None else [self.chance.choice(choices)]
 
-    def _walk(self, access: Access, source: Source, cached: Cached | None) -> tuple[Outcome, Sequence[Step]]:
-        """Walk on from what is cached, and keep of it what may be kept."""
+    def _walk(
+        self,
+        access: Access,
+        source: Source,
+        cached: Cached | None,
+        finder: Source | None = None,
+        found_by: Tags | None = None,
+    ) -> tuple[Outcome, Sequence[Step]]:
+        """Walk on from what is cached, and keep of it what may be kept: in the name of the one who has found it."""
         registers = self.registers if cached is None else cached.registers
         requester, pasid = source
         request = replace(access, requester=requester, pasid=pasid)
@@ -166,16 +189,35 @@ class SimulatedCaches:
         for step, keep in zip(steps, kept, strict=True):
             tags = step.cached
             if tags is not None and keep and two_stages and tags.stage == 2:
-                self._keep_below(step, overlay)
+                if tags.kind is not EntryKind.LEAF or not self.policy.combined_only:
+                    self._keep_below(step, overlay)
                 under = (*under, tags) if tags.kind is EntryKind.LEAF else under
                 continue
             if tags is None or not keep or (self.chance is not None and self.chance.random() < 0.5):
                 continue
             also = under if tags.stage == 1 and self.policy.stage_2_drops_combined else ()
-            values = _values_up_to(step, overlay.reads)
+            last = step
+            if self.policy.combined_only and two_stages and tags.stage == 1:
+                last = _last_below(step, steps)
+                if last is steps[-1] and isinstance(found.outcome, Fault):
+                    continue  # nothing to combine it with
+            values = _values_up_to(last, overlay.reads)
             if cached is not None and len(values) <= len(cached.values):
                 continue  # it was passed over, not read
-            self.entries[Cached((tags, *also), source, registers, values)] = None
+            if found_by is not None and tags.kind is EntryKind.LEAF and tags.space is not None:
+                tags = replace(tags, space=found_by[2])
+            self.entries[Cached((tags, *also), source, finder or source, registers, values)] = None
+        passes = isinstance(found.outcome, Bypassed) and found.outcome.reason is BypassReason.PASS_THROUGH
+        if self.policy.found_by_requester and passes and (self.chance is None or self.chance.random() < 0.5):
+            device = steps[-1].cached
+            assert device is not None
+            page = access.iova & ~0xFFF
+            tags = CachedEntry(
+                kind=EntryKind.LEAF, domain=device.domain, space=device.space, stage=2, first=page, last=page | 0xFFF
+            )
+            values = _values_up_to(steps[-1], overlay.reads)
+            if cached is None or cached.kept_as[0].kind is not EntryKind.LEAF:
+                self.entries[Cached((tags,), source, finder or source, registers, values)] = None
         if self.chance is not None and len(self.entries) > 40:
             for entry in self.chance.sample(list(self.entries), 10):
                 del self.entries[entry]
@@ -194,6 +236,8 @@ def _named(outcome: Outcome, access: Access) -> Outcome:
     name = next((each for each in REQUESTER_FIELDS if hasattr(record, each)), None)
     if name is not None:
         record = replace(record, **{name: access.requester})
+    if isinstance(record, VtdFaultRecord) and record.pasid is not None:
+        record = replace(record, pasid=access.pasid)
     return replace(outcome, requester=access.requester, record=record)
 
 
@@ -203,16 +247,35 @@ def _values_up_to(step: Step, reads: Sequence[tuple[tuple[int, int], bytes]]) ->
     return tuple(reads[: last + 1])
 
 
-def _tags(steps: Sequence[Step]) -> tuple[int | None, int | None, int | None] | None:
-    pages = [step.cached for step in steps if step.cached is not None and step.cached.kind in PAGE_TABLES]
+def _tags(steps: Sequence[Step]) -> Tags | None:
+    named = [step.cached for step in steps if step.cached is not None]
+    pages = [tags for tags in named if tags.kind in PAGE_TABLES]
     pages = [tags for tags in pages if tags.stage == 1] or pages
-    return (pages[-1].requester, pages[-1].domain, pages[-1].space) if pages else None
+    if not pages:
+        return None
+    # A table of VT-d's second stage has no PASID, the translation below it has.
+    processes = [tags.space for tags in named if tags.kind is EntryKind.PROCESS and tags.domain is not None]
+    space = pages[-1].space if pages[-1].space is not None or not processes else processes[-1]
+    return pages[-1].requester, pages[-1].domain, space
 
 
 def _serves(entry: Cached, lookups: set[Any], access: Access) -> bool:
     tags = entry.kept_as[0]
     if tags.kind not in PAGE_TABLES or (tags.requester, tags.domain, tags.space) not in lookups:
         return False
+    return _covers(tags, access)
+
+
+def _last_below(step: Step, steps: Sequence[Step]) -> Step:
+    """The last step of stage 2 that translates the output of a step of stage 1."""
+    for after in steps[steps.index(step) + 1 :]:
+        if after.cached is not None and after.cached.stage != 2:
+            break
+        step = after
+    return step
+
+
+def _covers(tags: CachedEntry, access: Access) -> bool:
     return (tags.first or 0) <= access.iova <= (tags.last if tags.last is not None else 1 << 64)
 
 
@@ -242,9 +305,15 @@ class Bench:
         self.prefetch()
 
     def prefetch(self) -> None:
-        for access in self.accesses:
-            if self.chance is None or self.chance.random() < 0.3:
-                self.real.outcomes(access)
+        known = -1
+        # What one brings in another may find: the one that keeps everything goes on until there is nothing new.
+        while known != len(self.real.entries):
+            known = len(self.real.entries)
+            for access in self.accesses:
+                if self.chance is None or self.chance.random() < 0.3:
+                    self.real.outcomes(access)
+            if self.chance is not None:
+                return
 
     def write(self, address: int, value: int, size: int = 8) -> None:
         """Change an entry, in one piece."""

@@ -80,7 +80,20 @@ def test_other_tags_for_a_device_count_once_its_entries_are_invalidated(name: st
     rig.invalidate(rig.translations)
     assert rig.targets() == {FRAME, OTHER_FRAME}
     rig.invalidate(*rig.device)
+    if rig.policy.found_by_requester:
+        # VT-d table 17: its translations are found without the domain that they are invalidated by.
+        assert rig.targets() == {FRAME, OTHER_FRAME}
+        rig.invalidate(rig.translations)
     assert rig.targets() == {OTHER_FRAME}
+
+
+@every_rig
+def test_a_table_of_tags_that_a_device_has_left_is_not_walked_on(name: str) -> None:
+    rig = RIGS[name]()
+    rig.do(lambda: rig.attach(False))
+    rig.invalidate(*rig.device)
+    rig.map(NEW_FRAME)
+    assert rig.targets() == ({FRAME, OTHER_FRAME} if rig.policy.found_by_requester else {OTHER_FRAME})
 
 
 @every_rig
@@ -169,6 +182,35 @@ def test_a_table_that_is_no_longer_used_is_walked_on_until_its_translations_are_
     assert rig.targets() == {FRAME, OTHER_FRAME, None}
     rig.invalidate(rig.translations)
     assert rig.targets() == {OTHER_FRAME}
+
+
+def large_page_rigs() -> list[tuple[str, bool]]:
+    """Names of rigs, and whether one address of a large page takes all of it along."""
+    return [(name, not name.startswith("vtd")) for name in RIGS if name != "vtd-nested"]
+
+
+@pytest.mark.parametrize(("name", "whole"), large_page_rigs())
+def test_an_address_takes_its_large_page_along_but_for_vt_d(name: str, whole: bool) -> None:
+    rig = RIGS[name]()
+    table = rig.table
+    size, inside = 1 << 21, PAGE + 0x12_3000
+    large = 0x8020_0000
+
+    def map_large() -> None:
+        table.unmap(PAGE, 0x1000)
+        table.map(PAGE, large, size, largest_page=size)
+
+    if rig.below is not None:
+        rig.below.map(large, large, size)
+    rig.do(map_large)
+    rig.invalidate(*rig.everything)
+    rig.invalidate(*rig.everything)
+    assert rig.targets(page=inside) == {large + 0x12_3000}
+    rig.do(lambda: table.unmap(PAGE, size))
+    assert rig.targets(page=inside) == {large + 0x12_3000, None}
+    rig.invalidate(rig.leaf_only)
+    assert rig.targets(page=PAGE) == {None}
+    assert rig.targets(page=inside) == ({None} if whole else {large + 0x12_3000, None})
 
 
 @every_rig

@@ -129,12 +129,23 @@ def test_another_interrupt_table_counts_once_the_interrupt_entry_cache_is_invali
 
 def test_with_esirtps_a_new_interrupt_table_counts_at_once() -> None:
     model, _ = remapping()
-    registers = replace(model.registers, cap=model.registers.cap | 1 << 62)
+    registers = replace(model.registers, cap=model.registers.cap | CAP_REG.encode({"ESIRTPS": 1}))
     model.set_registers(registers)
     other = InterruptTable(model.memory, 0x8000)
     other.remap(0, vector=0x61, destination=1, requester=RID)
     model.set_registers(replace(registers, irta=other.irta))
     assert vectors(model) == {0x61}
+
+
+def test_with_esirtps_disabling_interrupt_remapping_drops_what_it_cached_11_4_4_1() -> None:
+    for esirtps in (0, 1):
+        model, table = remapping()
+        on = replace(model.registers, cap=model.registers.cap | CAP_REG.encode({"ESIRTPS": esirtps}))
+        model.set_registers(on)
+        table.remap(0, vector=0x42, destination=1, requester=RID)
+        model.set_registers(replace(on, gsts=0))
+        model.set_registers(on)
+        assert vectors(model) == ({0x42} if esirtps else {0x41, 0x42})
 
 
 def test_interrupts_that_are_not_remapped_use_no_cache() -> None:
@@ -423,11 +434,11 @@ def test_past_the_limit_of_invalidations_nothing_but_the_present_outcome_is_deci
 
 
 def test_past_the_limit_of_register_changes_nothing_but_the_present_outcome_is_decided() -> None:
-    rig = RIGS["vtd-legacy"]()
+    rig = RIGS["amdvi-host"]()
     rig.map(None)
     seen = Translated(FRAME, 0x1000, RW)
     assert rig.model.judge(rig.access, seen)
-    off = replace(rig.registers, gsts=0)
+    off = replace(rig.registers, control=0)
     for _ in range(200):
         rig.model.set_registers(off)
         rig.model.set_registers(rig.registers)
