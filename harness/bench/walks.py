@@ -22,8 +22,8 @@ from harness.bench.workloads import (
 from harness.model.amdvi import AmdviEngine, AmdviRegisters, AmdviTables, Gcr3Table
 from harness.model.amdvi.register_fields import CONTROL
 from harness.model.amdvi.registers import extended_features
-from harness.model.caches.cached_walk import CachePolicy
 from harness.model.caches.policies import AMDVI, RISCV, SMMUV3, VTD_LEGACY, VTD_SCALABLE
+from harness.model.caches.policy import CachePolicy
 from harness.model.memory import MappedMemory
 from harness.model.radix import RadixTable
 from harness.model.riscv import RiscvIommuEngine, RiscvIommuRegisters, RiscvIommuTables

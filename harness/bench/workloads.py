@@ -14,8 +14,8 @@ from random import Random
 from typing import Any, Protocol
 
 from harness.model.access import Access, AccessKind, Outcome, Permissions
-from harness.model.caches.cached_walk import CachePolicy
 from harness.model.caches.iotlb import CacheModel
+from harness.model.caches.policy import CachePolicy
 from harness.model.engine import InterruptRemapper, MsiWrite
 from harness.model.memory import MappedMemory, WritableMemory
 from harness.model.radix import RadixTable

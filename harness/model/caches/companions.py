@@ -1,18 +1,24 @@
-"""Which requesters may bring translations into a cache for each other: those whose translations have the same tags.
+"""Which requesters may bring something into a cache for each other: those whose translations have the same tags.
 
-A cached translation is found by its tags (a domain id, and the id of an address space), not by who has brought it in.
-Two requesters with the same tags should have the same tables; if they have not, each may get what is the other's.
+What is cached of page tables is found by its tags (a domain id, and the id of an address space), not by who has brought
+it in; so are translations, but of VT-d (`CachePolicy.found_by_requester`). Two requesters with the same tags should
+have the same tables; if they have not, each may get what is the other's.
+
+To ask every requester for every access would be slow, so a profile is kept of each: its tags, and the values of the
+entries that they come from. It holds until one of these entries is written. Of those with equal profiles one is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from harness.model.access import Access, AccessKind
-from harness.model.caches.cached_walk import CachedWalk, Tags, is_of_device
+from harness.model.caches.cached_walk import CachedWalk
 from harness.model.caches.history import HistoryMemory
+from harness.model.caches.policy import CachePolicy
+from harness.model.caches.traces import Tags, is_of_device
 
 __all__ = ["Companions", "Source"]
 
@@ -27,7 +33,7 @@ class _Profile:
     Attributes:
         tags: of its translations; None where it has none.
         signature: values of its entries: with the same ones, sources have the same tables.
-        settled: no cache can know anything else.
+        settled: no cache can know anything else of its device entries.
     """
 
     tags: Tags | None
@@ -41,9 +47,7 @@ class Companions:
     Args:
         memory: what the tables are in; the entries of the sources are watched.
         walk: the present walk of an access.
-        any_space: the address space is left out when tags are compared: what is global serves every one of a domain,
-            and so does a table that has none for a tag.
-        by_requester: translations are not shared, tables are: address spaces with the same entries are one.
+        policy: of the architecture.
         sources: that are known from the start.
     """
 
@@ -51,14 +55,15 @@ class Companions:
         self,
         memory: HistoryMemory,
         walk: Callable[[Access], CachedWalk],
-        any_space: bool,
-        by_requester: bool,
+        policy: CachePolicy[Any],
         sources: Iterable[Source],
     ) -> None:
         self._memory = memory
         self._walk = walk
-        self._any_space = any_space
-        self._by_requester = by_requester
+        # What is global serves every address space of a domain, and so does a table that has none for a tag.
+        self._any_space = policy.shares_global or policy.found_by_requester
+        # Where tables alone are shared, sources with the same entries have nothing for each other in any space.
+        self._tables_only = policy.found_by_requester
         # Of each source an access: the profile is that of its walk.
         self._sources = {
             (requester, pasid): Access(requester=requester, pasid=pasid, iova=0, length=1, kind=AccessKind.READ)
@@ -128,12 +133,14 @@ class Companions:
     def _kind(self, profile: _Profile) -> tuple[object, ...]:
         """What sources have in common that bring the same into caches."""
         tags = profile.tags
-        return tags if tags is None or not self._by_requester else tags[:2], profile.signature
+        return tags if tags is None or not self._tables_only else tags[:2], profile.signature
 
     def _alike(self, one: Tags | None, other: Tags) -> bool:
+        """Whether what is brought in under some tags may be found under others."""
         return one is not None and one[:2] == other[:2] and (self._any_space or one.space == other.space)
 
     def _profile(self, source: Source) -> _Profile:
+        """The profile of a source; from now on the entries that it comes from are watched."""
         profile = self._profiles.get(source)
         if profile is not None:
             return profile

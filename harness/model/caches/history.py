@@ -122,6 +122,7 @@ class HistoryMemory:
             return [Version(present, ALWAYS)]
         cut, mask = 8 * (address - base), (1 << 8 * size) - 1
         value = int.from_bytes(self.memory.read(base, -(-(address + size - base) // 8) * 8), "little")
+        # Back from the present: what each of the words was, at every moment when one of them changed.
         starts = sorted({since for _, past in words for since, _ in past}, reverse=True)
         runs: dict[int, list[tuple[int, int]]] = {present: []}
         end = FOREVER
@@ -139,6 +140,7 @@ class HistoryMemory:
             kept = [entry for entry, after in pairwise(past) if after[0] > before]
             self._size -= len(past) - 1 - len(kept)
             if kept:
+                # Of what was before the first of them nothing is known any more: it counts from the beginning.
                 self._past[word] = [(0, kept[0][1]), *kept[1:], past[-1]]
             else:
                 del self._past[word]

@@ -1,17 +1,32 @@
 """Which results an IOMMU may give, when it has caches: the present one, and those that no invalidation has ended yet.
 
-`CacheModel` stands between the tables and whoever judges an implementation:
+A driver clears a PTE and does not invalidate. Hardware may now fault, as the tables say, or translate, from what it has
+kept: both are right. After the invalidation that drops the PTE only the fault is. `CacheModel` says so at any time.
+The tables are written through its memory, and it is told what each command of the driver drops:
 
->>> model = CacheModel(VtdEngine, registers, memory, VTD_LEGACY)                                     # doctest: +SKIP
->>> model.memory.write_u64(entry, 0)                        # what the driver does, goes through here  # doctest: +SKIP
->>> model.invalidate(engine.submit(descriptor).invalidations)                                        # doctest: +SKIP
->>> model.judge(access, seen)                                     # Allowed, NotAllowed or Undecided  # doctest: +SKIP
+>>> mapped = model.engine.translate(read)
+>>> model.memory.write_u64(pte, 0)
+>>> sorted(map(str, model.allowed(read)))
+['fault 0x6 READ_NOT_PERMITTED, stage 2, level 1', 'translated to 0x800000 (rw, 4 KiB mapping)']
+>>> print(model.judge(read, mapped))
+allowed: translated to 0x800000 (rw, 4 KiB mapping): from caches
+    SS-PTE @0x6800 = 0x800003, written over at change 2, still cached as: leaf stage 2 domain 0x5 0x100000..0x100fff
+>>> model.invalidate(model.engine.submit(invalidate_the_page).invalidations)
+>>> sorted(map(str, model.allowed(read)))
+['fault 0x6 READ_NOT_PERMITTED, stage 2, level 1']
+>>> print(model.judge(read, mapped))
+00:05.0 read of 1 bytes at 0x100000
+  was translated to 0x800000 (rw, 4 KiB mapping), which is not allowed
+  it was right until change 2; change 3 dropped it: leaf, table stage 2 domain 0x5 0x100000..0x100fff
+  allowed is:
+    fault 0x6 READ_NOT_PERMITTED, stage 2, level 1: what the tables of 00:05.0 say now
 
-No cache is simulated. The walk of the engine is run over the history of memory (`history`) with every answer that its
-reads could get, and each result is allowed that caches can have kept until now (`cached_walk`): cached entries of
-tables, walk caches and whole translations alike. What is cached serves a lookup with the same tags, so that another
-requester with the same domain may have brought it in; of VT-d that is true of tables alone, and not of translations.
-What the tags are the walk says (`Step.cached`), what else an architecture allows its `CachePolicy` does (`policies`).
+No cache is simulated. The walk of the engine is run over the history of memory (`history`, `past_walks`) with every
+answer that its reads could get, and each result is allowed that caches can have kept until now (`cached_walk`): cached
+entries of tables, walk caches and whole translations alike. What is cached serves a lookup with the same tags, so that
+another requester with the same domain may have brought it in (`companions`, `lookups`); of VT-d that is true of tables
+alone, and not of translations. What the tags are the walk says (`Step.cached`), what else an architecture allows its
+`CachePolicy` does (`policy`, `policies`).
 
 What is compared: accessed and dirty flags that a walk would set are left out of the outcomes (`writes` is empty): a
 cached translation sets none.
@@ -19,27 +34,30 @@ cached translation sets none.
 What is not known: requesters that were never asked about, other than those given at the start; and whatever was written
 past `CacheModel.memory`.
 
-Bounds: history is let go once everything has been invalidated, in the order of `CachePolicy.everything`, or with
-`reset`. A driver that never does that fills it: past `history_limit` values or invalidations, or past `walk_limit`
+Bounds: history is let go once everything has been invalidated, in the order of `CachePolicy.everything` (`horizon`), or
+with `reset`. A driver that never does that fills it: past `history_limit` values or invalidations, or past `walk_limit`
 walks for one access, the answer is `Undecided` where the outcome is not the present one, and `allowed` raises
 `TooManyWalks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from operator import eq
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from harness.errors import SpecError
 from harness.model.access import Access, AddressType, Bypassed, Fault, Outcome, Translated
-from harness.model.caches.cached_walk import CachedWalk, CachePolicy, Tags, Taker, describe_invalidation
+from harness.model.caches.cached_walk import CachedWalk
 from harness.model.caches.companions import Companions, Source
+from harness.model.caches.descriptions import describe_invalidation
 from harness.model.caches.history import HistoryMemory
 from harness.model.caches.horizon import Horizon
-from harness.model.caches.moments import NEVER, Moments, both, either, held, holds_now, last_end
-from harness.model.caches.past_walks import Explained, PastWalks
+from harness.model.caches.lookups import Lookups, Way
+from harness.model.caches.moments import held, holds_now, last_end
+from harness.model.caches.past_walks import Budget, Explained, PastWalks
+from harness.model.caches.policy import CachePolicy
 from harness.model.caches.staleness import (
     ALLOWED,
     Allowed,
@@ -50,7 +68,7 @@ from harness.model.caches.staleness import (
     Verdict,
     stale_parts,
 )
-from harness.model.engine import Engine, MsiOutcome, MsiWrite
+from harness.model.engine import Engine, InterruptRemapper, MsiOutcome, MsiWrite
 from harness.model.invalidation import CachedEntry, EntryKind, Invalidation
 from harness.model.memory import Memory, WritableMemory
 
@@ -59,30 +77,12 @@ __all__ = ["CacheModel"]
 RegistersT = TypeVar("RegistersT")
 
 
-class _Found(NamedTuple):
-    """A way in which an access can have gone.
+class _InterruptEngine(InterruptRemapper, Protocol):
+    """An engine that shows how it remaps an interrupt."""
 
-    Attributes:
-        outcome: for the access, without the flags that were set.
-        moments: when a lookup of the requester could have had it.
-        walk: how it came about.
-        requester: who made the walk.
-        taken_by: the walk, where another goes on from its last table.
-    """
-
-    outcome: Outcome
-    moments: Moments
-    walk: CachedWalk
-    requester: int
-    taken_by: Callable[[Taker], CachedWalk]
-
-    def by(self, lookups: _Lookups, space: int | None) -> _Found:
-        """The same, where the requester of the lookups goes on from the last table, if there is one."""
-        table = self.walk.last_table
-        if table is None:
-            return self
-        walk = self.taken_by(Taker(lookups.find_table(table), space))
-        return self._replace(walk=walk, moments=walk.result)
+    def explain_msi(self, write: MsiWrite) -> Explained[MsiOutcome]:
+        """As `remap_msi`, with the steps."""
+        ...
 
 
 class CacheModel(Generic[RegistersT]):
@@ -128,13 +128,7 @@ class CacheModel(Generic[RegistersT]):
         self._device_tlbs = frozenset(device_tlbs)
         self._interrupts = interrupts
         self._past = PastWalks(engine_of, registers, self.memory, policy, walk_limit)
-        self._companions = Companions(
-            self.memory,
-            self._past.present_walk,
-            policy.shares_global or policy.found_by_requester,
-            policy.found_by_requester,
-            sources,
-        )
+        self._companions = Companions(self.memory, self._past.present_walk, policy, sources)
         self.reset()
 
     @property
@@ -194,7 +188,7 @@ class CacheModel(Generic[RegistersT]):
         outcome = self._only_outcome(access)
         if outcome is not None:
             return frozenset((outcome,))
-        return frozenset(found.outcome for found in self._walks(access) if holds_now(found.moments))
+        return frozenset(way.outcome for way in self._ways(access) if holds_now(way.moments))
 
     def judge(self, access: Access, seen: Outcome) -> Verdict:
         """Whether what was seen of an access is allowed; the verdict is true in a condition if it is.
@@ -209,17 +203,17 @@ class CacheModel(Generic[RegistersT]):
         if self._same(seen, _bare(self._past.engine.translate(access))):
             return ALLOWED
         try:
-            walks = self._walks(access)
+            ways = self._ways(access)
         except TooManyWalks as error:
             return Undecided(access, seen, error.message)
         possible: dict[Outcome, Possible] = {}
-        for found in walks:
-            if holds_now(found.moments) and found.outcome not in possible:
-                possible[found.outcome] = Possible(found.outcome, stale_parts(found.walk), found.requester)
+        for way in ways:
+            if holds_now(way.moments) and way.outcome not in possible:
+                possible[way.outcome] = Possible(way.outcome, stale_parts(way.walk), way.requester)
         for outcome, how in possible.items():
             if self._same(seen, outcome):
                 return Allowed(how)
-        return NotAllowed(access, seen, tuple(possible.values()), self._why_gone(seen, walks))
+        return NotAllowed(access, seen, tuple(possible.values()), self._why_gone(seen, ways))
 
     def device_may_hold(self, access: Access) -> frozenset[Translated]:
         """The translations that the requester's device TLB may have for an access (ATS).
@@ -238,8 +232,8 @@ class CacheModel(Generic[RegistersT]):
             )
         request = replace(access, address_type=AddressType.TRANSLATION_REQUEST)
         held_now = set()
-        for found in self._walks(request, also_while_off=True):
-            outcome = found.outcome
+        for way in self._ways(request, also_while_off=True):
+            outcome = way.outcome
             if isinstance(outcome, Translated):
                 first = access.iova & -outcome.size
                 entry = CachedEntry(
@@ -249,7 +243,7 @@ class CacheModel(Generic[RegistersT]):
                     first=first,
                     last=first + outcome.size - 1,
                 )
-                if holds_now(held(found.moments, self._past.log.times(entry))):
+                if holds_now(held(way.moments, self._past.log.times(entry))):
                     held_now.add(outcome)
         return frozenset(held_now)
 
@@ -262,27 +256,30 @@ class CacheModel(Generic[RegistersT]):
         """
         if not self._interrupts:
             raise SpecError("this model keeps no history for interrupts", hint="make it with interrupts=True")
-        plain: Any = self.engine
         if self.memory.is_empty and len(self._past.interrupt_roots.all) == 1 and not self.memory.lost:
-            return frozenset((plain.remap_msi(write),))
+            remapper = cast(InterruptRemapper, self.engine)
+            return frozenset((remapper.remap_msi(write),))
 
-        def explain(engine: Any) -> Explained[MsiOutcome]:
-            return engine.explain_msi(write)  # type: ignore[no-any-return]
+        def explain(engine: _InterruptEngine) -> Explained[MsiOutcome]:
+            return engine.explain_msi(write)
 
-        walks = list(self._past.walks(self._past.interrupt_roots, explain, [self._walk_limit]))
-        if not walks[0].walk.steps:
+        walks = list(self._past.walks(self._past.interrupt_roots, explain, Budget(self._walk_limit)))
+        if not walks[0].cached.steps:
             return frozenset((walks[0].outcome,))
-        lookups = _Lookups([each.walk for each in walks])
-        return frozenset(each.outcome for each in walks if holds_now(lookups.hit(each.walk)))
+        lookups = Lookups([each.cached for each in walks])
+        return frozenset(each.outcome for each in walks if holds_now(lookups.find(each.cached)))
 
     def _only_outcome(self, access: Access) -> Outcome | None:
-        """The present outcome, where nothing that the access could find has a past; None where something has."""
+        """The present outcome, where nothing that the access could find has a past; None where something has.
+
+        Most accesses are such ones, so this is the way that has to be fast.
+        """
         if len(self._past.roots.all) > 1 or self.memory.lost:
             return None
         outcome: Outcome | None
         if self.memory.is_empty:
             outcome = self._past.engine.translate(access)
-            others = self._companions.known.get((access.requester, access.pasid))
+            others = self._companions.known.get((access.requester, access.pasid))  # as a rule it is there
         else:
             outcome = self._past.present(access)
             if outcome is None:
@@ -292,7 +289,7 @@ class CacheModel(Generic[RegistersT]):
             others = self._companions.find(access)
         return None if others else _bare(outcome)
 
-    def _walks(self, access: Access, *, also_while_off: bool = False) -> list[_Found]:
+    def _ways(self, access: Access, *, also_while_off: bool = False) -> list[Way]:
         """Every way in which the access can have gone, with when a lookup of it can give that.
 
         Args:
@@ -303,45 +300,52 @@ class CacheModel(Generic[RegistersT]):
             TooManyWalks: there are more than can be tried.
         """
         others = self._companions.find(access)
-        left = [self._walk_limit]
-        own = list(self._accesses(access, access, left))
-        first = own[0]
-        if not first.walk.steps and not also_while_off:
+        budget = Budget(self._walk_limit)
+        own = list(self._walked(access, access, budget))
+        present = own[0]
+        if not present.walk.steps and not also_while_off:
             # Nothing but registers was looked at, and no cache either.
-            return [first]
-        lookups = _Lookups([found.walk for found in own], self._probes(access, own, left))
-        by_requester = self._policy.found_by_requester
-        foreign: list[_Found] = []
+            return [present]
+        lookups = Lookups([way.walk for way in own], self._probes(access, own, budget))
+        foreign: list[Way] = []
         for requester, pasid in others:
-            theirs = self._accesses(replace(access, requester=requester, pasid=pasid), access, left)
-            foreign += (found for found in theirs if (found.walk.last_table if by_requester else found.walk.tags))
-        if by_requester:
+            foreign += self._walked(replace(access, requester=requester, pasid=pasid), access, budget)
+        if self._policy.found_by_requester:
+            # Of others there is nothing to find but tables.
             return [
-                *(found.by(lookups, None) for found in own),
-                *(found.by(lookups, lookups.space) for found in foreign),
+                *(lookups.take_over(way, None) for way in own),
+                *(lookups.take_over(way, lookups.space) for way in foreign if way.walk.last_table is not None),
             ]
-        return [found._replace(moments=lookups.hit(found.walk)) for found in (*own, *foreign)]
+        shared = (way for way in foreign if way.walk.tags is not None)
+        return [way._replace(moments=lookups.find(way.walk)) for way in (*own, *shared)]
 
-    def _probes(self, access: Access, own: Iterable[_Found], left: list[int]) -> list[CachedWalk]:
+    def _probes(self, access: Access, own: Iterable[Way], budget: Budget) -> list[CachedWalk]:
         """Walks that tell the tags of those that ended before any page table: at an address beyond the width, say.
 
         A cache may be asked with the same tags before the width is looked at.
         """
-        if not any(found.walk.tags is None and _began_to_translate(found.outcome) for found in own):
+        if not any(way.walk.tags is None and _began_to_translate(way.outcome) for way in own):
             return []
         probe = replace(access, iova=0)
-        return [found.walk for found in self._accesses(probe, probe, left)]
+        return [way.walk for way in self._walked(probe, probe, budget)]
 
-    def _accesses(self, made: Access, access: Access, left: list[int]) -> Iterator[_Found]:
-        """The walks of an access, and what each would give to one that finds it in a cache."""
+    def _walked(self, made: Access, access: Access, budget: Budget) -> Iterator[Way]:
+        """The ways in which one access can have gone, and what each would give to another that finds it in a cache.
+
+        Args:
+            made: that the walks are for.
+            access: that finds their results.
+            budget: of walks.
+        """
 
         def explain(engine: Engine[Any, Any]) -> Explained[Outcome]:
             explanation = engine.explain(made)
             return explanation.steps, explanation.outcome
 
-        for walked in self._past.walks(self._past.roots, explain, left):
+        for walked in self._past.walks(self._past.roots, explain, budget):
             outcome = walked.outcome if made == access else self._past.happens_to(access, walked)
-            yield _Found(_bare(outcome), walked.walk.result, walked.walk, made.requester, walked.taken_by)
+            cached = walked.cached
+            yield Way(_bare(outcome), cached.result, cached, made.requester, walked.taken_by)
 
     def _begin_companions(self) -> None:
         self._companions.begin(one_root=len(self._past.roots.all) == 1)
@@ -364,54 +368,18 @@ class CacheModel(Generic[RegistersT]):
         else:
             self._begin_companions()
 
-    def _why_gone(self, seen: Outcome, walks: Iterable[_Found]) -> str:
+    def _why_gone(self, seen: Outcome, ways: Iterable[Way]) -> str:
         """When an outcome that is not allowed any more was the right one, and what ended it."""
-        before = [found for found in walks if found.moments and self._same(seen, found.outcome)]
+        before = [way for way in ways if way.moments and self._same(seen, way.outcome)]
         if not before:
             return ""
-        found = max(before, key=lambda found: last_end(found.moments))
-        end = last_end(found.moments)
-        until = max((stale.until for stale in stale_parts(found.walk)), default=end)
-        dropped = self._past.log.at(end, (entry for step in found.walk.steps for entry in step.kept_as))
+        latest = max(before, key=lambda way: last_end(way.moments))
+        end = last_end(latest.moments)
+        until = max((stale.until for stale in stale_parts(latest.walk)), default=end)
+        dropped = self._past.log.at(end, (entry for step in latest.walk.steps for entry in step.kept_as))
         if dropped is None:
             return f"it was right until change {end}, and caches may not keep it"
         return f"it was right until change {until}; change {end} dropped it: {describe_invalidation(dropped)}"
-
-
-class _Lookups:
-    """What in a cache the lookups of one requester find, and when.
-
-    Attributes:
-        space: that its translations are tagged with now, or were last; None where they are not.
-    """
-
-    def __init__(self, own: Sequence[CachedWalk], probes: Sequence[CachedWalk] = ()) -> None:
-        tags_of = {walk.signature: walk.tags for walk in (*own, *probes) if walk.tags is not None}
-        known: dict[Tags, list[Moments]] = {}
-        for walk in own:
-            tags = walk.tags or tags_of.get(walk.signature)
-            if tags is not None:
-                known.setdefault(tags, []).append(walk.device)
-        self._known = {tags: either(sets) for tags, sets in known.items()}
-        self.space = next((tags.space for tags in self._known if tags.space is not None), None)
-
-    def find_table(self, table: CachedEntry) -> Moments:
-        """When a lookup can have had the entry that leads to a table."""
-        return either(
-            sets
-            for known, sets in self._known.items()
-            if known.domain == table.domain and table.space in (None, known.space)
-        )
-
-    def hit(self, walk: CachedWalk) -> Moments:
-        """When a lookup can have had the result of a walk."""
-        tags = walk.tags
-        if tags is None:
-            return walk.result
-        if walk.is_global:
-            same_domain = either(sets for known, sets in self._known.items() if known[:2] == tags[:2])
-            return both(walk.result, same_domain)
-        return both(walk.result, self._known.get(tags, NEVER))
 
 
 def _began_to_translate(outcome: Outcome) -> bool:

@@ -1,7 +1,8 @@
 """Sets of moments: when something was so, as runs from a moment to before another.
 
 A moment is a number that counts changes; it never goes back. A set is a tuple of runs (first moment, first moment
-that is no longer in it), ascending and apart from each other. A run that ends at `FOREVER` holds now.
+that is no longer in it), ascending and apart from each other. A run that ends at `FOREVER` holds now: what was so from
+change 3 to change 7 and is again since change 9 is ((3, 7), (9, FOREVER)).
 """
 
 from __future__ import annotations

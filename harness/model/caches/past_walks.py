@@ -1,4 +1,9 @@
-"""The walks that may have filled a cache: over what memory has held, from each topmost table that there has been."""
+"""The walks that may have filled a cache: over what memory has held, from each topmost table that there has been.
+
+`PastWalks` keeps the registers that there have been, and the log of invalidations. It replays the engine's walk of an
+access over the history of memory (`history`), and has the rule (`cached_walk`) say of each replay when its result could
+be had. A replay of which an entry can never have been known is cut off there, with all that begin like it.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +13,33 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from harness.model.access import Access, Fault, Outcome
-from harness.model.caches.cached_walk import CachedWalk, CachePolicy, InvalidationLog, Taker, evaluate
-from harness.model.caches.history import HistoryMemory, Read, Recording, ReplayMemory, iter_replays
+from harness.model.caches.cached_walk import CachedWalk, Setting, Taker, evaluate
+from harness.model.caches.history import HistoryMemory, Recording, ReplayMemory, iter_replays
+from harness.model.caches.invalidation_log import InvalidationLog
 from harness.model.caches.moments import FOREVER, Moments, either
+from harness.model.caches.policy import CachePolicy
 from harness.model.caches.staleness import TOO_MANY_HINT, TooManyWalks
+from harness.model.caches.traces import Trace
 from harness.model.engine import Engine, MsiOutcome
 from harness.model.explanation import Step
 from harness.model.memory import Memory
 
-__all__ = ["Explained", "PastWalks", "Roots", "Walked"]
+__all__ = ["Budget", "Explained", "PastWalks", "Roots", "Walked"]
 
 RegistersT = TypeVar("RegistersT")
 ResultT = TypeVar("ResultT", Outcome, MsiOutcome)
 
-_MOST_REGISTERS = 256
+_MOST_REGISTERS = 256  # values that are remembered of them, the present ones included
 
 Explained: TypeAlias = tuple[Sequence[Step], ResultT]
 """What a walk traced, and its result."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """How many walks may still be tried for an access: those of its companions count as well."""
+
+    left: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +69,28 @@ class Roots(NamedTuple, Generic[RegistersT]):
     active: Moments
 
 
-class Walked(NamedTuple, Generic[ResultT, RegistersT]):
+@dataclass(frozen=True, slots=True)
+class Walked(Generic[ResultT, RegistersT]):
     """A walk over history.
 
     Attributes:
-        outcome: its result.
-        walk: when that could be had.
-        reads: what it read.
-        registers: that it began with.
-        taken_by: the walk, where another goes on from its last table.
+        trace: the walk.
+        setting: what it was made in.
+        cached: when its result could be had.
     """
 
-    outcome: ResultT
-    walk: CachedWalk
-    reads: tuple[Read, ...]
-    registers: RegistersT
-    taken_by: Callable[[Taker], CachedWalk]
+    trace: Trace[ResultT]
+    setting: Setting[RegistersT]
+    cached: CachedWalk
+
+    @property
+    def outcome(self) -> ResultT:
+        """Its result."""
+        return self.trace.outcome
+
+    def taken_by(self, taker: Taker) -> CachedWalk:
+        """The walk, where another requester goes on from its last table."""
+        return evaluate(self.trace, self.setting, taker)
 
 
 class PastWalks(Generic[RegistersT]):
@@ -115,6 +136,7 @@ class PastWalks(Generic[RegistersT]):
     def begin(self) -> None:
         """Only the present counts from now on."""
         self.log = InvalidationLog()
+        # Since when registers had which value, ascending; the present one is the last.
         self._registers_past: list[tuple[int, RegistersT]] = [(0, self.registers)]
         self._find_roots()
 
@@ -149,21 +171,21 @@ class PastWalks(Generic[RegistersT]):
         root = self.roots.all[0]
         self._replay.begin([])
         explanation = root.engine.explain(access)
-        reads = tuple(self._replay.reads)
-        return self._evaluation(explanation.outcome, explanation.steps, reads, root, self.roots)()
+        trace = Trace(explanation.outcome, explanation.steps, tuple(self._replay.reads))
+        return evaluate(trace, self._setting(root, self.roots))
 
     def walks(
         self,
         roots: Roots[RegistersT],
-        explain: Callable[[Engine[Any, Any]], Explained[ResultT]],
-        left: list[int],
+        explain: Callable[[Any], Explained[ResultT]],
+        budget: Budget,
     ) -> Iterator[Walked[ResultT, RegistersT]]:
         """The walks over history, from each topmost table that there has been; the present one first.
 
         Args:
             roots: of them.
-            explain: makes a walk.
-            left: how many may still be tried.
+            explain: makes a walk of an engine.
+            budget: how many may still be tried; it is used up.
 
         Raises:
             TooManyWalks: there are more than can be tried.
@@ -172,41 +194,33 @@ class PastWalks(Generic[RegistersT]):
             why = f"what memory held before change {self._memory.lost} is not known any more"
             raise TooManyWalks(why, hint=TOO_MANY_HINT)
         for root in roots.all:
-            for replay in iter_replays(self._replay, partial(explain, root.engine), left[0]):
+            setting = self._setting(root, roots)
+            for replay in iter_replays(self._replay, partial(explain, root.engine), budget.left):
                 if replay is None:
                     raise TooManyWalks(
                         f"there are more than {self._limit} ways through what was written since everything was"
                         " invalidated",
                         hint=TOO_MANY_HINT,
                     )
-                left[0] -= 1
+                budget.left -= 1
                 steps, outcome = replay.result
-                evaluation = self._evaluation(outcome, steps, replay.reads, root, roots)
-                walk = evaluation()
-                replay.dead_end = walk.dead_end
-                if walk.dead_end is not None:
-                    continue
-                yield Walked(outcome, walk, replay.reads, root.registers, evaluation)
+                trace = Trace(outcome, steps, replay.reads)
+                cached = evaluate(trace, setting)
+                replay.dead_end = cached.dead_end
+                if cached.dead_end is None:
+                    yield Walked(trace, setting, cached)
 
     def happens_to(self, access: Access, walked: Walked[Outcome, RegistersT]) -> Outcome:
         """The result of another requester's walk, for an access that finds it in a cache."""
         if not isinstance(walked.outcome, Fault):
             return walked.outcome
         # The same fault, with the name of the requester that it happens to.
-        self._recording.begin(walked.reads)
-        return self._engine_of(walked.registers, self._recording).translate(access)
+        self._recording.begin(walked.trace.reads)
+        return self._engine_of(walked.setting.registers, self._recording).translate(access)
 
-    def _evaluation(
-        self,
-        outcome: Outcome | MsiOutcome,
-        steps: Sequence[Step],
-        reads: tuple[Read, ...],
-        root: Root[RegistersT],
-        roots: Roots[RegistersT],
-    ) -> Callable[..., CachedWalk]:
-        """`evaluate` for a walk; a `Taker` is left to be given."""
-        known = outcome, steps, reads, root.moments, roots.active, self.log, self._policy, root.registers
-        return partial(evaluate, *known)
+    def _setting(self, root: Root[RegistersT], roots: Roots[RegistersT]) -> Setting[RegistersT]:
+        """What the walks are made in that start from one of some roots."""
+        return Setting(self._policy, root.registers, root.moments, roots.active, self.log)
 
     def _find_roots(self) -> None:
         """Engines for the present registers, and for everything that caches may still know of registers."""
@@ -215,6 +229,7 @@ class PastWalks(Generic[RegistersT]):
         self.interrupt_roots = self._roots_by(self._policy.interrupt_root)
 
     def _roots_by(self, root_of: Callable[[RegistersT], Hashable | None]) -> Roots[RegistersT]:
+        """The topmost tables of one kind; registers that name the same one count as one root."""
         runs: dict[Hashable | None, list[Moments]] = {}
         latest: dict[Hashable | None, RegistersT] = {}
         ends = [since for since, _ in self._registers_past[1:]] + [FOREVER]

@@ -32,7 +32,7 @@ from collections.abc import Hashable
 
 from harness.model.access import Fault
 from harness.model.amdvi.registers import AmdviRegisters
-from harness.model.caches.cached_walk import CachePolicy
+from harness.model.caches.policy import CachePolicy
 from harness.model.explanation import Step
 from harness.model.invalidation import EVERYTHING, CachedEntry, EntryKind, Invalidation
 from harness.model.riscv.registers import IommuMode, RiscvIommuRegisters

@@ -7,7 +7,8 @@ from typing import TypeAlias
 
 from harness.errors import HarnessError
 from harness.model.access import Access, Outcome, format_requester
-from harness.model.caches.cached_walk import CachedWalk, describe_entry
+from harness.model.caches.cached_walk import CachedWalk
+from harness.model.caches.descriptions import describe_entry
 from harness.model.caches.moments import holds_now, last_end
 from harness.model.invalidation import CachedEntry
 

@@ -16,9 +16,9 @@ from harness.model.access import Access, AccessKind, Fault, Outcome, Permissions
 from harness.model.amdvi import AmdviEngine, AmdviOpcode, AmdviRegisters, AmdviTables, Gcr3Table, make_command
 from harness.model.amdvi.register_fields import CONTROL
 from harness.model.amdvi.registers import extended_features
-from harness.model.caches.cached_walk import CachePolicy
 from harness.model.caches.iotlb import CacheModel
 from harness.model.caches.policies import AMDVI, RISCV, SMMUV3, VTD_LEGACY, VTD_SCALABLE
+from harness.model.caches.policy import CachePolicy
 from harness.model.memory import OffsetMemory, Region, SparseMemory
 from harness.model.radix import PageAllocator, RadixTable
 from harness.model.riscv import RiscvIommuEngine, RiscvIommuRegisters, RiscvIommuTables

@@ -17,8 +17,9 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from harness.model.access import Access, Bypassed, BypassReason, Fault, Outcome, Translated
-from harness.model.caches.cached_walk import CachePolicy, is_of_device
 from harness.model.caches.iotlb import CacheModel
+from harness.model.caches.policy import CachePolicy
+from harness.model.caches.traces import is_of_device
 from harness.model.engine import Engine
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind, Invalidation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from simulated_caches import Bench
 
 from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Fault, Outcome, Permissions, Translated
+from harness.model.caches import iotlb as model_of_caches
 from harness.model.caches.iotlb import CacheModel
 from harness.model.caches.policies import VTD_LEGACY
 from harness.model.caches.staleness import ALLOWED, Allowed, NotAllowed
@@ -21,7 +23,7 @@ from harness.model.radix import RadixTable
 from harness.model.vtd import SecondStageFormat, VtdEngine, VtdFaultReason, VtdRegisters, VtdTables
 from harness.model.vtd.context import CONTEXT_ENTRY, TranslationType, context_entry_address
 from harness.model.vtd.invalidation import scopes
-from harness.model.vtd.invalidation.descriptors import Granularity
+from harness.model.vtd.invalidation.descriptors import DescriptorType, Granularity, build_descriptor
 from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG, GSTS_REG
 from harness.model.vtd.registers import capabilities
 from harness.model.vtd.root import ROOT_ENTRY, root_entry_address
@@ -103,6 +105,21 @@ BLOCKED = VtdFaultReason.READ_NOT_PERMITTED.name
 
 def test_without_a_change_the_present_outcome_is_the_only_one() -> None:
     assert Unit().targets() == {FRAME}
+
+
+def test_the_worked_example_in_the_module_is_true() -> None:
+    unit = Unit()
+    names = {
+        "model": unit.model,
+        "read": access(PAGE),
+        "pte": unit.table.entry_address(PAGE, 1),
+        "invalidate_the_page": build_descriptor(
+            DescriptorType.IOTLB, {"G": Granularity.SELECTIVE, "DID": DOMAIN, "ADDR": PAGE >> 12}
+        ),
+    }
+    result = doctest.testmod(model_of_caches, extraglobs=names, report=True)
+    assert result.attempted
+    assert not result.failed
 
 
 def test_after_an_unmap_without_an_invalidation_the_old_translation_is_allowed() -> None:

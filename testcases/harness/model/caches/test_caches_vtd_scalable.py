@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_caches import Bench
 
-from harness.model.access import Access, Permissions
+from harness.model.access import Access, AccessKind, Permissions
 from harness.model.caches.iotlb import CacheModel
 from harness.model.caches.policies import VTD_SCALABLE
 from harness.model.caches.staleness import Allowed
@@ -277,3 +277,37 @@ def test_caches_that_keep_what_they_like_never_give_two_pasids_what_is_not_allow
     program: list[int], same_table: bool, seed: int
 ) -> None:
     run(Unit(same_table=same_table), program, random.Random(seed))
+
+
+def test_a_nested_table_that_was_replaced_serves_a_device_that_gets_its_domain_and_pasid_later_table_17() -> None:
+    memory = SparseMemory((Region(0, RAM),))
+    tables = VtdScalableTables(memory, 0x1000)
+    stages = [RadixTable(tables.pages, FirstStageFormat(), 4, sign_extended=True) for _ in range(2)]
+    for stage, frame in zip(stages, (FRAME, OTHER_FRAME), strict=True):
+        stage.map(PAGE, frame, 0x1000)
+    second = RadixTable(tables.pages, SecondStageFormat(), 4)
+    for base in (0, FRAME, OTHER_FRAME):  # tables, and where the pages are
+        second.map(base, base, 0x20_0000)
+    late = RID + 1
+    for requester, domain, stage in ((RID, DOMAIN, stages[0]), (late, OTHER_DOMAIN, stages[1])):
+        tables.attach(requester, pasid=True)
+        tables.attach_pasid(requester, domain, pasid=ONE, first_stage=stage, second_stage=second)
+    registers = vtd_registers(tables.root, mode=1)
+    model = CacheModel(VtdEngine, registers, memory, VTD_SCALABLE, sources=[(RID, ONE), (late, ONE)])
+    new = tables.pages.take()
+    last, above = stages[0].entry_address(PAGE, 1), stages[0].entry_address(PAGE, 2)
+    leaf = stages[0].format.leaf_entry(NEW_FRAME, stages[0].format.page_sizes[0], 0, RW)
+    model.memory.write_u64(new | last & 0xFFF, leaf)
+    model.memory.write_u64(above, stages[0].format.table_entry(new, 2))
+    # Only now does the late device get the domain.
+    before = dict(memory.words())
+    tables.attach_pasid(late, DOMAIN, pasid=ONE, first_stage=stages[1], second_stage=second)
+    changed_words = sorted(at for at, value in memory.words() if before.get(at, 0) != value)
+    entries = [(at, memory.read(at, 64)) for at in sorted({at & -64 for at in changed_words})]
+    for at in changed_words:
+        memory.write_u64(at, before.get(at, 0))
+    for at, data in entries:
+        model.memory.write(at, data)
+    access = Access(requester=late, pasid=ONE, iova=PAGE, length=1, kind=AccessKind.READ)
+    found = {target(outcome) for outcome in model.allowed(access)}
+    assert found >= {OTHER_FRAME, NEW_FRAME, FRAME}
