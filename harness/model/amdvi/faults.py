@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
-from harness.model.access import Access, AccessKind, AddressType, Completion, Fault, MemoryWrite
+from harness.model.access import Access, AccessKind, AddressType, Completion, Fault
 from harness.model.amdvi.events import AmdviEvent, AmdviEventCode, HardwareErrorType
 from harness.model.engine import MsiWrite
 
@@ -153,7 +153,6 @@ def memory_fault(
     domain: int = 0,
     pasid: int | None = None,
     suppressed: bool = False,
-    writes: tuple[MemoryWrite, ...] = (),
 ) -> Fault:
     """The fault of a memory or translation request.
 
@@ -163,7 +162,6 @@ def memory_fault(
         domain: DomainID, 0 where no device table entry was read.
         pasid: under which it was translated: that of the request, or 0 for one without where GIoV says so.
         suppressed: page faults are not written down (SA).
-        writes: flags set before.
     """
     reason, stage, level, entry = blocked
     code, fixed = _REPORTS[reason]
@@ -184,7 +182,7 @@ def memory_fault(
     record = None
     if not (suppressed and code is _PAGE_FAULT):
         record = _event(code, values, domain if pasid is None else pasid & 0xFFFF, entry)
-    return Fault(reason, access.requester, access.iova & ~0xFFF, is_write, stage, level, record, completion, writes)
+    return Fault(reason, access.requester, access.iova & ~0xFFF, is_write, stage, level, record, completion)
 
 
 def interrupt_fault(write: MsiWrite, blocked: Blocked, *, domain: int = 0, suppressed: bool = False) -> Fault:

@@ -142,12 +142,12 @@ def request_page(registers: RiscvIommuRegisters, memory: Memory, request: PageRe
     """What the IOMMU does with a page request or stop marker (3.7)."""
     device = RiscvIommuEngine(registers, memory).find_device(request.requester)
     if not isinstance(device, DeviceContext):
-        # Off, Bare, a device_id that is too wide, or no device context; PRPR and DTF are taken for 0.
-        return _refuse(registers, memory, request, device, requires_pasid=False, dtf=False)
+        # Off, Bare, a device_id that is too wide, or no device context; DTF is taken for 0.
+        return _refuse(registers, memory, request, device, dtf=False)
     if not device.en_pri:
         # EN_PRI without EN_ATS is a misconfiguration, so this covers both.
         cause = RiscvIommuCause.TRANSACTION_TYPE_DISALLOWED
-        return _refuse(registers, memory, request, cause, requires_pasid=device.prpr, dtf=device.dtf)
+        return _refuse(registers, memory, request, cause, dtf=device.dtf)
     before = registers.pqcsr
     step = append_record(registers, memory, request.encode(big_endian=registers.big_endian))
     after = step.registers.pqcsr
@@ -168,10 +168,10 @@ def _refuse(
     request: PageRequest,
     cause: RiscvIommuCause,
     *,
-    requires_pasid: bool,
     dtf: bool,
 ) -> PageRequestStep:
-    response = _response(request, _RESPONSE_TO_CAUSE[cause], requires_pasid=requires_pasid)
+    # PRPR is 0: it is taken for that without a device context, and with EN_PRI 0 it must be (3.1.4 rule 5).
+    response = _response(request, _RESPONSE_TO_CAUSE[cause], requires_pasid=False)
     if dtf and is_suppressed(cause):
         return PageRequestStep(QueueStep(registers=registers), response)
     record = RiscvIommuFaultRecord(

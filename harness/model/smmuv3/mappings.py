@@ -59,17 +59,13 @@ def iter_stage1(memory: Memory, table: Table, outer: Table | None, *, privileged
             if isinstance(output, WalkFault):
                 if output.level is None:
                     break
-                done += _rest(ipa, level_shift(outer.granule, output.level))
+                done += 1 << level_shift(outer.granule, output.level)
                 continue
-            size = min(_rest(ipa, output.shift), leaf.size - done)
+            # Pages of both stages are aligned to their sizes: the smaller one lies within the larger.
+            size = min(1 << output.shift, leaf.size)
             if output.rights & leaf.rights:
                 yield Mapping(leaf.input + done, output.address, size, PERMISSIONS[output.rights & leaf.rights])
             done += size
-
-
-def _rest(address: int, shift: int) -> int:
-    """Bytes from an address to the end of the page of 2^shift bytes that it is in."""
-    return (1 << shift) - (address & (1 << shift) - 1)
 
 
 def _outer(

@@ -1,7 +1,8 @@
 """What a Block or Page descriptor allows, as tables computed once (Arm DDI 0487, chapter D8, memory access control).
 
-Both stages make an index of 8 bits from a descriptor (`permission_index`), the same for all configurations; which
-rights it stands for depends on the CD or STE. Rights are READ 1, WRITE 2, EXECUTE 4, as in `Permissions`.
+Both stages make an index of 8 bits from a descriptor, the same for all configurations: AP or S2AP in bits 1:0, PXN and
+UXN or XN[1:0] in bits 3:2, and in bits 7:4 PXNTable, UXNTable, APTable[0] and APTable[1] of all Table descriptors above
+it. Which rights it stands for depends on the CD or STE. Rights are READ 1, WRITE 2, EXECUTE 4, as in `Permissions`.
 """
 
 from __future__ import annotations
@@ -9,22 +10,12 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TypeAlias
 
-__all__ = ["EXECUTE", "READ", "WRITE", "Rights", "permission_index", "stage1_rights", "stage2_rights"]
+__all__ = ["EXECUTE", "READ", "WRITE", "Rights", "stage1_rights", "stage2_rights"]
 
 READ, WRITE, EXECUTE = 1, 2, 4
 
 Rights: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]
 """Rights by privilege (False, True) and index."""
-
-
-def permission_index(entry: int, hierarchy: int) -> int:
-    """AP or S2AP in bits 1:0, PXN and UXN or XN[1:0] in bits 3:2, and in bits 7:4 what Table descriptors say.
-
-    Args:
-        entry: the Block or Page descriptor.
-        hierarchy: PXNTable, UXNTable, APTable[0], APTable[1] of all Table descriptors above it, as bits 0 to 3.
-    """
-    return entry >> 6 & 0b11 | entry >> 51 & 0b1100 | hierarchy << 4
 
 
 @lru_cache(maxsize=64)

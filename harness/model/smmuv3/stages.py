@@ -69,6 +69,7 @@ def check_leaf(
     # 3.13.3: with DBM, a page that is not writable is writable-clean, and counts as writable.
     clean = table.sets_dirty_state and bool(entry & _DBM) and entry & _WRITE_CONTROL != table.dirty
     effective = entry ^ _WRITE_CONTROL if clean else entry
+    # The index of `permissions`.
     rights = table.rights[privileged][effective >> 6 & 0b11 | effective >> 51 & 0b1100 | hierarchy << 4]
     if needed & ~rights:
         return _F_PERMISSION

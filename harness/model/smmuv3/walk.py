@@ -74,7 +74,7 @@ class Table(NamedTuple):
         output_bits: addresses with bits from here on are an Address Size fault.
         big_endian: ENDI.
         hierarchy: bits 3:0 of a Table descriptor's attributes that count: 15, or 0 where HAD disables them.
-        rights: by privilege and `permission_index`.
+        rights: by privilege and index, as `permissions` has it.
         sets_access_flag: HA.
         sets_dirty_state: HD.
         ignores_access_flag: AFFD.

@@ -122,18 +122,19 @@ def process_queue(registers: VtdRegisters, memory: Memory, *, silent: Container[
     stopped = False
     while head != tail and not stopped:
         at = head
+        device: int | None = None
         descriptor = None if error is not None else _fetch(memory, base + head, width)
         if descriptor is None:
             result = CommandResult(error=error or VtdQueueError.FETCH)
         else:
             result, registers = execute(registers, descriptor)
+            device = _device_tlb(descriptor)
         interrupt = result.interrupt
         if isinstance(result.error, VtdQueueError):
             # The head stays at the descriptor (VT-d 6.5.2.11).
             registers, interrupt = _report_error(registers, result.error)
         else:
             head = (head + width) % size
-            device = _device_tlb(descriptor)
             if device is not None and device in silent:
                 result = CommandResult(error=DeviceTlbFailure.TIME_OUT)
                 registers, interrupt = report_device_tlb(registers, DeviceTlbFailure.TIME_OUT, device)
@@ -174,9 +175,7 @@ def _report_error(registers: VtdRegisters, error: VtdQueueError) -> Event:
     return raise_status(replace(registers, iqercd=iqercd), {"IQE": 1})
 
 
-def _device_tlb(descriptor: int | None) -> int | None:
+def _device_tlb(descriptor: int) -> int | None:
     """The source id whose device TLB a descriptor invalidates."""
-    kind = None if descriptor is None else descriptor_type(descriptor)
-    if descriptor is None or kind not in _FOR_DEVICE_TLBS:
-        return None
-    return DESCRIPTORS[kind]["SID"].get(descriptor)
+    kind = descriptor_type(descriptor)
+    return DESCRIPTORS[kind]["SID"].get(descriptor) if kind in _FOR_DEVICE_TLBS else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from harness.errors import SpecError
 from harness.model.access import Access, AccessKind, Fault, MemoryWrite
 from harness.model.bits import Field, Layout
 from harness.model.engine import MsiWrite
@@ -121,8 +120,6 @@ class PageRequest:
 
     def encode(self) -> int:
         """The 256 bits of the descriptor that software finds in the queue (VT-d 7.4.1.1)."""
-        if not 0 <= self.address < 1 << 64:
-            raise SpecError(f"address {self.address:#x} does not lie in a 64-bit address space")
         return PAGE_REQUEST_DESCRIPTOR.encode(
             {
                 "TYPE": _PAGE_REQUEST,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from amdvi_unit import DOMAIN, GUEST_BASE, IOVA, NOWHERE, OUTPUT, RID, Unit, guest_unit, nested_unit, record_of
+from amdvi_unit import DOMAIN, GUEST_BASE, IOVA, MSI, NOWHERE, OUTPUT, RID, Unit, guest_unit, nested_unit, record_of
 from reasons import assert_every_code_is_reached, assert_fault
 
 from harness.model.access import AccessKind, AddressType, Bypassed, BypassReason, Completion, Fault, Translated
@@ -421,6 +421,18 @@ def test_a_translated_request_takes_i_and_v(unit: Unit, fields: dict[str, int]) 
     assert record_of(outcome) == {"DeviceID": RID, "Type": 1, "Address": IOVA}
     unit.set(V=1, I=1)
     assert unit.access(address_type=AddressType.TRANSLATED) == Bypassed(IOVA, BypassReason.TRANSLATED_REQUEST)
+
+
+def test_an_event_names_the_device_without_its_segment_2_5(unit: Unit) -> None:
+    requester = 7 << 16 | RID
+    outcome = unit.access(requester=requester, iova=0)
+    assert_fault(outcome, AmdviFaultReason.NOT_PRESENT)
+    assert record_of(outcome)["DeviceID"] == RID
+    unit.set(IV=1, IntCtl=0b00)
+    interrupt = unit.msi(address=MSI | 0x1004, requester=requester)
+    fault = assert_fault(interrupt, AmdviFaultReason.INTERRUPT_CONTROL)
+    assert record_of(interrupt)["DeviceID"] == RID
+    assert (fault.requester, fault.iova) == (requester, MSI | 0x1000)
 
 
 def test_every_fault_reason_is_reached() -> None:

@@ -178,6 +178,12 @@ def test_a_store_that_fails_names_its_own_address_2_5_7() -> None:
     assert "CmdBufRun" not in status_of(done.registers)
 
 
+def test_a_store_to_the_last_quadword_of_memory_is_done_2_4_1() -> None:
+    last = (1 << 20) - 8
+    done = run(make_command(AmdviOpcode.COMPLETION_WAIT, {"s": 1, "StoreAddress": last, "StoreData": 3}))
+    assert done.writes == (MemoryWrite(last, (3).to_bytes(8, "little")),)
+
+
 def test_a_command_that_cannot_be_fetched_leaves_head_where_it_is() -> None:
     done = run(0, command_buffer_base=0x7000_0000 | 8 << 56)
     event = AmdviEvent.make(AmdviEventCode.COMMAND_HARDWARE_ERROR, {"Type": 1, "Address": 0x7000_0000})

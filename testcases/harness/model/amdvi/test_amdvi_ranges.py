@@ -135,6 +135,41 @@ def test_ranges_without_a_control_are_translated(unit: Unit, iova: int) -> None:
     assert is_translated(unit.access(iova=iova))
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "reason"),
+    [
+        (0xFD_0000_0000, 0xFD_F7FF_FFFC, AmdviFaultReason.RESERVED_INTERRUPT_RANGE),
+        (0xFD_F800_0000, 0xFD_F8FF_FFFC, AmdviFaultReason.INTERRUPT_CONTROL),
+        (0xFD_F910_0000, 0xFD_F91F_FFFC, AmdviFaultReason.SYSTEM_MANAGEMENT_WRITE),
+        (0xFD_FC00_0000, 0xFD_FDFF_FFFC, AmdviFaultReason.PORT_IO),
+        # What lies between them is memory, and not mapped here.
+        (0xFD_F900_1000, 0xFD_F90F_FFFC, AmdviFaultReason.NOT_PRESENT),
+        (0xFD_F920_0000, 0xFD_FBFF_FFFC, AmdviFaultReason.NOT_PRESENT),
+        (0xFD_FE00_1000, 0xFD_FFFF_FFFC, AmdviFaultReason.NOT_PRESENT),
+    ],
+)
+def test_each_hypertransport_range_goes_from_its_first_to_its_last_doubleword_table_3(
+    unit: Unit, first: int, last: int, reason: AmdviFaultReason
+) -> None:
+    unit.set(IV=1, IntCtl=0b00)
+    for iova in (first, last):
+        assert_fault(unit.access(WRITE, iova=iova), reason)
+
+
+@pytest.mark.parametrize("iova", [0xFD_F7FF_F000, 0xFD_F8FF_F000, 0xFD_F91F_F000, 0xFD_FDFF_F000])
+def test_translation_request_for_a_hypertransport_range_is_invalid_to_its_last_page_2_1_2(
+    unit: Unit, iova: int
+) -> None:
+    unit.set(I=1)
+    assert_fault(unit.ats(iova=iova), AmdviFaultReason.TRANSLATION_REQUEST_ADDRESS)
+
+
+def test_reserved_bits_of_the_exclusion_limit_do_not_count_3_4(unit: Unit) -> None:
+    exclude(unit, 0x9000, 1 << 52 | 0xA000, Allow=1)
+    assert isinstance(unit.access(iova=0xA000), Bypassed)
+    assert_fault(unit.access(iova=0xB000), AmdviFaultReason.NOT_PRESENT)
+
+
 def test_addresses_beside_the_hypertransport_ranges_are_memory(unit: Unit) -> None:
     for iova in (RESERVED - 0x1000, 0x100_0000_0000):
         assert_fault(unit.access(iova=iova), AmdviFaultReason.NOT_PRESENT)

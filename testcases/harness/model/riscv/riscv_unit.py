@@ -50,6 +50,30 @@ class BigEndianMemory:
         self._memory.write(address, value.to_bytes(8, "big"))
 
 
+class MemoryBeyond:
+    """Memory that answers from a limit on as well, with what lies at an address below it."""
+
+    def __init__(self, memory: WritableMemory, limit: int, below: int) -> None:
+        self._memory = memory
+        self._limit = limit
+        self._below = below
+
+    def _find(self, address: int) -> int:
+        return address if address < self._limit else address - self._limit + self._below
+
+    def read(self, address: int, size: int) -> bytes:
+        return self._memory.read(self._find(address), size)
+
+    def read_u64(self, address: int) -> int:
+        return self._memory.read_u64(self._find(address))
+
+    def write(self, address: int, data: bytes) -> None:
+        self._memory.write(self._find(address), data)
+
+    def write_u64(self, address: int, value: int) -> None:
+        self._memory.write_u64(self._find(address), value)
+
+
 class Unit:
     """An IOMMU with one device, and one page of 4 KiB at IOVA.
 
@@ -128,6 +152,16 @@ class Unit:
     def set_context(self, **values: int) -> None:
         """Set fields of the device context: tc_V stands for tc.V."""
         self.tables.set_context_fields(self.device, {name.replace("_", ".", 1): v for name, v in values.items()})
+
+    def limit_addresses(self, below: int) -> int:
+        """Leave 40 bits of physical addresses (6.3, PAS), with memory beyond that has there what lies `below`.
+
+        Returns:
+            The first address beyond.
+        """
+        self.fields["capabilities"] = self.fields["capabilities"] & ~(0x3F << 32) | 40 << 32
+        self.memory = MemoryBeyond(self.memory, 1 << 40, below)
+        return 1 << 40
 
     def registers(self) -> RiscvIommuRegisters:
         return RiscvIommuRegisters(**{"ddtp": self.tables.ddtp, **self.fields})  # type: ignore[arg-type]

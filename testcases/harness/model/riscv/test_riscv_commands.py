@@ -278,6 +278,7 @@ def test_iofence_writes_in_the_byte_order_of_be_6_4() -> None:
 def test_iofence_that_cannot_write_is_a_memory_fault_4_1_2() -> None:
     outcome = submit("IOFENCE.C", AV=1, ADDR=0x10000 >> 2, DATA=1)
     assert outcome == CommandResult(error=RiscvIommuCommandError.MEMORY_FAULT)
+    assert submit("IOFENCE.C", AV=1, ADDR=0xFFFC >> 2, DATA=1).error is None
     beyond = submit("IOFENCE.C", caps=capabilities(physical_address_size=12), AV=1, ADDR=0x400)
     assert beyond == CommandResult(error=RiscvIommuCommandError.MEMORY_FAULT)
 
@@ -293,6 +294,9 @@ def test_ats_inval_drops_what_a_device_keeps_of_an_address_4_1_4() -> None:
     result = submit("ATS.INVAL", RID=0x28, DSV=1, DSEG=2, PV=1, PID=5, PAYLOAD=0x7000 | 1 << 11 | 1)
     (one,) = result.invalidations
     assert (one.requester, one.space, one.first, one.last) == (0x2_0028, None, 0, 0xFFFF)
+    # DSEG counts with DSV only.
+    (one,) = submit("ATS.INVAL", RID=0x28, DSEG=2, PAYLOAD=PAGE).invalidations
+    assert one.requester == 0x28
 
 
 def test_ats_prgr_changes_nothing_of_the_iommu_4_1_4() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 from reasons import assert_fault
-from riscv_unit import DEVICE, IOVA, NOWHERE, OUTPUT, PSCID, Unit
+from riscv_unit import DEVICE, FILE, IOVA, NOWHERE, OUTPUT, PSCID, Unit, message_unit
 
 from harness.errors import SpecError
 from harness.model.access import AccessKind, AddressType, Bypassed, BypassReason, Fault, Permissions, Translated
 from harness.model.riscv import RiscvIommuCause, RiscvIommuFaultRecord
+from harness.model.riscv.device import DeviceContext
 from harness.model.riscv.faults import TransactionType
 from harness.model.riscv.registers import IommuMode
 
@@ -421,6 +422,49 @@ def test_a_process_directory_outside_of_memory_faults_with_cause_265_3_3_2() -> 
         assert_fault(unit.access(pasid=5), RiscvIommuCause.PDT_ENTRY_LOAD_ACCESS_FAULT)
 
 
+@pytest.mark.parametrize("mode", [1, 2, 3])
+def test_a_process_directory_beyond_the_physical_addresses_faults_with_cause_265_6_3(mode: int) -> None:
+    unit = Unit(pdt_mode=mode)
+    unit.tables.set_process(DEVICE, 0, first=unit.first)
+    assert isinstance(unit.access(pasid=0), Translated)
+    device = unit.engine().find_device(DEVICE)
+    assert isinstance(device, DeviceContext)
+    beyond = unit.limit_addresses(device.pdt_root)
+    unit.set_context(fsc_PPN=beyond >> 12)
+    assert_fault(unit.access(pasid=0), RiscvIommuCause.PDT_ENTRY_LOAD_ACCESS_FAULT)
+
+
+@pytest.mark.parametrize(("level", "other"), [(2, 0x54321 & ~0x1FF00), (3, 0x14321)])
+def test_each_entry_of_a_process_directory_serves_its_own_processes_3_3_2(level: int, other: int) -> None:
+    unit = Unit(pdt_mode=3)
+    for process in (0x54321, other):
+        unit.tables.set_process(DEVICE, process, first=unit.first)
+    unit.tables.set_process_directory_fields(DEVICE, 0x54321, level, {"V": 0})
+    assert_fault(unit.access(pasid=0x54321), RiscvIommuCause.PDT_ENTRY_NOT_VALID)
+    assert isinstance(unit.access(pasid=other), Translated)
+
+
+@pytest.mark.parametrize("level", [2, 3])
+def test_each_entry_of_a_device_directory_serves_its_own_devices_3_3_1(level: int) -> None:
+    unit = Unit(levels=3, device=0x12_3456)
+    other = 0x12_3456 ^ (1 << 6 if level == 2 else 1 << 15)
+    unit.tables.attach(other, first=unit.first)
+    unit.tables.set_directory_fields(0x12_3456, level, {"V": 0})
+    assert_fault(unit.access(), RiscvIommuCause.DDT_ENTRY_NOT_VALID)
+    assert isinstance(unit.access(device=other), Translated)
+
+
+def test_contexts_of_processes_are_told_from_each_other_by_one_engine() -> None:
+    unit = Unit(pdt_mode=1)
+    other = unit.tables.new_page_table("Sv39")
+    other.map(IOVA, OUTPUT + 0x5000, 0x1000)
+    unit.tables.set_process(DEVICE, 6, first=other)
+    engine = unit.engine()
+    for _ in range(2):
+        outcomes = [engine.translate(unit.request(pasid=pasid)) for pasid in (5, 6)]
+        assert [outcome.address for outcome in outcomes if isinstance(outcome, Translated)] == [OUTPUT, OUTPUT + 0x5000]
+
+
 def test_a_process_context_without_v_faults_with_cause_266_3_3_2_step_11() -> None:
     unit = Unit(pdt_mode=2, process={"ta.V": 0, "RSVD_ta_3": 1})
     assert_fault(unit.access(pasid=5), RiscvIommuCause.PDT_ENTRY_NOT_VALID)
@@ -530,6 +574,19 @@ def test_dtf_suppresses_the_record_of_a_translation_fault_not_the_fault_3_1_3_1(
     assert fault.record is None
     fault = assert_fault(Unit(context={"tc.DTF": 1}).access(pasid=1), RiscvIommuCause.TRANSACTION_TYPE_DISALLOWED)
     assert fault.record is None
+
+
+def test_dtf_suppresses_the_records_of_what_comes_behind_the_device_context_4_2() -> None:
+    for unit, request, cause in (
+        (Unit(pdt_mode=1), {"pasid": 6}, RiscvIommuCause.PDT_ENTRY_NOT_VALID),
+        (Unit(), {"address_type": AddressType.TRANSLATED}, RiscvIommuCause.TRANSACTION_TYPE_DISALLOWED),
+        (Unit(None, "Sv39x4"), {"iova": 0}, RiscvIommuCause.READ_GUEST_PAGE_FAULT),
+        (message_unit(), {"iova": FILE + 0xC000}, RiscvIommuCause.MSI_PTE_NOT_VALID),
+        (message_unit(), {"iova": FILE, "kind": AccessKind.EXECUTE}, RiscvIommuCause.INSTRUCTION_ACCESS_FAULT),
+    ):
+        assert assert_fault(unit.access(**request), cause).record is not None
+        unit.set_context(tc_DTF=1)
+        assert assert_fault(unit.access(**request), cause).record is None
 
 
 @pytest.mark.parametrize("fields", [{"tc.V": 0}, {"RSVD_tc_12": 1}])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from reasons import assert_fault
-from riscv_unit import DEVICE, FILE, IOVA, MRIF, NOTICE, NOWHERE, OUTPUT, REAL, Unit, message_unit
+from riscv_unit import DEVICE, FILE, IOVA, MRIF, NOTICE, NOWHERE, OUTPUT, PATTERN, REAL, Unit, message_unit
 
 from harness.model.access import (
     AccessKind,
@@ -20,6 +20,7 @@ from harness.model.access import (
 )
 from harness.model.engine import Interrupt, MsiOutcome, MsiWrite, PostedInterrupt
 from harness.model.riscv import RiscvIommuBlocked, RiscvIommuCause, RiscvIommuFaultRecord
+from harness.model.riscv.device import DeviceContext
 from harness.model.riscv.msi import interrupt_file_number
 
 RW = Permissions.READ | Permissions.WRITE
@@ -107,6 +108,39 @@ def test_a_table_beyond_the_physical_addresses_faults_with_cause_261_6_3() -> No
     unit.tables.set_context_fields(DEVICE, {"msiptp.PPN": (1 << 44) - 1})
     unit.fields["capabilities"] = unit.fields["capabilities"] & ~(0x3F << 32) | 40 << 32
     assert_fault(write(unit, 0), RiscvIommuCause.MSI_PTE_LOAD_ACCESS_FAULT)
+
+
+def test_memory_that_answers_beyond_the_physical_addresses_is_not_asked_for_an_entry_6_3() -> None:
+    unit = message_unit()
+    device = unit.engine().find_device(DEVICE)
+    assert isinstance(device, DeviceContext)
+    assert device.msi_table is not None
+    beyond = unit.limit_addresses(device.msi_table)
+    assert isinstance(write(unit, 0), Translated)
+    unit.tables.set_context_fields(DEVICE, {"msiptp.PPN": beyond >> 12})
+    assert_fault(write(unit, 0), RiscvIommuCause.MSI_PTE_LOAD_ACCESS_FAULT)
+
+
+def test_memory_that_answers_beyond_the_physical_addresses_holds_no_interrupt_file_6_3() -> None:
+    unit = message_unit()
+    beyond = unit.limit_addresses(MRIF)
+    assert isinstance(send(unit, 2, 5), PostedInterrupt)
+    unit.tables.set_resident_interrupt_file(DEVICE, 2, beyond, NOTICE, 0)
+    assert_fault(send(unit, 2, 5), RiscvIommuCause.MRIF_ACCESS_FAULT)
+
+
+def test_an_msi_page_table_has_room_for_all_files_of_its_mask_3_1_3_5() -> None:
+    unit = message_unit()
+    # Nine bits: 512 entries of 16 bytes.
+    unit.tables.set_interrupt_files(DEVICE, 0x1FF, PATTERN & ~0x1FF)
+    behind = unit.tables.pages.take()
+    device = unit.engine().find_device(DEVICE)
+    assert isinstance(device, DeviceContext)
+    assert device.msi_table is not None
+    assert behind >= device.msi_table + 0x2000
+    unit.tables.set_interrupt_file(DEVICE, 0x1FF, REAL)
+    outcome = unit.access(AccessKind.WRITE, iova=(PATTERN & ~0x1FF | 0x1FF) << 12)
+    assert outcome == Translated(REAL, 0x1000, RW)
 
 
 def test_an_entry_without_v_faults_with_cause_262_3_3_3_step_9() -> None:

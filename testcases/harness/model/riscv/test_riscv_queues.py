@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reasons import assert_fault
-from riscv_unit import DEVICE, NOWHERE, Unit
+from riscv_unit import DEVICE, NOWHERE, BigEndianMemory, MemoryBeyond, Unit
 
 from harness.model.access import MemoryWrite
 from harness.model.engine import CommandResult, Interrupt
@@ -18,11 +18,12 @@ from harness.model.riscv import (
     RiscvIommuCommandError,
     RiscvIommuFaultRecord,
     RiscvIommuRegisters,
+    RiscvIommuTables,
 )
 from harness.model.riscv.commands import encode_command
 from harness.model.riscv.faults import TransactionType
 from harness.model.riscv.page_requests import PageRequest, PageRequestResponse, ResponseCode, request_page
-from harness.model.riscv.queues import report_fault, run_commands, step_command
+from harness.model.riscv.queues import QueueStep, report_fault, run_commands, step_command
 from harness.model.riscv.register_fields import CQCSR, FQCSR, ICVEC, IPSR, PQCSR, QUEUE_BASE
 from harness.model.riscv.registers import MsiTableEntry, capabilities
 
@@ -99,6 +100,7 @@ def test_an_interrupt_that_is_pending_sends_no_message_6_18() -> None:
     csr = FQON | FQCSR["fie"].mask
     step = report_fault(registers(fqb=QUEUE, fqcsr=csr, ipsr=IPSR["fip"].mask), RAM, RECORD)
     assert (len(step.writes), step.interrupts) == (1, ())
+    assert (step.registers.fqt, step.registers.ipsr) == (1, IPSR["fip"].mask)
 
 
 def test_wired_and_masked_interrupts_send_no_message_6_18_6_29() -> None:
@@ -133,6 +135,60 @@ def test_a_message_beyond_the_physical_addresses_is_reported_with_cause_273_6_29
         iotval=1 << 41,
     )
     assert step.registers.fqt == 1
+
+
+MESSAGES_BEYOND = (MsiTableEntry(1 << 41, 1),) * 3
+NARROW = capabilities(physical_address_size=40)
+FAULTS = QUEUE_BASE.encode({"LOG2SZ-1": 1, "PPN": 5})
+
+
+def assert_message_is_reported(step: QueueStep | None) -> None:
+    """The last write is the record of a message that could not be sent."""
+    assert step is not None
+    assert step.interrupts == ()
+    record = RiscvIommuFaultRecord.decode(step.writes[-1].data)
+    assert record is not None
+    assert (record.cause, record.iotval) == (RiscvIommuCause.IOMMU_MSI_WRITE_ACCESS_FAULT, 1 << 41)
+
+
+@pytest.mark.parametrize(
+    ("pqt", "pqb"),
+    [(0, QUEUE), (3, QUEUE), (0, QUEUE_BASE.encode({"PPN": NOWHERE >> 12}))],
+    ids=["queued", "full", "no memory"],
+)
+def test_a_message_of_the_page_request_queue_that_cannot_be_sent_is_reported_6_29(pqt: int, pqb: int) -> None:
+    unit = page_unit(PRI, pqt=pqt, pqb=pqb, pqcsr=PQON | PQCSR["pie"].mask, fqb=FAULTS, fqcsr=FQON, icvec=VECTORS)
+    before = dataclasses.replace(unit.registers(), msi_cfg_tbl=MESSAGES_BEYOND, capabilities=NARROW)
+    assert_message_is_reported(request_page(before, unit.memory, REQUEST).step)
+
+
+@pytest.mark.parametrize("event", ["no memory", "time-out"])
+def test_a_message_of_a_stopped_command_queue_that_cannot_be_sent_is_reported_6_29(event: str) -> None:
+    before, memory = command_queue(
+        encode_command("IOFENCE.C"),
+        cqcsr=CQON | CQCSR["cie"].mask,
+        fqb=FAULTS,
+        fqcsr=FQON,
+        msi_cfg_tbl=MESSAGES_BEYOND,
+        capabilities=NARROW,
+    )
+    if event == "no memory":
+        before = dataclasses.replace(before, cqb=QUEUE_BASE.encode({"PPN": NOWHERE >> 12}))
+    assert_message_is_reported(step_command(before, memory, timed_out=event == "time-out"))
+
+
+def test_memory_that_answers_beyond_the_physical_addresses_holds_no_queue_6_3() -> None:
+    before = registers(capabilities=NARROW, fqb=QUEUE_BASE.encode({"LOG2SZ-1": 1, "PPN": 1 << 28}), fqcsr=FQON)
+    step = report_fault(before, MemoryBeyond(RAM, 1 << 40, 0), RECORD)
+    assert (step.writes, step.registers.fqcsr) == ((), FQON | FQCSR["fqmf"].mask)
+
+
+def test_the_last_record_below_the_end_of_the_physical_addresses_is_queued_6_3() -> None:
+    # 128 records of 32 bytes in the last page of 16 bits of address.
+    base = QUEUE_BASE.encode({"LOG2SZ-1": 6, "PPN": 0xF})
+    before = registers(capabilities=capabilities(physical_address_size=16), fqb=base, fqcsr=FQON, fqt=127, fqh=1)
+    step = report_fault(before, RAM, RECORD)
+    assert [write.address for write in step.writes] == [0xFFE0]
 
 
 def test_a_fault_of_the_engine_is_queued_as_its_bytes() -> None:
@@ -226,6 +282,10 @@ def test_a_fence_with_wsi_sets_fence_w_ip_and_interrupts_4_1_2() -> None:
     assert step is not None
     assert step.registers.cqcsr & CQCSR["fence_w_ip"].mask
     assert (step.registers.cqh, step.registers.ipsr) == (1, IPSR["cip"].mask)
+    before, memory = command_queue(encode_command("IOFENCE.C"), fctl=2, cqcsr=CQON | CQCSR["cie"].mask)
+    step = step_command(before, memory)
+    assert step is not None
+    assert (step.registers.cqcsr, step.registers.ipsr) == (before.cqcsr, 0)
 
 
 def test_an_error_interrupts_with_cie_only_6_18() -> None:
@@ -337,6 +397,34 @@ def test_without_en_pri_it_is_an_invalid_request_3_7(dtf: int) -> None:
     assert step.response is not None
     assert step.response.code is ResponseCode.INVALID_REQUEST
     assert (step.record is None) == bool(dtf)
+
+
+def test_the_record_of_a_refused_page_request_is_queued_with_its_privilege_3_7() -> None:
+    unit = page_unit({"tc.EN_ATS": 1}, fqb=FAULTS, fqcsr=FQON)
+    for pasid in (5, None):
+        request = dataclasses.replace(REQUEST, pasid=pasid, privileged=True)
+        step = request_page(unit.registers(), unit.memory, request)
+        assert step.record is not None
+        # 4.2: privilege is that of a request with a process_id.
+        assert (step.record.process_id, step.record.privileged) == (pasid, pasid is not None)
+        assert [RiscvIommuFaultRecord.decode(write.data) for write in step.step.writes] == [step.record]
+
+
+def test_a_big_endian_page_request_has_each_doubleword_the_other_way_round_4_3_6_4() -> None:
+    plain = REQUEST.encode()
+    expected = plain[:8][::-1] + plain[8:][::-1]
+    assert REQUEST.encode(big_endian=True) == expected
+    memory = SparseMemory((Region(0, 0x10_0000),))
+    tables = RiscvIommuTables(BigEndianMemory(memory), 0x1_0000)
+    tables.attach(DEVICE, overrides={**PRI, "tc.SBE": 1})
+    caps = capabilities() | capabilities(features=frozenset({"END"}))
+    before = registers(capabilities=caps, ddtp=tables.ddtp, fctl=1, pqb=QUEUE, pqcsr=PQON)
+    assert [write.data for write in request_page(before, memory, REQUEST).step.writes] == [expected]
+
+
+def test_a_page_request_without_pasid_has_no_pid_4_3() -> None:
+    low = int.from_bytes(dataclasses.replace(REQUEST, pasid=None).encode()[:8], "little")
+    assert low == DEVICE << 40
 
 
 @pytest.mark.parametrize("prpr", [0, 1])

@@ -101,7 +101,17 @@ def test_every_register_is_read_at_its_offset_6_1() -> None:
     assert registers.icvec == 761
     assert registers.msi_cfg_tbl[0] == MsiTableEntry(769, 777, 781)
     assert registers.msi_cfg_tbl[15] == MsiTableEntry(1009, 1017, 1021)
+    assert {offset: size for offset, size in reads.items() if offset >= 768} == {
+        768 + 16 * number + offset: size for number in range(16) for offset, size in ((0, 8), (8, 4), (12, 4))
+    }
     assert (registers.gxl_writable, registers.qos_id_bits) == (True, 3)
+
+
+def test_what_no_register_says_is_told_when_they_are_read() -> None:
+    told = RiscvIommuRegisters.read(lambda offset, size: 0, be_writable=False, big_endian_msis=True)
+    assert (told.be_writable, told.big_endian_msis) == (False, True)
+    untold = RiscvIommuRegisters.read(lambda offset, size: 0)
+    assert untold == RiscvIommuRegisters(capabilities=0, msi_cfg_tbl=(MsiTableEntry(),) * 16)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +168,8 @@ def test_a_record_has_its_fields_where_4_2_has_them() -> None:
 def test_a_big_endian_record_has_each_doubleword_the_other_way_round_4_2() -> None:
     record = RiscvIommuFaultRecord(cause=258, transaction_type=2, device_id=5, iotval=0x1234)
     plain, other = record.encode(), record.encode(big_endian=True)
+    # Without a process_id, PID and PV are 0.
+    assert plain[:8] == (5 << 40 | 2 << 34 | 258).to_bytes(8, "little")
     assert [other[at : at + 8] for at in range(0, 32, 8)] == [plain[at : at + 8][::-1] for at in range(0, 32, 8)]
     assert RiscvIommuFaultRecord.decode(other, big_endian=True) == record
 

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import pytest
-from riscv_unit import DEVICE, FILE, GSCID, GUEST, IOVA, NOWHERE, OUTPUT, PSCID, Unit, message_unit
+from riscv_unit import (
+    DEVICE,
+    FILE,
+    GSCID,
+    GUEST,
+    IOVA,
+    MRIF,
+    NOWHERE,
+    OUTPUT,
+    PSCID,
+    RAM,
+    REAL,
+    BigEndianMemory,
+    Unit,
+    message_unit,
+)
 
 from harness.model.access import AccessKind
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
+from harness.model.memory import Region, SparseMemory
+from harness.model.riscv import RiscvIommuEngine, RiscvIommuRegisters, RiscvIommuTables
+from harness.model.riscv.registers import capabilities
 from harness.model.riscv.tags import HOST, SHARED
 
 
@@ -118,6 +136,57 @@ def test_a_big_endian_value_is_that_of_the_bytes_in_memory() -> None:
     step = entries(unit)[1]
     assert step.address is not None
     assert step.value == unit.memory.read_u64(step.address)
+
+
+def test_big_endian_directories_stand_with_the_bytes_that_are_in_memory_3_10_6_4() -> None:
+    memory = SparseMemory((Region(0, RAM),))
+    tables = RiscvIommuTables(BigEndianMemory(memory), 0x1_0000, 3)
+    tables.attach_processes(DEVICE, 3, overrides={"tc.SBE": 1})
+    tables.set_process(DEVICE, 5)
+    caps = capabilities() | capabilities(features=frozenset({"END"}))
+    registers = RiscvIommuRegisters(capabilities=caps, ddtp=tables.ddtp, fctl=1)
+    steps = RiscvIommuEngine(registers, memory).explain(Unit().request(pasid=5)).steps
+    read = [step for step in steps if step.address is not None]
+    assert [step.size for step in read] == [8, 8, 64, 8, 8, 16]
+    for step in read:
+        assert step.address is not None
+        assert step.value == int.from_bytes(memory.read(step.address, step.size), "little")
+        # The fields are those of the entry, which is valid.
+        assert dict(step.fields).get("V", dict(step.fields).get("tc.V", dict(step.fields).get("ta.V"))) == 1
+        assert step.cached is not None
+
+
+def test_tables_of_a_process_are_tagged_with_its_pscid_and_the_guests_gscid_3_8() -> None:
+    tags = [step.cached for step in entries(Unit(second="Sv39x4", pdt_mode=1), pasid=5)]
+    assert {(tag.domain, tag.space) for tag in tags if tag is not None and tag.stage == 1} == {(GSCID, PSCID)}
+    assert {tag.domain for tag in tags if tag is not None and tag.stage == 2} == {GSCID}
+
+
+def test_a_process_context_without_v_must_not_be_cached_3_8() -> None:
+    last = entries(Unit(pdt_mode=1, process={"ta.V": 0}), pasid=5)[-1]
+    assert (last.size, last.cached) == (16, None)
+
+
+def test_an_msi_entry_is_shown_in_the_format_that_its_mode_says_aia() -> None:
+    unit = message_unit()
+    basic, resident = (entries(unit, iova=FILE + number * 0x4000)[-1] for number in (0, 2))
+    assert ("PPN", REAL >> 12) in basic.fields
+    assert ("MRIF_Address", MRIF >> 9) in resident.fields
+    # Mode 0 is reserved, but V is 1.
+    unit.tables.set_interrupt_file(DEVICE, 0, REAL, overrides={"M": 0})
+    assert entries(unit, iova=FILE)[-1].cached is not None
+
+
+def test_the_step_of_an_entry_that_is_not_there_says_where_it_was_looked_for() -> None:
+    messages = message_unit()
+    messages.set_context(msiptp_PPN=NOWHERE >> 12)
+    last = entries(messages, iova=FILE + 0x4000)[-1]
+    assert (last.address, last.size, last.value, last.cached) == (NOWHERE + 16, 16, None, None)
+    for mode, size in ((1, 16), (2, 8)):
+        unit = Unit(pdt_mode=mode)
+        unit.set_context(fsc_PPN=NOWHERE >> 12)
+        last = entries(unit, pasid=5)[-1]
+        assert (last.address, last.size, last.value) == (NOWHERE + (5 * 16 if mode == 1 else 0), size, None)
 
 
 @pytest.mark.parametrize("level", [1, 2])

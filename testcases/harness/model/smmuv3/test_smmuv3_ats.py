@@ -22,6 +22,7 @@ from smmuv3_unit import (
 )
 
 from harness.model.access import (
+    Access,
     AccessKind,
     AddressType,
     Bypassed,
@@ -75,8 +76,10 @@ def test_ats_request_to_an_smmu_without_ats_is_unsupported_and_not_recorded_3_9_
 
 def test_disabled_smmu_refuses_translation_requests_7_3_6() -> None:
     unit = make(registers={"cr0": 0})
-    fault = assert_answer(request(unit, WRITE), Smmuv3EventType.F_BAD_ATS_TREQ, Completion.UNSUPPORTED_REQUEST)
-    assert record_of(fault).requested == 0b011
+    outcome = request(unit, WRITE, iova=IOVA + 0x128)
+    record = record_of(assert_answer(outcome, Smmuv3EventType.F_BAD_ATS_TREQ, Completion.UNSUPPORTED_REQUEST))
+    # InputAddr is that of a page.
+    assert (record.requested, record.input_address) == (0b011, IOVA)
 
 
 def test_disabled_smmu_refuses_translated_transactions_7_3_8() -> None:
@@ -216,6 +219,41 @@ def test_execute_only_page_of_stage_1_grants_nothing_and_does_not_reach_stage_2_
     assert fault.stage == 1
 
 
+@pytest.mark.parametrize(("s2ap", "ap"), [(0b00, 0b01), (0b10, 0b11)])
+def test_rights_that_the_two_stages_do_not_share_are_none_13_7(s2ap: int, ap: int) -> None:
+    unit = make("12")
+    unit.tree.set_fields(IOVA, 1, {"AP": ap})
+    unit.outer.set_fields(IPA, 1, {"S2AP": s2ap})
+    fault = assert_answer(request(unit, WRITE), Smmuv3EventType.F_PERMISSION, Completion.NO_PERMISSION)
+    assert (fault.stage, fault.record) == (2, None)
+
+
+def test_walk_abort_on_the_way_to_a_cd_is_recorded_with_the_attributes_of_the_request_7_3_12() -> None:
+    unit = make("12", registers={"cr0": ENABLED | ATSCHK, "cr2": REC_CFG_ATS})
+    unit.tables.set_fields(SID, {"S1CONTEXTPTR": 0x7000_0000})
+    unit.outer.map(0x7000_0000, OUTPUT, 0x1000)
+    unit.outer.set_fields(0x7000_0000, 2, {"ADDR": NOWHERE})
+    for kind in (READ, WRITE):
+        fault = assert_answer(request(unit, kind), Smmuv3EventType.F_WALK_EABT, Completion.COMPLETER_ABORT)
+        record = record_of(fault)
+        assert (record.event_class, record.stage2, record.is_read) == (Smmuv3EventClass.CD, True, kind is READ)
+
+
+def test_explanation_of_a_translation_request_shows_the_tables_that_a_transaction_reads() -> None:
+    unit = make("12")
+    asked, plain = (
+        [
+            (step.address, step.value)
+            for step in unit.engine()
+            .explain(Access(requester=SID, iova=IOVA, length=4, kind=READ, address_type=address_type))
+            .steps
+            if step.address is not None
+        ]
+        for address_type in (AddressType.TRANSLATION_REQUEST, AddressType.UNTRANSLATED)
+    )
+    assert asked == plain
+
+
 def with_substream() -> Unit:
     """SubstreamID 1 has the same tables as what comes without one."""
     unit = make(substream_bits=1)
@@ -257,6 +295,7 @@ def test_completion_grants_what_13_7_says(
         (0b11, EXECUTE, {"AP": 0b00, "UXN": 0}, "r-x"),
         (0b11, READ, {"AP": 0b11, "UXN": 1}, None),
         (0b10, EXECUTE, {"AP": 0b11, "UXN": 1}, "r-x"),
+        (0b10, READ, {"AP": 0b11, "UXN": 0}, "r-"),
     ],
 )
 def test_instcfg_says_what_reading_means_in_a_completion_13_7_1(
@@ -267,6 +306,20 @@ def test_instcfg_says_what_reading_means_in_a_completion_13_7_1(
     unit.tree.set_fields(IOVA, 1, page)
     outcome = request(unit, kind, pasid=1)
     assert (str(outcome.permissions) if isinstance(outcome, Translated) else None) == granted
+
+
+@pytest.mark.parametrize(("instcfg", "page", "s2ap"), [(0b11, {"UXN": 1}, 0b11), (0b10, {"UXN": 0}, 0b10)])
+def test_completion_grants_execution_only_of_what_instcfg_lets_read_13_7_1(
+    instcfg: int, page: dict[str, int], s2ap: int
+) -> None:
+    unit = make("12", substream_bits=1)
+    unit.cd.describe(1, unit.tree)
+    unit.tables.set_fields(SID, {"INSTCFG": instcfg})
+    unit.tree.set_fields(IOVA, 1, {"AP": 0b01, **page})
+    unit.outer.set_fields(IPA, 1, {"S2AP": s2ap, "XN": 0})
+    outcome = request(unit, EXECUTE, pasid=1)
+    assert isinstance(outcome, Translated)
+    assert outcome.permissions == Permissions.WRITE
 
 
 def test_translation_request_without_a_pasid_asks_for_neither_execution_nor_privilege_13_7() -> None:

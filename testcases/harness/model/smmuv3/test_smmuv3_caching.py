@@ -163,6 +163,42 @@ def test_mapping_of_a_page_inside_a_larger_one_of_stage_2_ends_with_the_page() -
     assert next(unit.engine().iter_mappings(SID)) == Mapping(0x1000, (1 << 32) + 0x3000, 0x1000, RW)
 
 
+def test_mappings_are_listed_with_the_rights_that_are_left() -> None:
+    unit = Unit("12")
+    unit.outer.set_fields(IPA, 1, {"S2AP": 0b10})
+    assert list(unit.engine().iter_mappings(SID)) == [Mapping(IOVA, OUTPUT, 0x1000, Permissions.WRITE)]
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_table_that_stage_2_does_not_let_read_is_not_listed_7_3_16(readable: bool) -> None:
+    unit = Unit("12")
+    table = (unit.tree.entry_address(IOVA, 1) & ~0xFFF) + MOVED
+    unit.outer.map(0x7000_0000, table, 0x1000, Permissions.READ if readable else Permissions.WRITE)
+    unit.tree.set_fields(IOVA, 2, {"ADDR": 0x7000_0000})
+    assert list(unit.engine().iter_mappings(SID)) == [Mapping(IOVA, OUTPUT, 0x1000, RW)] * readable
+
+
+def test_mappings_do_not_depend_on_flags_that_hardware_would_set_3_13() -> None:
+    unit = Unit("12")
+    unit.tables.set_fields(SID, {"S2HA": 1})
+    unit.outer.set_fields(IPA, 1, {"AF": 0})
+    unit.outer.set_fields(TABLES_IPA, 2, {"AF": 0})
+    assert list(unit.engine().iter_mappings(SID)) == [Mapping(IOVA, OUTPUT, 0x1000, RW)]
+
+
+@pytest.mark.parametrize("device_tables", [False, True])
+def test_s2ptw_keeps_tables_in_device_memory_out_of_the_listing_but_not_pages_5_2(device_tables: bool) -> None:
+    unit = Unit("12")
+    unit.tables.set_fields(SID, {"S2PTW": 1})
+    unit.outer.set_fields(IPA, 1, {"MEMATTR": 0})
+    # The last stage 1 table alone lies in device memory, or in ordinary one.
+    table = (unit.tree.entry_address(IOVA, 1) & ~0xFFF) + MOVED
+    unit.outer.map(0x7000_0000, table, 0x1000)
+    unit.outer.set_fields(0x7000_0000, 1, {"MEMATTR": 0 if device_tables else 0b1111})
+    unit.tree.set_fields(IOVA, 2, {"ADDR": 0x7000_0000})
+    assert list(unit.engine().iter_mappings(SID)) == [Mapping(IOVA, OUTPUT, 0x1000, RW)] * (not device_tables)
+
+
 def test_mappings_of_stage_2_alone() -> None:
     assert list(Unit("2").engine().iter_mappings(SID)) == [Mapping(IOVA, OUTPUT, 0x1000, RW)]
 

@@ -113,6 +113,7 @@ def test_cfgi_cd_drops_one_cd_of_one_stream_4_3_3() -> None:
     every = submit(CMD.CMD_CFGI_CD_ALL, STREAMID=SID)
     assert drops(every, cd)
     assert not drops(every, CachedEntry(kind=EntryKind.DEVICE, requester=SID))
+    assert not drops(every, CachedEntry(kind=EntryKind.PROCESS, requester=SID + 1, space=3))
 
 
 def test_cfgi_cd_without_leaf_drops_the_l1cd_of_the_substream_4_3_3() -> None:
@@ -280,6 +281,9 @@ def test_el2_entries_are_dropped_by_el2_commands_alone(e2h: int) -> None:
     ):
         result = smmu.submit(command_bits(opcode, **fields))
         assert drops(result, entry) is dropped, opcode
+        if dropped:
+            # 4.4.2.7 to 4.4.2.10: nothing of EL1 goes with it.
+            assert not drops(result, leaf()), opcode
 
 
 # ATS, faults, prefetches.
@@ -329,7 +333,7 @@ def test_sync_writes_its_message_4_7_3() -> None:
 
 def test_message_of_a_sync_is_truncated_to_the_oas_3_4_3() -> None:
     smmu = engine(address_bits=40)
-    result = smmu.submit(command_bits(CMD.CMD_SYNC, CS=1, MSIADDRESS=(1 << 45 | 0x1000) >> 2))
+    result = smmu.submit(command_bits(CMD.CMD_SYNC, CS=1, MSIADDRESS=(1 << 45 | 1 << 40 | 0x1000) >> 2))
     assert result.writes[0].address == 0x1000
 
 

@@ -106,6 +106,22 @@ def test_linear_table_of_cds_is_aligned_to_its_size_5_2() -> None:
     assert isinstance(unit.access(), Translated)
 
 
+def test_table_of_l1cds_is_aligned_to_its_size_5_2() -> None:
+    # 2^(10 - 6) entries of 8 bytes: 128 bytes.
+    unit = Unit(substream_bits=10, context_format=1)
+    unit.tables.set_fields(SID, {"S1CONTEXTPTR": unit.cd.root | 0x40})
+    assert isinstance(unit.access(), Translated)
+
+
+@pytest.mark.parametrize("bits", [6, 8, 9])
+def test_table_of_l1cds_of_64_bytes_or_less_is_aligned_to_64_bytes_5_2(bits: int) -> None:
+    unit = Unit(substream_bits=bits, context_format=1)
+    unit.memory.write_u64(unit.cd.root + 0x40, unit.memory.read_u64(unit.cd.root))
+    unit.memory.write_u64(unit.cd.root, 0)
+    unit.tables.set_fields(SID, {"S1CONTEXTPTR": unit.cd.root | 0x40})
+    assert isinstance(unit.access(), Translated)
+
+
 def test_level_2_table_of_64_kb_is_aligned_5_2() -> None:
     unit = Unit(substream_bits=11, context_format=2)
     pointer = unit.memory.read_u64(unit.cd.root) & ~0xFFF

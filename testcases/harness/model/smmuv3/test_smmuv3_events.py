@@ -151,9 +151,22 @@ def test_events_of_one_page_merge_where_mev_says_so_7_3_1() -> None:
 @pytest.mark.parametrize("kind", list(Smmuv3EventType))
 def test_input_address_within_a_page_is_ignored_where_7_3_says_so(kind: Smmuv3EventType) -> None:
     first = Smmuv3Event(type=kind, stream_id=SID, input_address=0x1000)
-    second = replace(first, input_address=0x1010)
     # 7.3.8 and 7.3.12 to 7.3.16 say so; only the record of 7.3.2 tells the two from each other.
-    assert first.is_like(second) is (kind is not Smmuv3EventType.F_UUT)
+    for offset in (0x001, 0x010, 0xFFF):
+        second = replace(first, input_address=0x1000 + offset)
+        assert first.is_like(second) is (kind is not Smmuv3EventType.F_UUT)
+
+
+def test_neighbouring_pages_never_merge_7_3_1() -> None:
+    first = Smmuv3Event(type=Smmuv3EventType.F_TRANSLATION, stream_id=SID, input_address=0x2000)
+    assert not first.is_like(replace(first, input_address=0x3000))
+
+
+def test_a_stall_does_not_merge_with_a_record_of_no_stall_7_3_1() -> None:
+    first = Smmuv3Event(type=Smmuv3EventType.F_TRANSLATION, stream_id=SID, input_address=0x2000)
+    stalled = replace(first, stall=True)
+    assert not first.is_like(stalled)
+    assert not stalled.is_like(first)
 
 
 def test_stalls_never_merge_7_3_1() -> None:

@@ -85,6 +85,16 @@ def test_upper_bits_of_a_substream_id_index_l1cds_and_the_lower_6_the_cds_5_3() 
     assert_fault(unit.engine().translate(access(SID, 0x1C5 + 64)), Smmuv3EventType.C_BAD_SUBSTREAMID)
 
 
+def test_level_1_fields_are_set_in_the_entry_that_serves_the_index_5_1_5_3() -> None:
+    unit = TwoLevels(0x1FE5, 6, substream_bits=10, substream_id=0x1C5)
+    other = unit.memory.read_u64(unit.tables.root)
+    unit.contexts.set_level1_fields(0x1C5, {"V": 0})
+    assert_fault(unit.engine().translate(access(0x1FE5, 0x1C5)), Smmuv3EventType.C_BAD_SUBSTREAMID)
+    unit.tables.set_level1_fields(0x1FE5, {"SPAN": 0})
+    assert_fault(unit.engine().translate(access(0x1FE5, 0x1C5)), Smmuv3EventType.C_BAD_STREAMID)
+    assert unit.memory.read_u64(unit.tables.root) == other
+
+
 def test_entries_of_both_levels_of_the_stream_table_are_cached_by_stream_id_3_21_3() -> None:
     steps = TwoLevels(0x1FE5, 6).engine().explain(access(0x1FE5)).steps
     tags = [step.cached for step in steps if step.what.startswith(("L1STD", "STE"))]

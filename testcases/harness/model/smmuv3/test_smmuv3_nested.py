@@ -225,6 +225,35 @@ def test_stage_1_update_needs_a_write_at_stage_2_7_3_16() -> None:
     assert fault.writes == ()
 
 
+def with_flags_to_set(unit: Unit) -> list[MemoryWrite]:
+    """Stage 2 sets access flags, which the tables' page and the page itself lack; the updates, in their order."""
+    unit.tables.set_fields(SID, {"S2HA": 1})
+    writes = []
+    for address, level in ((TABLES_IPA, 2), (IPA, 1)):
+        unit.outer.set_fields(address, level, {"AF": 0})
+        at = unit.outer.entry_address(address, level)
+        writes.append(MemoryWrite(at, (unit.memory.read_u64(at) | 1 << 10).to_bytes(8, "little")))
+    return writes
+
+
+@pytest.mark.parametrize("settings", [{}, {"substream_bits": 8, "context_format": 1}])
+def test_each_stage_2_descriptor_on_the_way_has_its_own_update_once_3_13(settings: dict[str, int]) -> None:
+    unit = Unit("12", **settings)  # type: ignore[arg-type]
+    writes = with_flags_to_set(unit)
+    outcome = unit.access()
+    assert isinstance(outcome, Translated)
+    assert list(outcome.writes) == writes
+
+
+@pytest.mark.parametrize("settings", [{}, {"substream_bits": 8, "context_format": 1}])
+def test_stage_2_flags_are_set_though_the_cd_is_bad_3_13(settings: dict[str, int]) -> None:
+    unit = Unit("12", **settings)  # type: ignore[arg-type]
+    writes = with_flags_to_set(unit)
+    unit.cd.set_fields(0, {"V": 0})
+    fault = assert_fault(unit.access(), Smmuv3EventType.C_BAD_CD)
+    assert list(fault.writes) == writes[:1]
+
+
 def test_stage_1_update_marks_its_stage_2_page_dirty_3_13_5() -> None:
     unit = Unit("12")
     unit.cd.set_fields(0, {"HA": 1})

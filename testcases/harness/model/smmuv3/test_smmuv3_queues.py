@@ -100,6 +100,9 @@ def test_sync_after_an_unanswered_device_tlb_invalidation_fails_3_9_1_4() -> Non
     assert result.results[-1].error is Smmuv3CommandError.CERROR_ATC_INV_SYNC
     assert result.registers.cmdq_cons == 3 << 24 | 2
     assert consume(registers, memory).registers.cmdq_cons == 3
+    # Endpoints answer unless it is said that they do not.
+    submit = Smmuv3Engine(registers, memory).submit
+    assert consume_commands(registers, memory, submit).registers.cmdq_cons == 3
     registers, memory = make([FLUSH, SYNC])
     assert consume(registers, memory, endpoints_answer=False).registers.cmdq_cons == 2
     # 4.5.1: with SMMUEN 0 nothing is sent, and nothing waits for an answer.
@@ -117,6 +120,7 @@ def test_queue_that_is_off_in_error_or_inconsistent_is_left_alone_4_1_2(values: 
 def test_error_is_told_by_a_message_7_5_1() -> None:
     registers, memory = make([0xFF], irq_ctrl=1, gerror_irq_cfg0=0x0808_0040, gerror_irq_cfg1=9)
     assert consume(registers, memory).messages == (MemoryWrite(0x0808_0040, b"\x09\0\0\0"),)
+    assert consume(replace(registers, irq_ctrl=0), memory).messages == ()
 
 
 # The Event queue.
@@ -171,6 +175,7 @@ def test_unwritable_memory_is_a_global_error_7_2_2() -> None:
     result = record_event(replace(registers, eventq_base=NOWHERE | 2), memory, event())
     assert result.registers.gerror == EVENTQ_ABT_ERR
     assert result.registers.eventq_prod == 0
+    assert (result.recorded, result.writes) == (False, ())
     assert [message.address for message in result.messages] == [0x40]
 
 

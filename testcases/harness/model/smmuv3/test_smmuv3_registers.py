@@ -152,6 +152,12 @@ def test_queue_is_capped_and_aligned_6_3_26() -> None:
     assert (queue.bits, queue.size, queue.producer, queue.consumer, queue.used) == (4, 16, 0x15, 0x1F, 22)
 
 
+def test_queue_address_is_truncated_to_the_oas_3_4_3() -> None:
+    base = 1 << 45 | 1 << 40 | 0x5000
+    registers = Smmuv3Registers(capabilities=capabilities(address_bits=40), cmdq_base=base, eventq_base=base)
+    assert (registers.command_queue.base, registers.event_queue.base) == (0x5000, 0x5000)
+
+
 def test_one_entry_command_queue_is_aligned_to_32_bytes_6_3_26() -> None:
     assert Smmuv3Registers(capabilities=capabilities(), cmdq_base=0x1020).command_queue.base == 0x1020
 

@@ -26,7 +26,7 @@ def test_disabled_smmu_bypasses_13_2() -> None:
 
 def test_disabled_smmu_with_gbpa_abort_terminates_silently_6_3_14() -> None:
     fault = assert_fault(Unit(registers={"cr0": 0, "gbpa": ABORT}).access(), Smmuv3Terminated.GLOBAL_ABORT)
-    assert fault.record is None
+    assert (fault.record, fault.completion) == (None, None)
 
 
 def test_disabled_smmu_terminates_addresses_beyond_the_oas_silently_3_4() -> None:

@@ -9,7 +9,7 @@ from smmuv3_unit import EXECUTE, IOVA, NOWHERE, OUTPUT, RAM, READ, SID, WRITE, U
 from harness.model.access import AccessKind, Attributes, Fault, MemoryWrite, Permissions, Translated
 from harness.model.radix import RadixTable
 from harness.model.smmuv3 import Smmuv3EventClass, Smmuv3EventType, Stage1Format, Stage2Format
-from harness.model.smmuv3.permissions import permission_index, stage1_rights, stage2_rights
+from harness.model.smmuv3.permissions import stage1_rights, stage2_rights
 
 TOP = 1 << 64
 DBM, AF = 1 << 51, 1 << 10
@@ -602,8 +602,15 @@ def test_attributes_say_global_and_privileged() -> None:
     assert outcome.attributes == Attributes.GLOBAL | Attributes.PRIVILEGED
 
 
-def test_permission_index_takes_bits_of_descriptor_and_hierarchy() -> None:
-    assert permission_index(0b10 << 6 | 1 << 53, 0b1001) == 0b1001_0110
+def test_write_only_page_of_stage_2_stays_so_when_it_is_split() -> None:
+    unit = Unit("2")
+    unit.tree.map(1 << 30, OUTPUT, 1 << 21, Permissions.WRITE)
+    unit.tree.split(1 << 30)
+    assert_fault(unit.access(iova=1 << 30), Smmuv3EventType.F_PERMISSION, stage=2)
+    assert unit.access(AccessKind.WRITE, iova=1 << 30) == Translated(OUTPUT, 0x1000, Permissions.WRITE)
+
+
+def test_rights_by_index_are_those_of_the_architecture() -> None:
     every = stage1_rights(two_privileges=True, pan=False, enhanced_pan=False, write_execute_never=False)
     # Table of DDI 0487 D8: AP 0b01 with nothing else: read and write for both; privileged never executes it.
     assert (every[0][0b01], every[1][0b01]) == (7, 3)

@@ -50,6 +50,9 @@ GOOD: Mapping[DescriptorType, Mapping[str, int]] = {
 }
 
 
+GOOD_IOTLB = build_descriptor(DescriptorType.IOTLB, GOOD[DescriptorType.IOTLB])
+
+
 def unit(
     mode: TranslationTableMode = SCALABLE,
     *,
@@ -443,8 +446,10 @@ def test_invalidation_hint_means_nothing_without_a_page_6_5_2_3() -> None:
 
 
 def test_address_bits_above_mgaw_are_ignored_6_5_2_3() -> None:
-    values = {"G": Granularity.SELECTIVE, "DID": DID, "ADDR": 1 << 40 | 5}
-    assert dropped(run(DescriptorType.IOTLB, values), page(5 << 12))
+    # MGAW is 48 bits here.
+    for bit in (48, 52):
+        values = {"G": Granularity.SELECTIVE, "DID": DID, "ADDR": 1 << bit - 12 | 5}
+        assert dropped(run(DescriptorType.IOTLB, values), page(5 << 12))
 
 
 # PASID-based IOTLB (6.5.2.4, table 24).
@@ -489,6 +494,8 @@ def test_device_tlb_invalidation_is_for_requests_without_pasid_of_one_device() -
     assert not dropped(result, cached(0x5000, space=PASID))
     assert not dropped(result, cached(0x6000))
     assert not dropped(result, page(0x5000))
+    # A source id has no segment: a unit has one only.
+    assert dropped(result, cached(0x5000, requester=1 << 16 | SID))
 
 
 def test_pasid_based_device_tlb_invalidation_is_for_its_pasid_or_with_gi_for_each() -> None:
@@ -519,6 +526,8 @@ def test_lowest_zero_bit_tells_the_size_of_a_device_tlb_invalidation(
     assert device_tlb_pages(field << 12, larger=bool(size)) == pages
     (invalidation,) = run(DescriptorType.DEVICE_TLB, {"SID": SID, "ADDR": field, "S": size}).invalidations
     assert (invalidation.first, invalidation.last) == pages
+    (invalidation,) = run(DescriptorType.PASID_DEVICE_TLB, {"SID": SID, "ADDR": field, "S": size}).invalidations
+    assert (invalidation.first, invalidation.last) == pages
 
 
 def test_the_widest_mask_covers_the_address_space() -> None:
@@ -548,8 +557,9 @@ def test_wait_descriptor_writes_its_status_word_little_endian() -> None:
 
 
 def test_status_address_bits_above_the_host_address_width_are_ignored() -> None:
-    (write,) = run(DescriptorType.WAIT, {"SW": 1, "ADDR": (1 << 60 | 0x1000) >> 2}).writes
-    assert write.address == 0x1000
+    for bit in (46, 60):
+        (write,) = run(DescriptorType.WAIT, {"SW": 1, "ADDR": (1 << bit | 0x1000) >> 2}).writes
+        assert write.address == 0x1000
 
 
 def test_status_address_and_data_are_ignored_without_sw() -> None:
@@ -565,6 +575,20 @@ def test_wait_descriptor_with_if_sends_the_invalidation_event_once_6_5_2_10() ->
     second = execute(first.registers, bits)
     assert second.result == CommandResult()
     assert second.registers == first.registers
+
+
+def test_wait_descriptor_with_if_and_sw_does_both_6_5_2_9() -> None:
+    result = run(DescriptorType.WAIT, {"IF": 1, "SW": 1, "DATA": 5, "ADDR": 0x1000 >> 2})
+    assert result.writes == (MemoryWrite(0x1000, b"\x05\0\0\0"),)
+    assert result.interrupt is not None
+
+
+@pytest.mark.parametrize(
+    "bits", [0xF, GOOD_IOTLB | 1 << 8, build_descriptor(DescriptorType.IOTLB, {"G": Granularity.RESERVED})]
+)
+def test_descriptor_that_is_refused_changes_no_register(bits: int) -> None:
+    registers = unit()
+    assert execute(registers, bits).registers == registers
 
 
 def test_page_group_response_and_hpt_invalidation_drop_nothing_that_is_modelled() -> None:

@@ -153,6 +153,18 @@ def test_pass_through_beyond_the_host_width_faults_with_reason_4_lgn_1_3(legacy:
     assert_fault(outcome, VtdFaultReason.ADDRESS_BEYOND_WIDTH)
 
 
+@pytest.mark.parametrize(
+    ("iova", "reason"),
+    [(1 << HAW, VtdFaultReason.ADDRESS_BEYOND_WIDTH), (INTERRUPTS, VtdFaultReason.OUTPUT_IN_INTERRUPT_RANGE)],
+)
+def test_fpd_keeps_a_fault_of_a_translated_request_from_being_reported_7_1_1(
+    legacy: Legacy, iova: int, reason: VtdFaultReason
+) -> None:
+    assert assert_fault(legacy.access(iova=iova, address_type=TRANSLATED), reason).record is not None
+    legacy.tables.set_context_fields(RID, {"FPD": 1})
+    assert assert_fault(legacy.access(iova=iova, address_type=TRANSLATED), reason).record is None
+
+
 # The interrupt range as input, in both modes.
 
 
@@ -319,6 +331,19 @@ def test_scalable_translated_request_beyond_the_host_width_faults_with_reason_0x
 def test_scalable_translated_request_to_the_interrupt_range_faults_with_reason_0x87_sgn_8_3() -> None:
     outcome = Unit("second").access(WRITE, iova=INTERRUPTS, address_type=TRANSLATED)
     assert_fault(outcome, VtdFaultReason.SCALABLE_OUTPUT_IN_INTERRUPT_RANGE)
+
+
+@pytest.mark.parametrize(
+    ("iova", "reason"),
+    [(1 << HAW, VtdFaultReason.BEYOND_HOST_WIDTH), (INTERRUPTS, VtdFaultReason.SCALABLE_OUTPUT_IN_INTERRUPT_RANGE)],
+)
+def test_fpd_of_the_context_entry_keeps_a_fault_of_a_scalable_translated_request_from_being_reported_7_1_1(
+    iova: int, reason: VtdFaultReason
+) -> None:
+    unit = Unit("second")
+    assert assert_fault(unit.access(WRITE, iova=iova, address_type=TRANSLATED), reason).record is not None
+    unit.tables.set_context_fields(RID, {"FPD": 1})
+    assert assert_fault(unit.access(WRITE, iova=iova, address_type=TRANSLATED), reason).record is None
 
 
 def test_answer_is_given_to_translation_requests_alone() -> None:

@@ -9,6 +9,7 @@ from reasons import assert_fault
 from vtd_units import HAW, NOWHERE, PASID, RID, Unit
 
 from harness.model.access import Access, AccessKind, AddressType, Bypassed, BypassReason, Outcome
+from harness.model.invalidation import EntryKind
 from harness.model.vtd import VtdFaultReason
 from harness.model.vtd.build.legacy import write_entry
 from harness.model.vtd.host_permissions import HOST_PERMISSION_ENTRIES
@@ -152,6 +153,21 @@ def test_address_beyond_the_table_faults_with_reason_0x60_spt_9(host: Host) -> N
     assert_fault(host.request(iova=1 << 50), VtdFaultReason.BEYOND_HOST_PERMISSIONS)
 
 
+def test_topmost_table_has_an_entry_for_each_2_tib_9_12_1(host: Host) -> None:
+    # HPTSZ 1: 512 entries of 16 bytes, in two pages.
+    host.width = 52
+    top = host.tables.pages.take(0x2000)
+    host.tables.set_pasid_fields(RID, {"HPTPTR": top << 256, "HPTSZ": 1})
+    entry = HOST_PERMISSION_ENTRIES[4].encode({"AV": 1, "ADDR": host.hpt[3] << 64})
+    for number in (16, 256 + 1):
+        write_entry(host.memory, top + 16 * number, entry, 16)
+        iova = number << 41 | ADDRESS & (1 << 41) - 1
+        assert host.request(iova=iova) == allowed(iova)
+    # The entry that leads on gives no right by itself: bit 64 is AV, not a PPi.
+    host.set(1, {"PP21": 0})
+    assert_fault(host.request(iova=16 << 41 | ADDRESS & (1 << 41) - 1), VtdFaultReason.HOST_PERMISSION_NO_READ)
+
+
 def test_request_with_pasid_is_checked_by_the_table_of_its_pasid_6_2_6(host: Host) -> None:
     host.attach("second", PASID)
     host.tables.set_context_fields(RID, {"EPTR": 1})
@@ -178,3 +194,18 @@ def test_explanation_shows_the_entries_of_the_table(host: Host) -> None:
     steps = host.engine.explain(access).steps
     assert [step.what for step in steps[-4:]] == ["HPTL4E", "HPTL3E", "HPTL2E", "HPTL1E"]
     assert [step.address for step in steps[-4:]] == [host.hpt[level] + 16 * INDEX[level] for level in (4, 3, 2, 1)]
+    values = [int.from_bytes(host.memory.read(step.address or 0, 16), "little") for step in steps[-4:]]
+    assert [(step.value, step.size) for step in steps[-4:]] == [(value, 16) for value in values]
+
+
+def test_explanation_ends_where_memory_does(host: Host) -> None:
+    host.set(3, {"ADDR": NOWHERE << 64})
+    access = Access(requester=RID, iova=ADDRESS, length=4, kind=READ, address_type=AddressType.TRANSLATED)
+    last = host.engine.explain(access).steps[-1]
+    assert (last.address, last.value, last.size) == (NOWHERE + 16 * INDEX[2], None, 16)
+
+
+def test_explanation_shows_the_pasid_entries_with_the_tags_of_the_requester_6_2_1(host: Host) -> None:
+    access = Access(requester=RID, iova=ADDRESS, length=4, kind=READ, address_type=AddressType.TRANSLATED)
+    tags = [step.cached for step in host.engine.explain(access).steps]
+    assert [tag.requester for tag in tags if tag is not None and tag.kind is EntryKind.PROCESS] == [RID, RID]

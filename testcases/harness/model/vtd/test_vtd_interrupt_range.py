@@ -45,7 +45,7 @@ def test_invalid_interrupt_faults_with_reason_0x29_where_interrupts_are_remapped
     assert isinstance(fault.record, VtdFaultRecord)
     assert fault.record.encode() == 1 << 127 | 0x29 << 96 | RID << 64
     assert VtdFaultRecord.decode(fault.record.encode()) == fault.record
-    assert (fault.iova, fault.is_write) == (iova & ~0xFFF, kind is WRITE)
+    assert (fault.requester, fault.iova, fault.is_write) == (RID, iova & ~0xFFF, kind is WRITE)
 
 
 @pytest.mark.parametrize("gsts", [TES, 0])

@@ -31,6 +31,7 @@ INDEX = 5
 BASE = 0x1_0000
 DESCRIPTOR = 0x4_0040
 RAM = 0x10_0000
+INTERRUPT_PAGES = range(0xFEE0_0000, 0xFEF0_0000, 0x1000)
 CFIS, IRES = 1 << 23, 1 << 25
 COMPATIBILITY = X86Message(destination=3, vector=0x41).encode()
 ALL = {"QI": 1, "IR": 1, "EIM": 1}
@@ -95,6 +96,7 @@ def assert_fault(outcome: object, reason: VtdFaultReason, index: int | None = IN
     assert isinstance(outcome, Fault), outcome
     assert outcome.code is reason
     assert outcome.is_write
+    assert outcome.iova in INTERRUPT_PAGES
     record = VtdFaultRecord(
         address=0, source_id=outcome.requester & 0xFFFF, reason=reason, is_read=False, interrupt_index=index
     )
@@ -561,6 +563,24 @@ def test_descriptor_address_comes_from_both_halves_9_10() -> None:
     assert outcome.address == 0x12_3456_7FC0
 
 
+def test_descriptor_above_4_gib_gives_each_half_its_own_bits_9_10() -> None:
+    unit = Unit()
+    unit.table.post(INDEX, vector=1, descriptor=0x3_0000_0040)
+    entry = int.from_bytes(unit.memory.read(BASE + 16 * INDEX, 16), "little")
+    # P, IM, VV; PDAL in bits 63:38, PDAH in bits 127:96; URG stays clear.
+    assert entry == 3 << 96 | 1 << 38 | 1 << 16 | 1 << 15 | 1
+
+
+def test_writing_an_entry_or_a_descriptor_leaves_its_neighbour_alone(posting: Unit) -> None:
+    posting.table.remap(INDEX + 1, vector=0x42, destination=4)
+    posting.memory.write(DESCRIPTOR + 64, b"\x55" * 64)
+    neighbour = posting.memory.read(BASE + 16 * (INDEX + 1), 16)
+    posting.table.set_fields(INDEX, {"URG": 1})
+    posting.table.write_descriptor(DESCRIPTOR, vector=0xF3, destination=7)
+    assert posting.memory.read(BASE + 16 * (INDEX + 1), 16) == neighbour
+    assert posting.memory.read(DESCRIPTOR + 64, 64) == b"\x55" * 64
+
+
 # Steps.
 
 
@@ -571,13 +591,25 @@ def test_steps_show_registers_and_the_tagged_entry(unit: Unit) -> None:
     assert entry.value == int.from_bytes(unit.memory.read(BASE + 16 * INDEX, 16), "little")
     assert entry.cached == CachedEntry(kind=EntryKind.INTERRUPT, index=INDEX)
     assert ("V", 0x41) in entry.fields
+    assert (gsts.value, irta.value) == (unit.registers.gsts, unit.registers.irta)
+    assert (gsts.address, irta.address) == (None, None)
 
 
 def test_steps_of_posting_end_with_the_descriptor_which_is_not_cached(posting: Unit) -> None:
     entry, descriptor = posting.steps()[-2:]
     assert ("VV", 0x35) in entry.fields
     assert (descriptor.address, descriptor.size, descriptor.cached) == (DESCRIPTOR, 64, None)
+    assert descriptor.value == int.from_bytes(posting.memory.read(DESCRIPTOR, 64), "little")
     assert ("NV", 0xF2) in descriptor.fields
+
+
+def test_step_of_what_lies_outside_of_memory_says_where_it_was_looked_for(unit: Unit, posting: Unit) -> None:
+    unit.set(irta=IRTA_REG.encode({"IRTA": 0x7000_0000, "S": 7}))
+    entry = unit.steps()[-1]
+    assert (entry.address, entry.size, entry.value) == (0x7000_0000 + 16 * INDEX, 16, None)
+    posting.table.post(INDEX, vector=1, descriptor=0x7000_0040)
+    descriptor = posting.steps()[-1]
+    assert (descriptor.address, descriptor.size, descriptor.value) == (0x7000_0040, 64, None)
 
 
 def test_entry_is_read_in_one_piece_5_1_4(unit: Unit) -> None:

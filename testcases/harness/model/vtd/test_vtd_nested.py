@@ -196,6 +196,14 @@ def test_reading_leaves_the_pages_dirty_flag_clear_3_7_2() -> None:
     assert final[unit.second.entry_address(GPA, 1)] & (A2 | D2) == A2
 
 
+def test_flags_of_the_tables_stay_set_where_the_page_itself_faults_3_7_2() -> None:
+    unit = Unit("nested", PWSNP=1, SSADE=1)
+    unit.second.set_fields(GPA, 1, {"ADDR": 0xFEE0_0000})
+    outcome = assert_fault(unit.access(WRITE), VtdFaultReason.SCALABLE_OUTPUT_IN_INTERRUPT_RANGE, stage=2)
+    second = [unit.second.entry_address(table_of(unit, 4), level) for level in (4, 3, 2)]
+    assert [write.address for write in outcome.writes] == [*second, unit.second.entry_address(GPA, 2)]
+
+
 def test_first_stage_flags_are_written_at_host_addresses(unit: Unit) -> None:
     unit.tables.set_pasid_fields(RID, {"PWSNP": 1})
     unit.first.set_fields(IOVA, 1, {"A": 0, "D": 0})

@@ -58,7 +58,13 @@ def test_descriptor_has_the_fields_of_the_request_7_4_1_1() -> None:
     assert replace(REQUEST, last=False, read=False).encode() == (2 | 0x155 << 3 | 0x1234_5000) << 64 | RID << 16 | 1
 
 
-@pytest.mark.parametrize("fields", [{"group": 512}, {"group": -1}, {"address": 1 << 64}, {"pasid": 1 << 20}])
+def test_descriptor_of_page_zero_has_no_address_7_4_1_1() -> None:
+    assert PageRequest(requester=RID, address=0, group=0).encode() == (1 | 1 << 2) << 64 | RID << 16 | 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{"group": 512}, {"group": -1}, {"address": 1 << 64}, {"address": -1}, {"pasid": 1 << 20}]
+)
 def test_request_that_does_not_fit_is_refused(fields: dict[str, int]) -> None:
     with pytest.raises(SpecError):
         replace(REQUEST, **fields)  # type: ignore[arg-type]
@@ -82,19 +88,24 @@ def test_full_queue_sets_pro_and_answers_success_7_4_1(queue: Queue) -> None:
     result = queue.receive(pqt=0x20, pqh=0x40)
     assert (result.writes, result.registers.pqt, result.registers.prs) == ((), 0x20, PRO)
     assert result.response is ResponseCode.SUCCESS
+    # 7.5: PRO raises the event as PPR does.
+    assert result.interrupt == MsiWrite(requester=0, address=0xFEE0_0000, data=0x41)
     assert queue.receive(replace(REQUEST, last=False), pqt=0x20, pqh=0x40).response is None
 
 
 def test_overflow_drops_requests_until_software_clears_it_7_4_1(queue: Queue) -> None:
-    result = queue.receive(prs=PRO)
+    result = queue.receive(prs=PRO, pqt=0x40)
     assert (result.writes, result.response) == ((), ResponseCode.SUCCESS)
+    assert (result.registers.prs, result.registers.pqt) == (PRO, 0x40)
 
 
 def test_first_request_raises_an_event_7_5(queue: Queue) -> None:
     message = MsiWrite(requester=0, address=0x7_FEE0_0000, data=0x41)
     result = queue.receive(peuaddr=7)
     assert (result.interrupt, result.registers.prs, result.registers.pectl) == (message, PPR, 0)
-    assert queue.receive(prs=PPR).interrupt is None
+    second = queue.receive(prs=PPR)
+    assert second.interrupt is None
+    assert (second.registers.prs, second.registers.pqt) == (PPR, 0x20)
 
 
 def test_masked_event_stays_pending_7_5(queue: Queue) -> None:
@@ -119,7 +130,7 @@ def test_pending_bit_falls_when_software_has_serviced_every_condition_7_5(queue:
     assert write_prs(pending, 0).registers == pending
 
 
-PAGE_OF_REQUEST, ELSEWHERE = 0x1234_5000, 0x7000_0000
+PAGE_OF_REQUEST, NEIGHBOUR, ELSEWHERE = 0x1234_5000, 0x1234_4000, 0x7000_0000
 
 
 def cached(
@@ -136,7 +147,7 @@ def cached(
         (
             "first",
             [cached(1, PAGE_OF_REQUEST), cached(1, PAGE_OF_REQUEST, kind=EntryKind.TABLE)],
-            [cached(1, ELSEWHERE), cached(1, PAGE_OF_REQUEST, space=1), cached(1, PAGE_OF_REQUEST, domain=8)],
+            [cached(1, NEIGHBOUR), cached(1, PAGE_OF_REQUEST, space=1), cached(1, PAGE_OF_REQUEST, domain=8)],
         ),
         # Page-selective within domain: of whatever PASID.
         (
@@ -146,7 +157,7 @@ def cached(
                 cached(2, PAGE_OF_REQUEST, space=1),
                 cached(2, PAGE_OF_REQUEST, kind=EntryKind.TABLE),
             ],
-            [cached(2, ELSEWHERE), cached(2, PAGE_OF_REQUEST, domain=8)],
+            [cached(2, NEIGHBOUR), cached(2, PAGE_OF_REQUEST, domain=8)],
         ),
         ("", [cached(2, PAGE_OF_REQUEST)], [cached(2, ELSEWHERE), cached(2, PAGE_OF_REQUEST, domain=8)]),
         # Domain-selective: the request does not name a guest-physical address.
@@ -169,6 +180,20 @@ def test_caches_are_invalidated_as_table_27_says(stages: str, gone: list[CachedE
         assert not any(each.drops(entry) for each in invalidations), entry
 
 
+def test_request_with_pasid_invalidates_what_is_cached_for_its_own_pasid_6_5_3_1(queue: Queue) -> None:
+    queue.attach("first", PASID)
+    (invalidation,) = queue.receive(replace(REQUEST, pasid=PASID)).invalidations
+    assert invalidation.drops(cached(1, PAGE_OF_REQUEST, space=PASID))
+    assert not invalidation.drops(cached(1, PAGE_OF_REQUEST, space=0))
+
+
+def test_largest_pasid_of_the_directory_is_let_in_sct_7(queue: Queue) -> None:
+    # PDTS 0: 128 directory entries of 64 PASIDs.
+    queue.attach("first", 0x1FFF)
+    result = queue.receive(replace(REQUEST, pasid=0x1FFF))
+    assert (result.fault, len(result.writes)) == (None, 1)
+
+
 def test_request_that_is_not_put_on_the_queue_invalidates_nothing_7_4_1(queue: Queue) -> None:
     assert queue.receive(pqt=0x20, pqh=0x40).invalidations == ()
     assert queue.receive(prs=PRO).invalidations == ()
@@ -181,6 +206,7 @@ def assert_refused(result: PageRequestResult, reason: VtdFaultReason) -> VtdFaul
     """Refused, reported as the fault of a page request, and answered (VT-d 7.4.1, 11.4.7.6)."""
     fault = assert_fault(result.fault, reason)
     assert (result.writes, result.response) == ((), ResponseCode.INVALID_REQUEST)
+    assert (result.registers.pqt, result.registers.prs) == (0, 0)
     record = fault.record
     assert isinstance(record, VtdFaultRecord)
     assert (record.is_read, record.is_other, record.address) == (False, True, 0x1234_5000)
@@ -249,14 +275,22 @@ def test_page_request_that_wants_no_response_gets_none_7_4_1(queue: Queue) -> No
     assert queue.receive(replace(REQUEST, last=False)).response is None
 
 
-def test_fpd_keeps_a_qualified_fault_of_a_page_request_from_being_reported_7_1_1(queue: Queue) -> None:
-    queue.tables.set_context_fields(RID, {"PRE": 0, "FPD": 1})
+@pytest.mark.parametrize(
+    ("context", "pasid"), [({"PRE": 0, "FPD": 1}, {}), ({"P": 0, "FPD": 1}, {}), ({}, {"P": 0, "FPD": 1})]
+)
+def test_fpd_keeps_a_qualified_fault_of_a_page_request_from_being_reported_7_1_1(
+    queue: Queue, context: dict[str, int], pasid: dict[str, int]
+) -> None:
+    queue.tables.set_context_fields(RID, context)
+    queue.tables.set_pasid_fields(RID, pasid)
     fault = queue.receive().fault
     assert fault is not None
     assert fault.record is None
 
 
 def test_page_request_is_unsupported_without_prs_and_while_translation_is_off(queue: Queue) -> None:
-    assert_fault(queue.receive(gsts=0).fault, VtdBlocked.PAGE_REQUEST)
+    result = queue.receive(gsts=0, pqt=0x40)
+    assert_fault(result.fault, VtdBlocked.PAGE_REQUEST)
+    assert (result.registers.pqt, result.response) == (0x40, None)
     queue.lacks("page_requests")
     assert_fault(queue.receive(gsts=TES).fault, VtdBlocked.PAGE_REQUEST)

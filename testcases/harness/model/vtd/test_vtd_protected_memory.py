@@ -102,6 +102,18 @@ def test_access_that_touches_a_region_at_its_end_is_blocked(unit: Protected) -> 
     assert isinstance(unit.access(LOW + 8, 4, **small), Bypassed)
 
 
+def test_access_that_touches_a_region_at_its_beginning_is_blocked_11_4_8(unit: Protected) -> None:
+    small: dict[str, Any] = {"gsts": 0, "protected_memory_alignment": 4, "plmbase": LOW + 4, "plmlimit": LOW + 4}
+    assert_blocked(unit.access(LOW + 4, 1, **small))
+    assert_blocked(unit.access(LOW + 1, 4, **small))
+    assert isinstance(unit.access(LOW + 3, 1, **small), Bypassed)
+
+
+def test_zero_length_access_touches_its_address_alone_11_4_8(unit: Protected) -> None:
+    assert_blocked(unit.access(LOW, 0, gsts=0))
+    assert isinstance(unit.access(LOW - 1, 0, gsts=0), Bypassed)
+
+
 def test_limit_below_the_base_disables_the_region_11_4_8_3(unit: Protected) -> None:
     assert isinstance(unit.access(LOW, gsts=0, plmlimit=LOW - MIB2), Bypassed)
     assert_blocked(unit.access(HIGH, gsts=0, plmlimit=LOW - MIB2))

@@ -51,6 +51,8 @@ def test_each_register_is_read_at_its_offset_and_in_its_size_11_4() -> None:
 
     registers = VtdRegisters.read(read, host_address_width=46)
     assert registers.host_address_width == 46
+    # No register tells it: the widest that there is, unless the caller knows better.
+    assert VtdRegisters.read(read).host_address_width == 52
     assert (registers.ver, registers.gsts, registers.rtaddr, registers.ccmd) == (0, 0x1C, quad(0x20), quad(0x28))
     assert (registers.fsts, registers.fectl, registers.fedata) == (0x34, 0x38, 0x3C)
     assert (registers.feaddr, registers.feuaddr) == (0x40, 0x44)

@@ -52,6 +52,13 @@ def test_each_pasid_has_an_entry_of_its_own_3_4_3(unit: Unit, pasid: int) -> Non
     assert unit.access() == PAGE
 
 
+def test_directory_entry_serves_64_pasids_3_4_3(unit: Unit) -> None:
+    unit.attach("second", 0x1FFF)
+    unit.tables.set_directory_fields(RID, {"P": 0}, 0x1FFF)
+    assert_fault(unit.access(pasid=0x1FFF), VtdFaultReason.PASID_DIRECTORY_NOT_PRESENT)
+    assert unit.access() == PAGE
+
+
 @pytest.mark.parametrize("requester", [0x0100, 0x017F, 0x0180, 0x01FF, 0x0080])
 def test_devices_below_and_from_16_on_have_their_own_halves_of_the_root_entry_9_2(unit: Unit, requester: int) -> None:
     unit.tables.attach(requester)
@@ -445,6 +452,25 @@ def test_fpd_does_not_keep_an_unqualified_fault_from_being_reported_7_1_3(
 ) -> None:
     set_fields(unit, entry, {"FPD": 1, **fields})
     assert assert_fault(unit.access(), reason).record is not None
+
+
+@pytest.mark.parametrize("suppressor", ENTRIES)
+@pytest.mark.parametrize(
+    ("stages", "iova", "reason"),
+    [
+        ("first", 1 << 50, VtdFaultReason.NOT_CANONICAL),
+        ("second", 1 << 50, VtdFaultReason.SCALABLE_ADDRESS_BEYOND_WIDTH),
+        ("", 1 << HAW, VtdFaultReason.BEYOND_HOST_WIDTH),
+        ("", 0xFEE0_0000, VtdFaultReason.SCALABLE_OUTPUT_IN_INTERRUPT_RANGE),
+    ],
+)
+def test_fpd_keeps_a_general_fault_from_being_reported_7_1_3(
+    stages: str, iova: int, reason: VtdFaultReason, suppressor: str
+) -> None:
+    unit = Unit(stages)
+    assert assert_fault(unit.access(iova=iova), reason).record is not None
+    set_fields(unit, suppressor, {"FPD": 1})
+    assert assert_fault(unit.access(iova=iova), reason).record is None
 
 
 @pytest.mark.parametrize(
