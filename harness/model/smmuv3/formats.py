@@ -6,6 +6,7 @@ many levels as its `levels` says, and a root as wide as its input needs: at stag
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from harness.errors import SpecError
@@ -30,7 +31,7 @@ _READ, _WRITE, _EXECUTE = Permissions.READ, Permissions.WRITE, Permissions.EXECU
 
 
 @dataclass(frozen=True)
-class _Format:
+class _Format(ABC):
     """What both stages share.
 
     Attributes:
@@ -112,8 +113,9 @@ class _Format:
         kind = 0b11 if page.level == 1 else 0b01
         return self._put_address(address + (part << shift)) | kind | (1 << 52 if page.shift > shift else 0)
 
+    @abstractmethod
     def _permissions(self, entry: int) -> Permissions:
-        raise NotImplementedError
+        """What a Block or Page descriptor allows."""
 
 
 @dataclass(frozen=True)
