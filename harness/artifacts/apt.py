@@ -18,7 +18,7 @@ from harness.artifacts.cache import Cache, megabytes
 from harness.artifacts.process import Finished, require, run
 from harness.artifacts.progress import Progress
 from harness.artifacts.sources import Sources
-from harness.errors import ArtifactError, CorruptArtifact, HostError, MirrorUnreachable, SpecError
+from harness.errors import ArtifactError, CorruptArtifact, HostError, MirrorUnreachable, SpecError, Unsupported
 
 __all__ = ["Apt", "Candidate", "Superseded"]
 
@@ -312,7 +312,7 @@ class Apt:
         config = ["--config-file", str(self._home / "apt.conf")]
         listing = run([cache, *config, "pkgnames"], watch=int, stall_seconds=_STALL_SECONDS)
         near = get_close_matches(name, listing.stdout.split(), n=6, cutoff=0.7)
-        raise SpecError(
+        raise Unsupported(
             f"{self._label} has no package {name}",
             hint=f"it has: {', '.join(near)}" if near else "it has none of a similar name",
         )

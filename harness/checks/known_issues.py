@@ -41,7 +41,7 @@ from harness.errors import SpecError
 from harness.report.record import Case, Finding
 from harness.verdict import Verdict
 
-__all__ = ["RELEASE_FACTS", "TEXT_FACTS", "KnownIssue", "KnownIssues", "Release", "in_range", "release"]
+__all__ = ["RELEASE_FACTS", "TEXT_FACTS", "KnownIssue", "KnownIssues", "Release", "in_range", "matches", "release"]
 
 RELEASE_FACTS = ("kernel", "qemu")
 """Facts that are compared as release numbers."""
@@ -98,13 +98,13 @@ class KnownIssue:
     def concerns(self, case: Case) -> bool:
         """Whether one of the patterns is of this case."""
         names = (case.id, *case.claim_ids)
-        return any(_matches(name, self.cases) for name in names)
+        return any(matches(name, self.cases) for name in names)
 
     def describes(self, findings: Sequence[Finding]) -> bool:
         """Whether there are findings, and each is one that the issue is known to cause."""
         # The citation is left out: the text is that of an observation, whoever says what must be.
         texts = [str(replace(finding, citation="")) for finding in findings]
-        return bool(texts) and all(_matches(text, self.findings) for text in texts)
+        return bool(texts) and all(matches(text, self.findings) for text in texts)
 
     def holds(self, facts: Mapping[str, str]) -> bool:
         """Whether every condition is fulfilled by what was recorded."""
@@ -132,10 +132,14 @@ class KnownIssues:
             raise SpecError(f"known issues {path} cannot be read: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SpecError(f"known issues {path} is not a TOML file: {error}", hint=hint) from error
+        content.pop("divergence", None)  # those are harness.conform.triage's
         entries = content.pop("issue", [])
         if content or not isinstance(entries, list):
             wrong = ", ".join(content) or "issue"
-            raise SpecError(f"known issues {path}: field {wrong!r}: only [[issue]] entries belong here", hint=hint)
+            raise SpecError(
+                f"known issues {path}: field {wrong!r}: only [[issue]] and [[divergence]] entries belong here",
+                hint=hint,
+            )
         issues: dict[str, KnownIssue] = {}
         for number, entry in enumerate(entries, start=1):
             try:
@@ -197,7 +201,8 @@ def in_range(version: str, wanted: str) -> bool:
     return number is not None and all(compare(number, bound) for compare, bound in _bounds(wanted))
 
 
-def _matches(text: str, patterns: Sequence[str]) -> bool:
+def matches(text: str, patterns: Sequence[str]) -> bool:
+    """Whether a text is of one of the patterns, in which `*` and `?` stand for any characters and for one."""
     return any(fnmatchcase(text, pattern.replace("[", "[[]")) for pattern in patterns)
 
 

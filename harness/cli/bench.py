@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -13,12 +14,17 @@ from rich.table import Table
 from harness.artifacts.cache import Cache
 from harness.artifacts.packages import fetch
 from harness.bench.boot import BootFigures, measure
+from harness.bench.conform import ConformFigure
+from harness.bench.conform import measure as measure_conform
 from harness.bench.model import Figure, ModelFigures
 from harness.bench.model import measure as measure_model
 from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
+from harness.conform.targets.registry import select
+from harness.conform.triage import KnownDivergences
 from harness.defaults import defaults
 from harness.images.recipe import Recipe
 from harness.lab import Lab
+from harness.resources import KNOWN_ISSUES
 from harness.spec import Arch
 
 __all__ = ["app"]
@@ -67,6 +73,39 @@ def model(
         _print_json(figures.flat())
     else:
         _show_model(figures)
+
+
+@app.command()
+def conform(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    target: Annotated[list[str] | None, typer.Option(help="Only this one; * stands for anything.")] = None,
+    qemu: Annotated[list[str] | None, typer.Option(help="A suite, 'host' or a path. May be repeated.")] = None,
+    seconds: Annotated[float, typer.Option(help="For each target and QEMU.")] = 10.0,
+) -> None:
+    """DMAs a second that are checked against the model, beside the bare commands sent to the same QEMU."""
+    known = KnownDivergences.load(KNOWN_ISSUES)
+    with shown_progress() as progress:
+        figures = list(
+            measure_conform(
+                select(target or ["*"]), qemu or [defaults().qemu], known, seconds=seconds, progress=progress
+            )
+        )
+    if json:
+        _print_json([{**msgspec.to_builtins(figure), "ratio": figure.ratio} for figure in figures])
+    else:
+        _show_conform(figures)
+
+
+def _show_conform(figures: Sequence[ConformFigure]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in ("target", "QEMU"):
+        table.add_column(column)
+    for column in ("DMAs/s", "bare DMAs/s", "ratio"):
+        table.add_column(column, justify="right")
+    for figure in figures:
+        speeds = (figure.dmas_per_second, figure.bare_dmas_per_second)
+        table.add_row(figure.target, figure.version, *(f"{each:,.0f}" for each in speeds), f"{figure.ratio:.2f}")
+    Console().print(table)
 
 
 def _print_json(figures: object) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from harness.cli import bench
 from harness.cli.boot import boot
+from harness.cli.conform import conform, replay
 from harness.cli.doctor import doctor
 from harness.cli.report import report
 from harness.cli.run import run
@@ -27,6 +28,8 @@ app.command()(doctor)
 app.command()(run)
 app.command()(boot)
 app.command()(translate)
+app.command()(conform)
+app.command()(replay)
 app.command()(report)
 app.add_typer(bench.app, name="bench")
 

@@ -24,6 +24,7 @@ class Step:
         value: the bits that were read; None where memory did not answer, or there are none.
         fields: field names, as the specification has them, with their values.
         note: what follows from it, where the fields do not say.
+        reason: why the walk ends here with a fault, where the code of that has several reasons.
         size: bytes that were read at `address`.
         cached: under which tags the architecture lets an implementation cache what was read; None where it may not, or
             where it is no entry of a table.
@@ -37,6 +38,7 @@ class Step:
     note: str = ""
     size: int = 8
     cached: CachedEntry | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def step_lines(steps: Sequence[Step]) -> list[str]:
             "" if step.address is None else f"@{step.address:#x}",
             "" if step.value is None or step.value >= _WIDEST_SHOWN else f"= {step.value:#x}",
             " ".join(f"{name}={value:#x}" for name, value in step.fields),
-            step.note,
+            " ".join(filter(None, (step.note, step.reason))),
             f"[{step.section}]",
         )
         for step in steps

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 from harness.model.access import Access, MemoryWrite, Outcome
 from harness.model.bits import Layout
@@ -24,7 +24,7 @@ from harness.model.engine import MsiOutcome, MsiWrite
 from harness.model.explanation import Explanation
 from harness.model.memory import WritableMemory
 
-__all__ = ["Coverage", "InterruptUnit", "Place", "Readout", "Unit", "UnitState"]
+__all__ = ["AnyBytes", "Coverage", "InterruptUnit", "Place", "Readout", "Unit", "UnitState"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,19 @@ class Readout:
     def agrees(self, seen: int) -> bool:
         """Whether hardware may give this."""
         return not (self.value ^ seen) & self.known
+
+
+@dataclass(frozen=True, slots=True)
+class AnyBytes:
+    """Memory in which hardware may leave anything: a part of a record that has no meaning.
+
+    Attributes:
+        address: of its first byte.
+        size: bytes.
+    """
+
+    address: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +85,8 @@ class Coverage:
         self.counts[kind, name] += 1
 
 
-class UnitState(Protocol):
-    """What `Unit.save` gives; only the unit looks into it."""
+UnitState: TypeAlias = Any
+"""What `Unit.save` gives; only the unit looks into it."""
 
 
 class Unit(Protocol):
@@ -97,6 +110,11 @@ class Unit(Protocol):
     @property
     def evidence(self) -> Sequence[tuple[int, int]]:
         """Offset and size of the registers that tell, beside records in memory, which faults there were."""
+        ...
+
+    @property
+    def keeps_first_record(self) -> bool:
+        """Whether of many faults the first is recorded, and of the others no more than that there were some."""
         ...
 
     def reset(self) -> None:
@@ -128,11 +146,12 @@ class Unit(Protocol):
         """
         ...
 
-    def settle(self, access: Access, outcome: Outcome) -> Sequence[MemoryWrite]:
+    def settle(self, access: Access, outcome: Outcome) -> Sequence[MemoryWrite | AnyBytes]:
         """One of `outcomes` came to pass: flags are set, the fault is recorded.
 
         Returns:
             Writes that hardware may have made or not, which are not in `memory`: whoever sees them there stores them.
+            `AnyBytes` of a record that was written: whatever is seen there is right.
         """
         ...
 

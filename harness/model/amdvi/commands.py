@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import IntEnum
 
-from harness.model.access import MemoryWrite
+from harness.model.access import MemoryWrite, format_size
 from harness.model.amdvi.events import AmdviEventCode
 from harness.model.amdvi.register_fields import XT_INTERRUPT
 from harness.model.amdvi.registers import AmdviRegisters
@@ -22,7 +22,15 @@ from harness.model.invalidation import EVERYTHING, EntryKind, Invalidation
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.x86_message import X86Message
 
-__all__ = ["COMMANDS", "COMMAND_SIZE", "AmdviCommands", "AmdviOpcode", "iommu_interrupt", "make_command"]
+__all__ = [
+    "COMMANDS",
+    "COMMAND_SIZE",
+    "AmdviCommands",
+    "AmdviOpcode",
+    "command_name",
+    "iommu_interrupt",
+    "make_command",
+]
 
 COMMAND_SIZE = 16
 """Bytes of a command."""
@@ -167,6 +175,28 @@ def make_command(opcode: AmdviOpcode, values: Mapping[str, int] | None = None) -
     fields = dict(values or {})
     address = fields.pop("Address", 0)
     return layout.encode({"Opcode": opcode, **fields}) | (layout["Address"].put(address << 64) if address else 0)
+
+
+# What of a command tells it from others of its kind, beside the range.
+_FLAGS = ("s", "i", "f", "PDE", "GN", "Inval")
+
+
+def command_name(command: int) -> str:
+    """A command by its kind, the flags that it has set, and where it names one the size of its range.
+
+    >>> command_name(make_command(AmdviOpcode.INVALIDATE_IOMMU_PAGES, {"S": 1, "PDE": 1, "Address": 0xFF000}))
+    'INVALIDATE_IOMMU_PAGES PDE size 2 MiB'
+    """
+    number = _OPCODE.get(command)
+    if number not in _OPCODES:
+        return f"opcode {number:#x}"
+    opcode = AmdviOpcode(number)
+    fields = dict(COMMANDS[opcode].decode(command))
+    parts = [opcode.name, *(name for name in _FLAGS if fields.get(name))]
+    if "S" in fields:
+        first, last = _range(fields)
+        parts.append("every page" if last == _LAST_ADDRESS else f"size {format_size(last + 1 - first)}")
+    return " ".join(parts)
 
 
 def iommu_interrupt(registers: AmdviRegisters) -> MsiWrite | None:

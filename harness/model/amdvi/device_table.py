@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import NamedTuple
 
 from harness.model.access import format_requester
@@ -156,7 +157,7 @@ class DeviceTable:
             cached = CachedEntry(kind=EntryKind.DEVICE, requester=requester, domain=entry.domain)
             bits = entry.bits
             trace.append(
-                Step(_name(requester), DTE.section, address, bits, non_zero(DTE, bits), size=DTE_SIZE, cached=cached)
+                Step(_name(requester), DTE.section, address, bits, _fields_of(bits), size=DTE_SIZE, cached=cached)
             )
         return entry
 
@@ -209,6 +210,12 @@ def _reserved(registers: AmdviRegisters) -> tuple[int, int]:
 def non_zero(layout: Layout, bits: int) -> tuple[tuple[str, int], ...]:
     """The fields of a long structure that are not zero, for a person."""
     return tuple(pair for pair in layout.decode(bits) if pair[1])
+
+
+@lru_cache(maxsize=1024)
+def _fields_of(bits: int) -> tuple[tuple[str, int], ...]:
+    """Of an entry; kept, since each walk with steps asks for it."""
+    return non_zero(DTE, bits)
 
 
 def _name(requester: int) -> str:

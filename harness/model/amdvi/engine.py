@@ -81,6 +81,8 @@ class AmdviEngine:
     def __init__(self, registers: AmdviRegisters, memory: Memory) -> None:
         self.registers = registers
         self.memory = memory
+        control = registers.control
+        self._first_step = Step("control register", CONTROL.section, None, control, non_zero(CONTROL, control))
         self._enabled = registers.enabled
         self._guest_translation = registers.guest_translation
         self._hypertransport = not registers.ignores_hypertransport_range
@@ -159,8 +161,7 @@ class AmdviEngine:
         if (iova & 0xFFF) + access.length > _GRANULE:
             check_within_page(access, _GRANULE)
         if trace is not None:
-            control = self.registers.control
-            trace.append(Step("control register", CONTROL.section, None, control, non_zero(CONTROL, control)))
+            trace.append(self._first_step)
         # AMD-Vi 3.4, IommuEn: nothing is looked at before it is set.
         if not self._enabled:
             return Bypassed(iova, BypassReason.TRANSLATION_OFF)

@@ -182,6 +182,10 @@ EVENTS: Mapping[AmdviEventCode, Layout] = {
 
 _OTHER = Layout("event", "AMD-Vi 2.5", (Field("Operand1", 0, 60), Field("EventCode", 60, 4), Field("Operand2", 64, 64)))
 _CODES = frozenset(int(code) for code in AmdviEventCode)
+_PRESENT, _DIRECTION, _DENIED, _RESERVED, _INTERRUPT, _TRANSLATION = (
+    EVENTS[AmdviEventCode.IO_PAGE_FAULT][name].mask for name in ("PR", "RW", "PE", "RZ", "I", "TR")
+)
+_NO_DIRECTION = _INTERRUPT | _TRANSLATION
 _EVENT_CODE = _OTHER["EventCode"]
 
 
@@ -251,6 +255,21 @@ class AmdviEvent:
             SpecError: this event has none.
         """
         return (self.bits & self.layout["Address"].mask) >> 64
+
+    @property
+    def meaningless(self) -> int:
+        """The bits of an IO_PAGE_FAULT that say nothing beside the others, so that hardware may write either (2.5.3).
+
+        RW counts with PR alone, and not for a translation request or an interrupt; PE counts with PR, and RZ with PR
+        and without PE.
+        """
+        bits = self.bits
+        if _EVENT_CODE.get(bits) != AmdviEventCode.IO_PAGE_FAULT:
+            return 0
+        if not bits & _PRESENT:
+            return _DIRECTION | _DENIED | _RESERVED
+        free = _RESERVED if bits & _DENIED else 0
+        return free | _DIRECTION if bits & _NO_DIRECTION else free
 
     @property
     def pasid(self) -> int | None:

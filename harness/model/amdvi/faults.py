@@ -32,7 +32,9 @@ class AmdviFaultReason(Enum):
     ENTRY_RESERVED = "a reserved bit of an entry on the way is set"
     INVALID_LEVEL = "the next level of an entry is not below its own, or a page in level 6"
     INVALID_PAGE_SIZE = "the size that an entry encodes does not belong to its level"
-    NO_PERMISSION = "an entry on the way, or the device table entry, does not allow the request"
+    NO_PERMISSION = "the entry of a page, or one of guest tables, does not allow the request"
+    NO_PERMISSION_OF_DEVICE = "the device table entry does not allow the request"
+    NO_PERMISSION_OF_TABLE = "a host entry that leads to another table does not allow the request"
     SUPERVISOR_PAGE = "a user request to a supervisor page"
     PASID_NOT_ENABLED = "a request with PASID, and there are no guest tables"
     PASID_BEYOND_TABLE = "the PASID is beyond what the GCR3 table or the hardware can hold"
@@ -102,6 +104,8 @@ _REPORTS: Mapping[AmdviFaultReason, _Report] = {
     _R.INVALID_LEVEL: _ENCODING,
     _R.INVALID_PAGE_SIZE: _ENCODING,
     _R.NO_PERMISSION: _DENIED,
+    _R.NO_PERMISSION_OF_DEVICE: _DENIED,
+    _R.NO_PERMISSION_OF_TABLE: _DENIED,
     _R.SUPERVISOR_PAGE: _DENIED,
     _R.PASID_NOT_ENABLED: _ABSENT,
     _R.PASID_BEYOND_TABLE: _ABSENT,

@@ -164,7 +164,7 @@ class HostTables:
             trace: takes a step for each entry; None for speed.
         """
         if rights & needed != needed:
-            return Blocked(_NO_PERMISSION, 2)
+            return Blocked(AmdviFaultReason.NO_PERMISSION_OF_DEVICE, 2)
         if not mode:
             return HostLeaf(address, 64, rights)
         # AMD-Vi 2.2.3: bits above those that the topmost table decodes must be zero.
@@ -197,7 +197,7 @@ class HostTables:
             if next_level >= level:
                 return Blocked(_INVALID_LEVEL, 2, level)
             if rights & needed != needed:
-                return Blocked(_NO_PERMISSION, 2, level)
+                return Blocked(AmdviFaultReason.NO_PERMISSION_OF_TABLE, 2, level)
             if marks is not None and not entry & _ACCESSED:
                 marks.append((entry_address, entry | _ACCESSED))
             # AMD-Vi 2.2.3: the address bits of levels that are skipped must be zero.

@@ -10,16 +10,47 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from harness.model.access import MemoryWrite
 from harness.model.amdvi.commands import COMMAND_SIZE, COMMANDS, AmdviCommands, AmdviOpcode, iommu_interrupt
 from harness.model.amdvi.events import EVENT_SIZE, AmdviEvent, AmdviEventCode, HardwareErrorType
-from harness.model.amdvi.register_fields import BUFFER_BASE, STATUS
+from harness.model.amdvi.register_fields import BUFFER_BASE, BUFFER_POINTER, STATUS
 from harness.model.amdvi.registers import AmdviRegisters
 from harness.model.engine import CommandResult, MsiWrite
 from harness.model.memory import Memory, OutsideMemory
 
-__all__ = ["CommandBufferRun", "EventLogged", "log_event", "read_events", "run_command_buffer"]
+__all__ = [
+    "CommandBufferRun",
+    "EventLogged",
+    "LogEntry",
+    "log_event",
+    "next_log_entry",
+    "read_events",
+    "ring",
+    "run_command_buffer",
+]
+
+_EVENT_OVERFLOW, _EVENT_LOG_INT, _EVENT_LOG_RUN = (
+    STATUS[name].mask for name in ("EventOverflow", "EventLogInt", "EventLogRun")
+)
+_POINTER = BUFFER_POINTER["Pointer"].mask
+
+
+class LogEntry(NamedTuple):
+    """Where the next event goes.
+
+    Attributes:
+        address: of the entry; None where the event is lost.
+        tail: tail pointer afterwards.
+        status: status register afterwards.
+        interrupts: whether EventIntEn lets an interrupt out for it.
+    """
+
+    address: int | None
+    tail: int
+    status: int
+    interrupts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,38 +74,54 @@ class CommandBufferRun:
 
     Attributes:
         registers: afterwards.
-        results: of each command, in order; the last one may be an error.
+        commands: that were fetched, in order.
+        results: of each command, in order; the last one may be an error, that of a fetch among them.
         events: that were caused, logged or not.
         writes: to memory, in order: completion stores and event log entries.
         interrupts: in order.
     """
 
     registers: AmdviRegisters
+    commands: tuple[int, ...]
     results: tuple[CommandResult, ...]
     events: tuple[AmdviEvent, ...]
     writes: tuple[MemoryWrite, ...]
     interrupts: tuple[MsiWrite, ...]
 
 
-def log_event(registers: AmdviRegisters, event: AmdviEvent) -> EventLogged:
-    """Write an event into the event log (AMD-Vi 2.5).
+def next_log_entry(base: int, head: int, tail: int, status: int) -> LogEntry:
+    """Take room in the event log for one event (AMD-Vi 2.5).
 
-    A log that is full loses it: EventOverflow is set and EventLogRun cleared. An interrupt goes out when EventIntEn is
-    set and EventLogInt, or EventOverflow, becomes 1.
+    A log that is full loses it: EventOverflow is set and EventLogRun cleared. An interrupt is due when EventLogInt, or
+    EventOverflow, becomes 1.
+
+    Args:
+        base: event log base register.
+        head: head pointer register.
+        tail: tail pointer register.
+        status: status register.
     """
-    if not registers.is_set("EventLogRun") or registers.is_set("EventOverflow"):
-        return EventLogged(registers)
-    base, size = _ring(registers.event_log_base, EVENT_SIZE)
-    head, tail = (offset % size for offset in registers.event_log_offsets)
-    following = (tail + EVENT_SIZE) % size
-    interrupt = iommu_interrupt(registers) if registers.controls("EventIntEn") else None
+    if status & (_EVENT_LOG_RUN | _EVENT_OVERFLOW) != _EVENT_LOG_RUN:
+        return LogEntry(None, tail, status, False)
+    start, size = ring(base, EVENT_SIZE)
+    head, at = (head & _POINTER) % size, (tail & _POINTER) % size
+    following = (at + EVENT_SIZE) % size
     if following == head:
-        status = _with(registers.status, EventOverflow=1, EventLogRun=0)
-        return EventLogged(replace(registers, status=status), interrupt=interrupt)
-    if registers.is_set("EventLogInt"):
-        interrupt = None
-    after = replace(registers, event_log_tail=following, status=_with(registers.status, EventLogInt=1))
-    return EventLogged(after, (MemoryWrite(base + tail, event.encode()),), interrupt)
+        return LogEntry(None, tail, (status | _EVENT_OVERFLOW) & ~_EVENT_LOG_RUN, True)
+    return LogEntry(start + at, following, status | _EVENT_LOG_INT, not status & _EVENT_LOG_INT)
+
+
+def log_event(registers: AmdviRegisters, event: AmdviEvent) -> EventLogged:
+    """Write an event into the event log: `next_log_entry`, and the interrupt where EventIntEn is set."""
+    entry = next_log_entry(
+        registers.event_log_base, registers.event_log_head, registers.event_log_tail, registers.status
+    )
+    if (entry.tail, entry.status) == (registers.event_log_tail, registers.status):
+        return EventLogged(registers)
+    after = replace(registers, event_log_tail=entry.tail, status=entry.status)
+    writes = () if entry.address is None else (MemoryWrite(entry.address, event.encode()),)
+    interrupt = iommu_interrupt(registers) if entry.interrupts and registers.controls("EventIntEn") else None
+    return EventLogged(after, writes, interrupt)
 
 
 def read_events(registers: AmdviRegisters, memory: Memory) -> tuple[AmdviEvent, ...]:
@@ -83,7 +130,7 @@ def read_events(registers: AmdviRegisters, memory: Memory) -> tuple[AmdviEvent, 
     Raises:
         OutsideMemory: the log, or a part of it, is not in memory.
     """
-    base, size = _ring(registers.event_log_base, EVENT_SIZE)
+    base, size = ring(registers.event_log_base, EVENT_SIZE)
     head, tail = (offset % size for offset in registers.event_log_offsets)
     count = (tail - head) % size // EVENT_SIZE
     return tuple(
@@ -104,12 +151,13 @@ def run_command_buffer(
         memory: where buffer and log are; read only.
         silent: DeviceIDs that do not answer an invalidation of their IOTLB, so that it times out.
     """
-    commands = AmdviCommands(registers, memory)
+    unit = AmdviCommands(registers, memory)
+    commands: list[int] = []
     results: list[CommandResult] = []
     events: list[AmdviEvent] = []
     writes: list[MemoryWrite] = []
     interrupts: list[MsiWrite] = []
-    base, size = _ring(registers.command_buffer_base, COMMAND_SIZE)
+    base, size = ring(registers.command_buffer_base, COMMAND_SIZE)
     head, tail = (offset % size for offset in registers.command_buffer_offsets)
     while registers.is_set("CmdBufRun") and head != tail:
         address = base + head
@@ -122,7 +170,8 @@ def run_command_buffer(
         else:
             head = (head + COMMAND_SIZE) % size
             registers = replace(registers, command_buffer_head=head)
-            result = commands.submit(command)
+            commands.append(command)
+            result = unit.submit(command)
             event = _event_of(command, result, address, silent)
         results.append(result)
         writes += result.writes
@@ -139,7 +188,7 @@ def run_command_buffer(
             writes += logged.writes
             if logged.interrupt is not None:
                 interrupts.append(logged.interrupt)
-    return CommandBufferRun(registers, tuple(results), tuple(events), tuple(writes), tuple(interrupts))
+    return CommandBufferRun(registers, tuple(commands), tuple(results), tuple(events), tuple(writes), tuple(interrupts))
 
 
 def _event_of(command: int, result: CommandResult, address: int, silent: Container[int]) -> AmdviEvent | None:
@@ -166,8 +215,8 @@ def _opcode(command: int) -> int:
     return command >> 60 & 0xF
 
 
-def _ring(base: int, entry_size: int) -> tuple[int, int]:
-    """Physical address of a ring, and its bytes."""
+def ring(base: int, entry_size: int) -> tuple[int, int]:
+    """Physical address of a ring, and its bytes, from its base register and the bytes of an entry."""
     return BUFFER_BASE["Base"].get(base), entry_size << BUFFER_BASE["Len"].get(base)
 
 

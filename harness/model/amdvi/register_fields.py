@@ -6,10 +6,12 @@ from harness.model.bits import Field, Layout
 
 __all__ = [
     "BUFFER_BASE",
+    "BUFFER_POINTER",
     "CAPABILITY_HEADER",
     "CONTROL",
     "DEVICE_TABLE_BASE",
     "EXCLUSION_BASE",
+    "EXCLUSION_LIMIT",
     "EXTENDED_FEATURE",
     "EXTENDED_FEATURE_2",
     "STATUS",
@@ -54,6 +56,11 @@ BUFFER_BASE = Layout(
         Field("Len", 56, 4),
         Field("RSVD_60", 60, 4),
     ),
+)
+
+# MMIO offsets 2000h to 2018h: head and tail of the command buffer and of the event log, bytes from its base.
+BUFFER_POINTER = Layout(
+    "buffer pointer", _MMIO, (Field("RSVD_0", 0, 4), Field("Pointer", 4, 15, in_place=True), Field("RSVD_19", 19, 45))
 )
 
 # MMIO offset 0018h.
@@ -105,7 +112,7 @@ CONTROL = Layout(
     ),
 )
 
-# MMIO offset 0020h; 0028h holds the limit, of which bits 11:0 count as ones.
+# MMIO offset 0020h.
 EXCLUSION_BASE = Layout(
     "exclusion range base",
     _MMIO,
@@ -116,6 +123,13 @@ EXCLUSION_BASE = Layout(
         Field("Base", 12, 40, in_place=True),
         Field("RSVD_52", 52, 12),
     ),
+)
+
+# MMIO offset 0028h; bits 11:0 count as ones.
+EXCLUSION_LIMIT = Layout(
+    "exclusion range limit",
+    _MMIO,
+    (Field("RSVD_0", 0, 12), Field("Limit", 12, 40, in_place=True), Field("RSVD_52", 52, 12)),
 )
 
 # MMIO offset 0030h.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any, TypeAlias
 
 from harness.model.access import Access, AccessKind
@@ -20,10 +21,20 @@ from harness.model.caches.history import HistoryMemory
 from harness.model.caches.policy import CachePolicy
 from harness.model.caches.traces import Tags, is_of_device
 
-__all__ = ["Companions", "Source"]
+__all__ = ["Companions", "Relation", "Source"]
 
 Source: TypeAlias = tuple[int, int | None]
 """A requester, with a PASID or None."""
+
+
+class Relation(Enum):
+    """How two sources are related of which `find` gives one for the other."""
+
+    SAME_TAGS = auto()
+    OTHER_SPACE = auto()
+    """Of one domain: what is global is found, and nothing else."""
+    OPEN = auto()
+    """It may change with what caches still know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +114,17 @@ class Companions:
             self._sources[source] = access
             self.known.clear()
 
-    def find(self, access: Access) -> tuple[Source, ...]:
-        """The other sources that may have brought in what an access finds in a cache."""
+    def find(self, access: Access, *, translates: bool = True) -> tuple[Source, ...]:
+        """The other sources that may have brought in what an access finds in a cache.
+
+        Args:
+            access: whose.
+            translates: it may tell more of its source than accesses before, since it is not known to be blocked.
+        """
         if self._memory.watched_changes != self._changes:
             self.begin(one_root=self._one_root)
         source = access.requester, access.pasid
-        if source not in self._sources or source in self.untagged:
+        if source not in self._sources or (translates and source in self.untagged):
             self._sources[source] = access
             self._profiles.pop(source, None)
             self.untagged.discard(source)
@@ -129,6 +145,13 @@ class Companions:
                 found.setdefault(self._kind(profile), other)
         companions = self.known[source] = tuple(other for other in found.values() if other != source)
         return companions
+
+    def relation(self, source: Source, other: Source) -> Relation:
+        """How what is found for one of two sources by its tags is the other's too, as the tables are now."""
+        own, others = self._profile(source), self._profile(other)
+        if not own.settled or not others.settled or own.tags is None or others.tags is None:
+            return Relation.OPEN
+        return Relation.SAME_TAGS if own.tags == others.tags else Relation.OTHER_SPACE
 
     def _kind(self, profile: _Profile) -> tuple[object, ...]:
         """What sources have in common that bring the same into caches."""
@@ -152,5 +175,7 @@ class Companions:
             if address is not None:
                 self._memory.watched.update(range(address & ~7, address + size, 8))
                 settled = settled and not self._memory.changed(address, size)
-        profile = self._profiles[source] = _Profile(walk.tags, walk.signature, settled)
+        # What leads to page tables is the last of these entries: its value says which they are, whoever has it.
+        signature = walk.signature[-1:] if self._tables_only else walk.signature
+        profile = self._profiles[source] = _Profile(walk.tags, signature, settled)
         return profile

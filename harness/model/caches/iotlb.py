@@ -48,9 +48,9 @@ from operator import eq
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from harness.errors import SpecError
-from harness.model.access import Access, AddressType, Bypassed, Fault, Outcome, Translated
+from harness.model.access import Access, AddressType, Attributes, Bypassed, Fault, Outcome, Translated
 from harness.model.caches.cached_walk import CachedWalk
-from harness.model.caches.companions import Companions, Source
+from harness.model.caches.companions import Companions, Relation, Source
 from harness.model.caches.descriptions import describe_invalidation
 from harness.model.caches.history import HistoryMemory
 from harness.model.caches.horizon import Horizon
@@ -163,12 +163,18 @@ class CacheModel(Generic[RegistersT]):
         self._begin_companions()
         self.invalidate(implied)
 
-    def invalidate(self, invalidations: Iterable[Invalidation]) -> None:
-        """What a command drops has been dropped: the driver has seen that the command is complete."""
+    def invalidate(self, invalidations: Iterable[Invalidation], moment: int | None = None) -> None:
+        """What a command drops has been dropped: the driver has seen that the command is complete.
+
+        Args:
+            invalidations: of the command.
+            moment: of `memory` at which they may have been done, where that is not known better than that it was not
+                earlier: what was brought in since may stay. Not before that of another one that is given earlier.
+        """
         invalidations = tuple(invalidations)
         if not invalidations:
             return
-        moment = self.memory.tick()
+        moment = self.memory.tick() if moment is None else moment
         # Without a past there is nothing that an invalidation could end.
         if not self.memory.is_empty or self._past.registers_changed:
             if len(self._past.log) >= self._history_limit:
@@ -285,9 +291,32 @@ class CacheModel(Generic[RegistersT]):
             if outcome is None:
                 return None
             others = None
-        if others is None or (self._companions.untagged and isinstance(outcome, Translated)):
-            others = self._companions.find(access)
-        return None if others else _bare(outcome)
+        translates = isinstance(outcome, Translated)
+        if others is None or (translates and self._companions.untagged):
+            others = self._companions.find(access, translates=translates)
+        bare = _bare(outcome)
+        if others and not all(self._adds_nothing(access, bare, other) for other in others):
+            return None
+        return bare
+
+    def _adds_nothing(self, access: Access, outcome: Outcome, other: Source) -> bool:
+        """Whether nothing that another source has brought in gives an access anything but its present outcome.
+
+        Only where neither can find anything that has a past.
+        """
+        relation = self._companions.relation((access.requester, access.pasid), other)
+        if relation is Relation.OPEN or self._policy.found_by_requester:
+            return False
+        made = replace(access, requester=other[0], pasid=other[1])
+        theirs = self._past.present(made)
+        if theirs is None:
+            return False
+        if relation is Relation.SAME_TAGS:
+            return isinstance(theirs, Translated) and _bare(theirs) == outcome
+        if isinstance(theirs, Translated):
+            return Attributes.GLOBAL not in theirs.attributes
+        # A fault may have come from a page that is global, and does not allow the access.
+        return not self._past.present_walk(made).is_global
 
     def _ways(self, access: Access, *, also_while_off: bool = False) -> list[Way]:
         """Every way in which the access can have gone, with when a lookup of it can give that.

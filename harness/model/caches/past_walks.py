@@ -126,6 +126,8 @@ class PastWalks(Generic[RegistersT]):
         self._limit = limit
         self._replay = ReplayMemory(memory)
         self._recording = Recording()
+        # The engine that repeats recorded walks, for the registers that were the last ones to be asked for.
+        self._repeater: tuple[RegistersT, Engine[Any, Any]] | None = None
         self.begin()
 
     @property
@@ -216,7 +218,10 @@ class PastWalks(Generic[RegistersT]):
             return walked.outcome
         # The same fault, with the name of the requester that it happens to.
         self._recording.begin(walked.trace.reads)
-        return self._engine_of(walked.setting.registers, self._recording).translate(access)
+        registers = walked.setting.registers
+        if self._repeater is None or self._repeater[0] != registers:
+            self._repeater = registers, self._engine_of(registers, self._recording)
+        return self._repeater[1].translate(access)
 
     def _setting(self, root: Root[RegistersT], roots: Roots[RegistersT]) -> Setting[RegistersT]:
         """What the walks are made in that start from one of some roots."""

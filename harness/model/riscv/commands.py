@@ -26,6 +26,7 @@ __all__ = [
     "IOFENCE",
     "IOTINVAL",
     "RiscvIommuCommandError",
+    "command_name",
     "encode_command",
     "execute",
     "is_fence",
@@ -123,6 +124,9 @@ _NAMES = {
     "ATS.PRGR": (ATS, 4, _PRGR),
 }
 
+# The fields of one bit that say what a command is about.
+_FLAGS = ("GV", "AV", "PSCV", "NL", "S", "WSI", "PR", "PW", "DV", "PV", "DSV")
+
 _LEAVES = frozenset({EntryKind.LEAF})
 _PAGES = _LEAVES | {EntryKind.TABLE}
 _PROCESSES = frozenset({EntryKind.PROCESS})
@@ -159,6 +163,16 @@ def encode_command(name: str, *, big_endian: bool = False, **fields: int) -> byt
     layout, opcode, function = _NAMES[name]
     value = layout.encode({"opcode": opcode, "func3": function, **fields})
     return struct.pack(">2Q" if big_endian else "<2Q", value & (1 << 64) - 1, value >> 64)
+
+
+def command_name(registers: RiscvIommuRegisters, command: RawCommand) -> str:
+    """A command and its flags, "IOTINVAL.VMA GV AV"; "illegal" for one that the IOMMU does not carry out."""
+    fields = _legal_fields(registers, _value(registers, command))
+    if fields is None:
+        return "illegal"
+    function = fields["opcode"], fields["func3"]
+    name = next(name for name, (_, opcode, func3) in _NAMES.items() if (opcode, func3) == function)
+    return " ".join((name, *(flag for flag in _FLAGS if fields.get(flag))))
 
 
 def execute(registers: RiscvIommuRegisters, memory: Memory, command: RawCommand) -> CommandResult:

@@ -225,6 +225,8 @@ class DeviceDirectory:
         levels = max(registers.iommu_mode - 1, 1)
         self._shifts = tuple(self._leaf_bits + 9 * (level - 1) for level in range(levels - 1, 0, -1))
         self._good: dict[bytes, DeviceContext | RiscvIommuCause] = {}
+        # Value, fields, V, and the rule that is broken, for traces.
+        self._described: dict[bytes, tuple[int, tuple[tuple[str, int], ...], bool, str]] = {}
         gxl = int(registers.guest_is_32_bit)
         self._second_stages = {
             (sxl, mode): PageTableWalk(
@@ -295,7 +297,7 @@ class DeviceDirectory:
         fields = dict(self._layout.decode(self._decode(data)))
         if not fields["tc.V"]:
             return _CAUSE.DDT_ENTRY_NOT_VALID
-        if any(rule(fields) for rule in self._rules):
+        if self._broken_rule(fields):
             return _CAUSE.DDT_ENTRY_MISCONFIGURED
         sxl, pdtv, guest_mode = fields["tc.SXL"], bool(fields["tc.PDTV"]), fields["iohgatp.MODE"]
         first_mode = 0 if pdtv else fields["fsc.MODE"]
@@ -326,8 +328,12 @@ class DeviceDirectory:
             msi_pattern=fields.get("msi_addr_pattern.pattern", 0),
         )
 
-    def _misconfigurations(self) -> tuple[Callable[[dict[str, int]], object], ...]:
-        """The rules of 3.1.4, in their order: a context for which one is true is misconfigured."""
+    def _broken_rule(self, fields: dict[str, int]) -> str:
+        """What the first rule is about that makes a context a misconfiguration; empty where none does."""
+        return next((about for about, rule in self._rules if rule(fields)), "")
+
+    def _misconfigurations(self) -> tuple[tuple[str, Callable[[dict[str, int]], object]], ...]:
+        """The rules of 3.1.4, in their order, with what each is about: a context for which one is true is wrong."""
         registers = self._registers
         has = registers.has
         gxl = int(registers.guest_is_32_bit)
@@ -342,54 +348,72 @@ class DeviceDirectory:
         return (
             # 1. A reserved bit. RCID and MCID are reserved without QOSID, and with it have so many bits (the last
             #    rule); mask and pattern of the MSI address have no bits beyond MGPAW (3.1.3.6).
-            lambda dc: any(dc[name] for name in reserved),
-            lambda dc: any(dc[name] & beyond_qos for name in qos_names),
-            lambda dc: (dc.get("msi_addr_mask.mask", 0) | dc.get("msi_addr_pattern.pattern", 0)) & beyond_guest,
+            ("a reserved bit", lambda dc: any(dc[name] for name in reserved)),
+            ("RCID or MCID", lambda dc: any(dc[name] & beyond_qos for name in qos_names)),
+            (
+                "MSI address beyond MGPAW",
+                lambda dc: (dc.get("msi_addr_mask.mask", 0) | dc.get("msi_addr_pattern.pattern", 0)) & beyond_guest,
+            ),
             # 2. ATS or page requests, which the IOMMU does not have.
-            lambda dc: not has("ATS") and (dc["tc.EN_ATS"] or dc["tc.EN_PRI"] or dc["tc.PRPR"]),
+            ("no ATS", lambda dc: not has("ATS") and (dc["tc.EN_ATS"] or dc["tc.EN_PRI"] or dc["tc.PRPR"])),
             # 3. and 4. T2GPA or EN_PRI without EN_ATS.
-            lambda dc: not dc["tc.EN_ATS"] and (dc["tc.T2GPA"] or dc["tc.EN_PRI"]),
+            ("no EN_ATS", lambda dc: not dc["tc.EN_ATS"] and (dc["tc.T2GPA"] or dc["tc.EN_PRI"])),
             # 5. PRPR without EN_PRI.
-            lambda dc: not dc["tc.EN_PRI"] and dc["tc.PRPR"],
+            ("no EN_PRI", lambda dc: not dc["tc.EN_PRI"] and dc["tc.PRPR"]),
             # 6. and 7. T2GPA, which the IOMMU does not have, or with a Bare second stage.
-            lambda dc: dc["tc.T2GPA"] and not (has("T2GPA") and dc["iohgatp.MODE"]),
+            ("T2GPA", lambda dc: dc["tc.T2GPA"] and not (has("T2GPA") and dc["iohgatp.MODE"])),
             # 8. A process directory of a mode that is reserved or not there.
-            lambda dc: dc["tc.PDTV"] and dc["fsc.MODE"] not in directory_modes,
+            ("pdtp.MODE", lambda dc: dc["tc.PDTV"] and dc["fsc.MODE"] not in directory_modes),
             # 9. to 11. A first stage of a mode that is reserved or not there.
-            lambda dc: not dc["tc.PDTV"] and not first_stages.supports(dc["tc.SXL"], dc["fsc.MODE"]),
+            ("iosatp.MODE", lambda dc: not dc["tc.PDTV"] and not first_stages.supports(dc["tc.SXL"], dc["fsc.MODE"])),
             # 12. DPE without a process directory.
-            lambda dc: dc["tc.DPE"] and not dc["tc.PDTV"],
+            ("DPE without PDTV", lambda dc: dc["tc.DPE"] and not dc["tc.PDTV"]),
             # 13. to 15. A second stage of a mode that is reserved or not there.
-            lambda dc: dc["iohgatp.MODE"] and (0, dc["iohgatp.MODE"]) not in second_stages,
+            ("iohgatp.MODE", lambda dc: dc["iohgatp.MODE"] and (0, dc["iohgatp.MODE"]) not in second_stages),
             # 16. An MSI table of a mode that is reserved.
-            lambda dc: dc.get("msiptp.MODE", _MSI_OFF) not in (_MSI_OFF, _MSI_FLAT),
+            ("msiptp.MODE", lambda dc: dc.get("msiptp.MODE", _MSI_OFF) not in (_MSI_OFF, _MSI_FLAT)),
             # 17. A second-stage root that is not aligned to its 16 KiB.
-            lambda dc: dc["iohgatp.MODE"] and dc["iohgatp.PPN"] & 3,
+            ("iohgatp.PPN is not aligned", lambda dc: dc["iohgatp.MODE"] and dc["iohgatp.PPN"] & 3),
             # 18. Flags to be set by hardware that does not.
-            lambda dc: not has("AMO_HWAD") and (dc["tc.SADE"] or dc["tc.GADE"]),
+            ("SADE or GADE", lambda dc: not has("AMO_HWAD") and (dc["tc.SADE"] or dc["tc.GADE"])),
             # 19. One byte order only, and it is the other.
-            lambda dc: not has("END") and dc["tc.SBE"] != int(registers.big_endian),
+            ("SBE without END", lambda dc: not has("END") and dc["tc.SBE"] != int(registers.big_endian)),
             # 20. and 21. SXL or SBE is not legal.
-            lambda dc: dc["tc.SXL"] not in legal_sxl,
-            lambda dc: dc["tc.SBE"] not in legal_sbe,
+            ("SXL", lambda dc: dc["tc.SXL"] not in legal_sxl),
+            ("SBE", lambda dc: dc["tc.SBE"] not in legal_sbe),
             # After the list: with a Bare second stage there is no MSI translation.
-            lambda dc: not dc["iohgatp.MODE"] and dc.get("msiptp.MODE", _MSI_OFF) != _MSI_OFF,
+            (
+                "msiptp with a Bare second stage",
+                lambda dc: not dc["iohgatp.MODE"] and dc.get("msiptp.MODE", _MSI_OFF) != _MSI_OFF,
+            ),
         )
 
     def _decode(self, data: bytes) -> int:
         return sum(word << 64 * number for number, word in enumerate(self._words.unpack(data)))
 
     def _context_step(self, where: int, data: bytes, device_id: int) -> Step:
-        decoded = self._decode(data)
-        cached = directory_entry(device_id, None, is_leaf=True) if decoded & 1 else None
+        described = self._described.get(data)
+        if described is None:
+            if len(self._described) >= _KEPT:
+                self._described.clear()
+            decoded = self._decode(data)
+            reason = self._broken_rule(dict(self._layout.decode(decoded))) if decoded & 1 else ""
+            described = self._described[data] = (
+                int.from_bytes(data, "little"),
+                self._layout.describe(decoded),
+                bool(decoded & 1),
+                reason,
+            )
+        value, fields, is_valid, reason = described
         return Step(
             f"device context [{device_id:#x}]",
             self._layout.section,
             where,
-            int.from_bytes(data, "little"),
-            self._layout.describe(decoded),
+            value,
+            fields,
             size=self._size,
-            cached=cached,
+            cached=directory_entry(device_id, None, is_leaf=True) if is_valid else None,
+            reason=reason,
         )
 
 

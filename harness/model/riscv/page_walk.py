@@ -15,6 +15,7 @@ set it earlier, for any implicit access.)
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import IntEnum
 from typing import Literal, NamedTuple, NoReturn
 
@@ -49,6 +50,7 @@ _N = PTE["N"].mask
 _PBMT = PTE["PBMT"].mask
 _NAPOT = 0xF << 10
 _NAPOT_64K = 0x8 << 10
+_KEPT = 4096  # entries whose fields are remembered
 # What a leaf may have set that an entry which leads to a table may not: D, A, U, and the fields of Svnapot and Svpbmt.
 _LEAF_ONLY = _D | _A | USER | _N | _PBMT
 
@@ -186,6 +188,8 @@ class PageTableWalk:
         self._table_test = _V | _RIGHTS | _LEAF_ONLY | reserved
         if not registers.has("Svpbmt"):
             reserved |= _PBMT
+        # The fields of entries, for traces.
+        self._described: dict[int, tuple[tuple[str, int], ...]] = {}
         levels = []
         for level in range(scheme.levels, 0, -1):
             bits = scheme.root_bits if level == scheme.levels else scheme.index_bits
@@ -260,11 +264,15 @@ class PageTableWalk:
         rights = entry >> 1 & 7
         is_napot = entry & _N
         if not self.maps_page(entry, leaf_reserved) or needed & ~rights or entry & USER == barred:
+            if trace is not None:
+                self._give_reason(trace, self._complaint(entry, level, leaf_reserved, needed, barred))
             return WalkBlocked(self._fault, self.stage, level, address & ~3 if self.stage == 2 else 0)
         # A must be set, and D where the access is a store that the entry allows; else hardware sets it, or it faults.
         wanted = _A | _D if is_store and rights & WRITE else _A
         if entry & wanted != wanted:
             if not sets_flags:
+                if trace is not None:
+                    self._give_reason(trace, "D is 0" if entry & _A else "A is 0")
                 return WalkBlocked(self._fault, self.stage, level, address & ~3 if self.stage == 2 else 0)
             if implicit is not None:
                 blocked = implicit.store(at)
@@ -295,6 +303,24 @@ class PageTableWalk:
             and rights & _R_AND_W != _W
             and not (entry & _N and entry & _NAPOT != _NAPOT_64K)
         )
+
+    def _complaint(self, entry: int, level: int, reserved: int, needed: int, barred: int) -> str:
+        """What is wrong with the entry that stops a walk, for a person; flags that are not set are another matter."""
+        rights = entry & _RIGHTS
+        if not entry & _V:
+            return "V is 0"
+        if not rights:
+            return "a pointer at the last level" if level == 1 else "a bit that a pointer has not"
+        if rights & _R_AND_W == _W:
+            return "W without R"
+        if entry & reserved:
+            return "misaligned page" if not entry & reserved & ~_PPN else "a reserved bit"
+        if not self.maps_page(entry, reserved):
+            return "PBMT" if entry & _PBMT == _PBMT else "N" if rights & _R_OR_X else "neither R nor X"
+        return "U" if entry & USER == barred else f"no {'RWX'[(needed & ~(rights >> 1)).bit_length() - 1]}"
+
+    def _give_reason(self, trace: list[Step], reason: str) -> None:
+        trace[-1] = replace(trace[-1], reason=reason)
 
     def _reaches(self, upper: int) -> bool:
         """Whether an address whose bits from width - 1 on are `upper`, not zero, is one that the tables map."""
@@ -331,7 +357,11 @@ class PageTableWalk:
             first = address & -(1 << shift)
             cached = page_entry(tags, first, 1 << shift, is_leaf=not is_table, is_global=marked)
         value = int.from_bytes(entry.to_bytes(size, self.order), "little")
-        fields = self.scheme.layout.describe(entry)
+        fields = self._described.get(entry)
+        if fields is None:
+            if len(self._described) >= _KEPT:
+                self._described.clear()
+            fields = self._described[entry] = self.scheme.layout.describe(entry)
         trace.append(
             Step(self._name(level), self._section, where, value, fields, size=size, cached=cached),
         )

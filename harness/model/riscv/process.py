@@ -49,7 +49,6 @@ PROCESS_CONTEXT = Layout(
     ),
 )
 
-_RESERVED = PROCESS_CONTEXT.reserved
 _PPN = DIRECTORY_ENTRY["PPN"].mask
 _SIZE = 16
 _CAUSE = RiscvIommuCause
@@ -170,6 +169,7 @@ class ProcessDirectory:
                     PROCESS_CONTEXT.describe(decoded),
                     size=_SIZE,
                     cached=directory_entry(device_id, process_id, is_leaf=True) if decoded & 1 else None,
+                    reason=self._broken_rule(dict(PROCESS_CONTEXT.decode(decoded)), context) if decoded & 1 else "",
                 )
             )
         key = (data, context.sxl, context.sbe)
@@ -180,21 +180,26 @@ class ProcessDirectory:
             found = self._good[key] = self._judge(_decode(data, context.sbe), context)
         return found
 
+    def _broken_rule(self, fields: dict[str, int], context: DeviceContext) -> str:
+        """What the first rule of 3.2.4 is about that makes a process context a misconfiguration; empty for none."""
+        if any(fields[field.name] for field in PROCESS_CONTEXT.fields if field.name.startswith("RSVD")):
+            return "a reserved bit"
+        return "" if self._first_stages.supports(context.sxl, fields["fsc.MODE"]) else "fsc.MODE"
+
     def _judge(self, value: int, context: DeviceContext) -> ProcessContext | RiscvIommuCause:
         fields = dict(PROCESS_CONTEXT.decode(value))
         # 11. V is 0: cause 266.
         if not fields["ta.V"]:
             return _CAUSE.PDT_ENTRY_NOT_VALID
         # 12. Misconfigured by 3.2.4: a reserved bit, or a first stage of a mode that is reserved or not there.
-        mode = fields["fsc.MODE"]
-        if value & _RESERVED or not self._first_stages.supports(context.sxl, mode):
+        if self._broken_rule(fields, context):
             return _CAUSE.PDT_ENTRY_MISCONFIGURED
         # 13. The process context is found.
         return ProcessContext(
             ens=bool(fields["ta.ENS"]),
             first=self._first_stages.find(
                 context.sxl,
-                mode,
+                fields["fsc.MODE"],
                 fields["fsc.PPN"],
                 fields["ta.PSCID"],
                 big_endian=context.sbe,

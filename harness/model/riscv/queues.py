@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from harness.model.access import MemoryWrite
 from harness.model.bits import Layout
@@ -27,9 +28,28 @@ from harness.model.riscv.faults import RECORD_SIZE, RiscvIommuCause, RiscvIommuF
 from harness.model.riscv.register_fields import CQCSR, FQCSR, ICVEC, IPSR, PQCSR, QUEUE_BASE
 from harness.model.riscv.registers import RiscvIommuRegisters
 
-__all__ = ["QueueStep", "append_record", "report_fault", "run_commands", "step_command"]
+__all__ = [
+    "FAULT_QUEUE",
+    "PAGE_REQUEST_QUEUE",
+    "CommandQueue",
+    "QueueStep",
+    "RecordQueue",
+    "Slot",
+    "Taken",
+    "append_record",
+    "is_there",
+    "message_fault",
+    "next_slot",
+    "report_fault",
+    "ring",
+    "run_commands",
+    "step_command",
+    "take_command",
+]
 
 _MSI_ADDRESS = (1 << 56) - 4  # 6.29: bits 55:2
+_STOPPED = CQCSR["cqmf"].mask | CQCSR["cmd_to"].mask | CQCSR["cmd_ill"].mask
+_CQON = CQCSR["cqon"].mask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,20 +69,114 @@ class QueueStep:
     result: CommandResult | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Queue:
-    """What the fault queue and the page-request queue differ in: names of registers and bits."""
+class RecordQueue(NamedTuple):
+    """What the fault queue and the page-request queue differ in: names of registers and bits.
+
+    Attributes:
+        prefix: of its registers' names.
+        csr: layout of its control and status register.
+        active: that it is on.
+        overflow, memory_fault: that it has stopped.
+        enable, pending, vector: names of its interrupt's fields in csr, ipsr and icvec.
+        entry_size: bytes.
+    """
 
     prefix: str
     csr: Layout
+    active: int
+    overflow: int
+    memory_fault: int
     enable: str
     pending: str
     vector: str
     entry_size: int
 
 
-_FAULTS = _Queue("fq", FQCSR, "fie", "fip", "fiv", RECORD_SIZE)
-_PAGE_REQUESTS = _Queue("pq", PQCSR, "pie", "pip", "piv", 16)
+def _record_queue(letter: str, csr: Layout, entry_size: int) -> RecordQueue:
+    on, overflow, fault = (csr[f"{letter}q{name}"].mask for name in ("on", "of", "mf"))
+    return RecordQueue(f"{letter}q", csr, on, overflow, fault, f"{letter}ie", f"{letter}ip", f"{letter}iv", entry_size)
+
+
+FAULT_QUEUE = _record_queue("f", FQCSR, RECORD_SIZE)
+PAGE_REQUEST_QUEUE = _record_queue("p", PQCSR, 16)
+
+
+class Slot(NamedTuple):
+    """Where a queue takes its next record.
+
+    Attributes:
+        csr: its control and status register afterwards.
+        tail: likewise.
+        address: of the record; None where the queue is full.
+    """
+
+    csr: int
+    tail: int
+    address: int | None
+
+
+class CommandQueue(NamedTuple):
+    """The registers of the command queue: cqb, cqh, cqt, cqcsr."""
+
+    base: int
+    head: int
+    tail: int
+    csr: int
+
+
+class Taken(NamedTuple):
+    """A command that was fetched and carried out, or at which the queue stopped.
+
+    Attributes:
+        command: its bytes; empty where it could not be fetched.
+        result: of it.
+        head: cqh afterwards.
+        csr: cqcsr afterwards.
+        interrupts: whether the queue has something to tell of it: cqcsr.cie says whether it may.
+    """
+
+    command: bytes
+    result: CommandResult
+    head: int
+    csr: int
+    interrupts: bool
+
+
+def ring(base: int) -> tuple[int, int]:
+    """Address of a queue, and the mask of its indexes, from cqb, fqb or pqb (6.6)."""
+    return QUEUE_BASE["PPN"].get(base) << 12, (2 << QUEUE_BASE["LOG2SZ-1"].get(base)) - 1
+
+
+def next_slot(queue: RecordQueue, base: int, head: int, tail: int, csr: int) -> Slot | None:
+    """Where the next record goes, given the registers of the queue; None while it takes nothing (6.16, 6.17)."""
+    if csr & (queue.active | queue.overflow | queue.memory_fault) != queue.active:
+        return None
+    start, mask = ring(base)
+    tail &= mask
+    if tail + 1 & mask == head & mask:
+        return Slot(csr | queue.overflow, tail, None)
+    return Slot(csr, tail + 1 & mask, start + tail * queue.entry_size)
+
+
+def is_there(registers: RiscvIommuRegisters, memory: Memory, address: int, size: int) -> bool:
+    """Whether the IOMMU can access memory."""
+    if address + size > 1 << registers.physical_address_size:
+        return False
+    try:
+        memory.read(address, size)
+    except OutsideMemory:
+        return False
+    return True
+
+
+def message_fault(address: int) -> RiscvIommuFaultRecord:
+    """The record of an interrupt message of the IOMMU itself that could not be written (6.29)."""
+    return RiscvIommuFaultRecord(
+        cause=RiscvIommuCause.IOMMU_MSI_WRITE_ACCESS_FAULT,
+        transaction_type=TransactionType.NONE,
+        device_id=0,
+        iotval=address,
+    )
 
 
 def report_fault(registers: RiscvIommuRegisters, memory: Memory, record: RiscvIommuFaultRecord) -> QueueStep:
@@ -76,57 +190,65 @@ def append_record(registers: RiscvIommuRegisters, memory: Memory, record: bytes)
     A queue that is off, or has an error bit set, takes nothing. A full one sets its overflow bit, memory that does not
     answer its memory-fault bit, and the record is lost. Each of these, and a new record, is an interrupt.
     """
-    queue = _FAULTS if len(record) == RECORD_SIZE else _PAGE_REQUESTS
-    csr = getattr(registers, f"{queue.prefix}csr")
-    if not queue.csr[f"{queue.prefix}on"].get(csr) or _error_bits(queue.csr) & csr:
+    queue = FAULT_QUEUE if len(record) == RECORD_SIZE else PAGE_REQUEST_QUEUE
+    base, head, tail, csr = (getattr(registers, f"{queue.prefix}{name}") for name in ("b", "h", "t", "csr"))
+    slot = next_slot(queue, base, head, tail, csr)
+    if slot is None:
         return QueueStep(registers=registers)
-    base, mask = _ring(getattr(registers, f"{queue.prefix}b"))
-    tail = getattr(registers, f"{queue.prefix}t") & mask
-    if tail + 1 & mask == getattr(registers, f"{queue.prefix}h") & mask:
-        full = csr | queue.csr[f"{queue.prefix}of"].mask
-        return _interrupt(_with(registers, f"{queue.prefix}csr", full), memory, queue)
-    address = base + tail * queue.entry_size
-    if not _is_there(registers, memory, address, queue.entry_size):
-        lost = csr | queue.csr[f"{queue.prefix}mf"].mask
-        return _interrupt(_with(registers, f"{queue.prefix}csr", lost), memory, queue)
-    step = _interrupt(_with(registers, f"{queue.prefix}t", tail + 1 & mask), memory, queue)
-    return replace(step, writes=(MemoryWrite(address, record), *step.writes))
+    if slot.address is None:
+        return _interrupt(_with(registers, f"{queue.prefix}csr", slot.csr), memory, queue)
+    if not is_there(registers, memory, slot.address, queue.entry_size):
+        return _interrupt(_with(registers, f"{queue.prefix}csr", csr | queue.memory_fault), memory, queue)
+    step = _interrupt(_with(registers, f"{queue.prefix}t", slot.tail), memory, queue)
+    return replace(step, writes=(MemoryWrite(slot.address, record), *step.writes))
 
 
-def step_command(registers: RiscvIommuRegisters, memory: Memory, *, timed_out: bool = False) -> QueueStep | None:
-    """Fetch and carry out the command at cqh (4.1, 6.15).
+def take_command(
+    registers: RiscvIommuRegisters, memory: Memory, queue: CommandQueue, *, timed_out: bool = False
+) -> Taken | None:
+    """Fetch and carry out the command at the head of the queue (4.1, 6.15). What it writes is in its result.
 
     None where the queue is empty, is off, or stands still because of an error bit.
 
     Args:
-        registers: as they are.
+        registers: capabilities, fctl and ddtp of them.
         memory: where the queue is.
+        queue: its registers.
         timed_out: a device did not answer an ATS.INVAL: the next IOFENCE.C says so.
     """
-    stopped = CQCSR["cqmf"].mask | CQCSR["cmd_to"].mask | CQCSR["cmd_ill"].mask
-    base, mask = _ring(registers.cqb)
-    head = registers.cqh & mask
-    if not CQCSR["cqon"].get(registers.cqcsr) or registers.cqcsr & stopped or head == registers.cqt & mask:
+    base, mask = ring(queue.base)
+    head, csr = queue.head & mask, queue.csr
+    if csr & (_CQON | _STOPPED) != _CQON or head == queue.tail & mask:
         return None
     try:
         address = base + head * COMMAND_SIZE
         command = memory.read(address, COMMAND_SIZE) if not address >> registers.physical_address_size else b""
     except OutsideMemory:
         command = b""
-    # cqh stays at a command that could not be fetched, is illegal, or did not complete.
     if not command:
-        return _stop(registers, memory, CommandResult(error=RiscvIommuCommandError.MEMORY_FAULT))
-    if timed_out and is_fence(registers, command):
-        return _stop(registers, memory, CommandResult(error=RiscvIommuCommandError.TIMEOUT))
-    result = execute(registers, memory, command)
+        result = CommandResult(error=RiscvIommuCommandError.MEMORY_FAULT)
+    elif timed_out and is_fence(registers, command):
+        result = CommandResult(error=RiscvIommuCommandError.TIMEOUT)
+    else:
+        result = execute(registers, memory, command)
     if result.error is not None:
-        return _stop(registers, memory, result)
-    after = replace(registers, cqh=head + 1 & mask)
-    step = QueueStep(registers=after)
-    if raises_wired_interrupt(registers, command):
-        after = replace(after, cqcsr=after.cqcsr | CQCSR["fence_w_ip"].mask)
-        step = _command_interrupt(after, memory)
-    return replace(step, writes=(*result.writes, *step.writes), result=result)
+        # cqh stays at a command that could not be fetched, is illegal, or did not complete.
+        assert isinstance(result.error, RiscvIommuCommandError)
+        return Taken(command, result, queue.head, csr | CQCSR[result.error.value].mask, True)
+    wired = raises_wired_interrupt(registers, command)
+    return Taken(command, result, head + 1 & mask, csr | (CQCSR["fence_w_ip"].mask if wired else 0), wired)
+
+
+def step_command(registers: RiscvIommuRegisters, memory: Memory, *, timed_out: bool = False) -> QueueStep | None:
+    """Fetch and carry out the command at cqh; see `take_command`."""
+    queue = CommandQueue(registers.cqb, registers.cqh, registers.cqt, registers.cqcsr)
+    taken = take_command(registers, memory, queue, timed_out=timed_out)
+    if taken is None:
+        return None
+    step = QueueStep(registers=replace(registers, cqh=taken.head, cqcsr=taken.csr))
+    if taken.interrupts:
+        step = _command_interrupt(step.registers, memory)
+    return replace(step, writes=(*taken.result.writes, *step.writes), result=taken.result)
 
 
 def run_commands(
@@ -147,19 +269,13 @@ def run_commands(
         registers = step.registers
 
 
-def _stop(registers: RiscvIommuRegisters, memory: Memory, result: CommandResult) -> QueueStep:
-    assert isinstance(result.error, RiscvIommuCommandError)
-    stopped = replace(registers, cqcsr=registers.cqcsr | CQCSR[result.error.value].mask)
-    return replace(_command_interrupt(stopped, memory), result=result)
-
-
 def _command_interrupt(registers: RiscvIommuRegisters, memory: Memory) -> QueueStep:
     if not CQCSR["cie"].get(registers.cqcsr):
         return QueueStep(registers=registers)
     return _pend(registers, memory, "cip", "civ")
 
 
-def _interrupt(registers: RiscvIommuRegisters, memory: Memory, queue: _Queue) -> QueueStep:
+def _interrupt(registers: RiscvIommuRegisters, memory: Memory, queue: RecordQueue) -> QueueStep:
     if not queue.csr[queue.enable].get(getattr(registers, f"{queue.prefix}csr")):
         return QueueStep(registers=registers)
     return _pend(registers, memory, queue.pending, queue.vector)
@@ -181,32 +297,7 @@ def _pend(registers: RiscvIommuRegisters, memory: Memory, pending: str, vector: 
     address = entry.address & _MSI_ADDRESS
     if not address >> registers.physical_address_size:
         return QueueStep(registers=registers, interrupts=(Interrupt(address, entry.data, remapped=False),))
-    record = RiscvIommuFaultRecord(
-        cause=RiscvIommuCause.IOMMU_MSI_WRITE_ACCESS_FAULT,
-        transaction_type=TransactionType.NONE,
-        device_id=0,
-        iotval=address,
-    )
-    return report_fault(registers, memory, record)
-
-
-def _ring(base: int) -> tuple[int, int]:
-    """Address of a queue, and the mask of its indexes (6.6)."""
-    return QUEUE_BASE["PPN"].get(base) << 12, (2 << QUEUE_BASE["LOG2SZ-1"].get(base)) - 1
-
-
-def _error_bits(csr: Layout) -> int:
-    return sum(field.mask for field in csr.fields if field.name.endswith(("mf", "of")))
-
-
-def _is_there(registers: RiscvIommuRegisters, memory: Memory, address: int, size: int) -> bool:
-    if address + size > 1 << registers.physical_address_size:
-        return False
-    try:
-        memory.read(address, size)
-    except OutsideMemory:
-        return False
-    return True
+    return report_fault(registers, memory, message_fault(address))
 
 
 def _with(registers: RiscvIommuRegisters, name: str, value: int) -> RiscvIommuRegisters:

@@ -4,7 +4,29 @@ from __future__ import annotations
 
 from harness.model.bits import Field, Layout
 
-__all__ = ["CAPABILITIES", "CQCSR", "DDTP", "FCTL", "FQCSR", "ICVEC", "IPSR", "PQCSR", "QUEUE_BASE"]
+__all__ = [
+    "CAPABILITIES",
+    "CQCSR",
+    "CYCLES",
+    "DDTP",
+    "EVENT_COUNTER",
+    "EVENT_SELECTOR",
+    "FCTL",
+    "FQCSR",
+    "ICVEC",
+    "INDEX",
+    "IPSR",
+    "MSI_ADDRESS",
+    "MSI_DATA",
+    "MSI_VECTOR_CONTROL",
+    "OVERFLOWS",
+    "PQCSR",
+    "QOS_ID",
+    "QUEUE_BASE",
+    "TR_REQ_CTL",
+    "TR_REQ_IOVA",
+    "TR_RESPONSE",
+]
 
 CAPABILITIES = Layout(
     "capabilities",
@@ -155,3 +177,75 @@ ICVEC = Layout(
         Field("custom", 32, 32),
     ),
 )
+
+# cqh, cqt, fqh, fqt, pqh and pqt look the same (6.7, 6.8, 6.10, 6.11, 6.13, 6.14).
+INDEX = Layout("queue index", "RISC-V IOMMU 6.7, 6.8, 6.10, 6.11, 6.13, 6.14", (Field("index", 0, 32),))
+
+# iocountovf and iocountinh look the same (6.19, 6.20).
+OVERFLOWS = Layout("counter bits", "RISC-V IOMMU 6.19, 6.20", (Field("CY", 0, 1), Field("HPM", 1, 31)))
+
+CYCLES = Layout("iohpmcycles", "RISC-V IOMMU 6.21", (Field("counter", 0, 63), Field("OF", 63, 1)))
+
+EVENT_COUNTER = Layout("iohpmctr", "RISC-V IOMMU 6.22", (Field("counter", 0, 64),))
+
+EVENT_SELECTOR = Layout(
+    "iohpmevt",
+    "RISC-V IOMMU 6.23",
+    (
+        Field("eventID", 0, 15),
+        Field("DMASK", 15, 1),
+        Field("PID_PSCID", 16, 20),
+        Field("DID_GSCID", 36, 24),
+        Field("PV_PSCV", 60, 1),
+        Field("DV_GSCV", 61, 1),
+        Field("IDT", 62, 1),
+        Field("OF", 63, 1),
+    ),
+)
+
+TR_REQ_IOVA = Layout("tr_req_iova", "RISC-V IOMMU 6.24", (Field("RSVD_0", 0, 12), Field("vpn", 12, 52)))
+
+TR_REQ_CTL = Layout(
+    "tr_req_ctl",
+    "RISC-V IOMMU 6.25",
+    (
+        Field("Go/Busy", 0, 1),
+        Field("Priv", 1, 1),
+        Field("Exe", 2, 1),
+        Field("NW", 3, 1),
+        Field("RSVD_4", 4, 8),
+        Field("PID", 12, 20),
+        Field("PV", 32, 1),
+        Field("RSVD_33", 33, 3),
+        Field("custom", 36, 4),
+        Field("DID", 40, 24),
+    ),
+)
+
+TR_RESPONSE = Layout(
+    "tr_response",
+    "RISC-V IOMMU 6.26",
+    (
+        Field("fault", 0, 1),
+        Field("RSVD_1", 1, 6),
+        Field("PBMT", 7, 2),
+        Field("S", 9, 1),
+        Field("PPN", 10, 44),
+        Field("RSVD_54", 54, 6),
+        Field("custom", 60, 4),
+    ),
+)
+
+QOS_ID = Layout(
+    "iommu_qosid",
+    "RISC-V IOMMU 6.27",
+    (Field("RCID", 0, 12), Field("RSVD_12", 12, 4), Field("MCID", 16, 12), Field("RSVD_28", 28, 4)),
+)
+
+MSI_ADDRESS = Layout(
+    "msi_addr", "RISC-V IOMMU 6.29", (Field("RSVD_0", 0, 2), Field("ADDR", 2, 54), Field("RSVD_56", 56, 8))
+)
+
+MSI_DATA = Layout("msi_data", "RISC-V IOMMU 6.29", (Field("data", 0, 32),))
+
+MSI_VECTOR_CONTROL = Layout("msi_vec_ctl", "RISC-V IOMMU 6.29", (Field("M", 0, 1), Field("RSVD_1", 1, 31)))

@@ -17,7 +17,7 @@ from harness.model.smmuv3.configuration import GRANULE_OF_TG0, Context, Stream
 from harness.model.smmuv3.events import Smmuv3EventClass, Smmuv3EventType
 from harness.model.smmuv3.permissions import READ, stage1_rights
 from harness.model.smmuv3.stages import translate_stage2
-from harness.model.smmuv3.structures import CD, L1CD, STE_SIZE, shown
+from harness.model.smmuv3.structures import CD, L1CD, STE_SIZE, shown_cd
 from harness.model.smmuv3.walk import Table, WalkFault, make_table
 
 __all__ = ["ContextBlocked", "ContextTables", "Substream", "select_substream"]
@@ -118,7 +118,7 @@ class ContextTables:
             value = int.from_bytes(entry, "little")
             tags = CachedEntry(kind=EntryKind.PROCESS, requester=stream_id, space=index)
             name = f"CD [{index:#x}]"
-            trace.append(Step(name, CD.section, address, value, shown(CD, value), size=STE_SIZE, cached=tags))
+            trace.append(Step(name, CD.section, address, value, shown_cd(value), size=STE_SIZE, cached=tags))
         return ContextBlocked(_TYPE.C_BAD_CD) if context is None else context
 
     def _find_level2(

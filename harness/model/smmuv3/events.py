@@ -109,8 +109,22 @@ _FIELDS: dict[int, tuple[str, tuple[Field, ...]]] = {
     _TYPE.F_ACCESS: ("7.3.15", (*_HEADER, *_STALL, *_KIND, *_STAGE, *_INPUT, *_IPA)),
     _TYPE.F_PERMISSION: ("7.3.16", (*_HEADER, *_STALL, *_KIND, *_STAGE, *_TTRNW, *_INPUT, *_IPA)),
 }
-_LAYOUTS = {kind: Layout(_TYPE(kind).name, f"IHI 0070 {at}", fields) for kind, (at, fields) in _FIELDS.items()}
-_UNKNOWN = Layout("event record", "IHI 0070 7.3", _HEADER)
+
+
+def _layout(name: str, section: str, fields: tuple[Field, ...]) -> Layout:
+    """A record of these fields; what lies between them is RES0 (7.3)."""
+    whole: list[Field] = []
+    at = 0
+    for entry in (*fields, Field("", 8 * EVENT_SIZE, 0)):
+        if entry.low > at:
+            whole.append(Field(f"RSVD_{at}", at, entry.low - at))
+        whole.append(entry)
+        at = entry.low + entry.width
+    return Layout(name, section, tuple(whole[:-1]))
+
+
+_LAYOUTS = {kind: _layout(_TYPE(kind).name, f"IHI 0070 {at}", fields) for kind, (at, fields) in _FIELDS.items()}
+_UNKNOWN = _layout("event record", "IHI 0070 7.3", _HEADER)
 # 7.3: bits of an address that its field leaves out.
 _SHIFTS = {"FETCHADDR": 3, "IPA": 12}
 # InputAddr[11:0] is ignored when events are compared for merging (7.3.8, 7.3.12 to 7.3.16).

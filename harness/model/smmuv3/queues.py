@@ -17,7 +17,7 @@ from harness.model.smmuv3.commands import COMMAND_SIZE, Smmuv3CommandError, Smmu
 from harness.model.smmuv3.events import EVENT_SIZE, Smmuv3Event
 from harness.model.smmuv3.registers import GERROR, QUEUE_CONS, QUEUE_PROD, Queue, Smmuv3Registers
 
-__all__ = ["ConsumedCommands", "RecordedEvent", "consume_commands", "record_event"]
+__all__ = ["ConsumedCommands", "RecordedEvent", "consume_commands", "next_producer", "record_event", "take_commands"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +69,28 @@ def consume_commands(
         endpoints_answer: false where a device does not answer an invalidation of its TLB: the next CMD_SYNC fails.
     """
     queue = registers.command_queue
-    results: list[CommandResult] = []
     if not registers.commands_enabled or registers.error_is_active("CMDQ_ERR") or queue.used > queue.size:
         return ConsumedCommands(registers=registers, results=())
+    consumer, results = take_commands(queue, memory, submit, endpoints_answer=endpoints_answer)
+    return _consumed(registers, consumer, results)
+
+
+def take_commands(
+    queue: Queue,
+    memory: Memory,
+    submit: Callable[[int], CommandResult],
+    *,
+    endpoints_answer: bool = True,
+) -> tuple[int, list[CommandResult]]:
+    """The read index afterwards, and the result of each command; the last one may be an error, that stopped the queue.
+
+    Args:
+        queue: whose indexes are consistent.
+        memory: where it is.
+        submit: takes one command, after the effects of those before it.
+        endpoints_answer: see `consume_commands`.
+    """
+    results: list[CommandResult] = []
     consumer = queue.consumer
     unanswered = False
     for _ in range(queue.used):
@@ -90,7 +109,7 @@ def consume_commands(
         if data[0] == Smmuv3Opcode.CMD_ATC_INV:
             unanswered = not endpoints_answer and bool(result.invalidations)
         consumer = consumer + 1 & (2 * queue.size - 1)
-    return _consumed(registers, consumer, results)
+    return consumer, results
 
 
 def _consumed(registers: Smmuv3Registers, consumer: int, results: list[CommandResult]) -> ConsumedCommands:
@@ -127,7 +146,7 @@ def record_event(registers: Smmuv3Registers, memory: Memory, event: Smmuv3Event)
         # 7.2.2: the abort is a global error, and PROD does not move.
         after, messages = _activate(registers, "EVENTQ_ABT_ERR")
         return RecordedEvent(registers=after, recorded=False, messages=messages)
-    after = replace(registers, eventq_prod=_advanced(registers.eventq_prod, queue))
+    after = replace(registers, eventq_prod=next_producer(registers.eventq_prod, queue))
     # 3.18.2: the interrupt is sent when the queue stops being empty.
     message = registers.message("eventq") if not queue.used else None
     return RecordedEvent(
@@ -138,7 +157,7 @@ def record_event(registers: Smmuv3Registers, memory: Memory, event: Smmuv3Event)
     )
 
 
-def _advanced(prod: int, queue: Queue) -> int:
+def next_producer(prod: int, queue: Queue) -> int:
     """EVENTQ_PROD after one more entry: the index wraps into its flag, OVFLG stays."""
     return prod & ~QUEUE_PROD["WR"].mask | queue.producer + 1 & (2 * queue.size - 1)
 

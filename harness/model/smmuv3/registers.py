@@ -198,6 +198,26 @@ class Queue(NamedTuple):
     producer: int
     consumer: int
 
+    @classmethod
+    def of(cls, base: int, producer: int, consumer: int, entry_size: int, most: int, address_bits: int) -> Self:
+        """From the registers, as they read.
+
+        Args:
+            base: of the queue.
+            producer: PROD.
+            consumer: CONS.
+            entry_size: bytes.
+            most: log2 of the largest number of entries (IDR1).
+            address_bits: OAS.
+        """
+        # LOG2SIZE is capped at what IDR1 says; the base is aligned to the queue's size, at least 32 bytes, and
+        # truncated to the OAS (6.3.26, 3.4.3).
+        bits = min(QUEUE_BASE["LOG2SIZE"].get(base), most)
+        size = max(entry_size << bits, 32)
+        address = QUEUE_BASE["ADDR"].get(base) & -size & ((1 << address_bits) - 1)
+        mask = (2 << bits) - 1
+        return cls(address, bits, producer & mask, consumer & mask)
+
     @property
     def used(self) -> int:
         """Entries between the indexes; more than there are where the indexes are inconsistent."""
@@ -374,10 +394,4 @@ class Smmuv3Registers:
         return MemoryWrite(address & ((1 << self.capabilities.address_bits) - 1), data.to_bytes(4, "little"))
 
     def _queue(self, base: int, producer: int, consumer: int, entry_size: int, most: int) -> Queue:
-        # LOG2SIZE is capped at what IDR1 says; the base is aligned to the queue's size, at least 32 bytes, and
-        # truncated to the OAS (6.3.26, 3.4.3).
-        bits = min(QUEUE_BASE["LOG2SIZE"].get(base), most)
-        size = max(entry_size << bits, 32)
-        address = QUEUE_BASE["ADDR"].get(base) & -size & ((1 << self.capabilities.address_bits) - 1)
-        mask = (2 << bits) - 1
-        return Queue(address, bits, producer & mask, consumer & mask)
+        return Queue.of(base, producer, consumer, entry_size, most, self.capabilities.address_bits)

@@ -18,7 +18,7 @@ from harness.model.smmuv3.configuration import GRANULE_OF_TG0, Stream, StreamWor
 from harness.model.smmuv3.events import Smmuv3EventType
 from harness.model.smmuv3.permissions import stage2_rights
 from harness.model.smmuv3.registers import Smmuv3Registers
-from harness.model.smmuv3.structures import L1STD, STE, STE_SIZE, shown
+from harness.model.smmuv3.structures import L1STD, STE, STE_SIZE, shown_ste
 from harness.model.smmuv3.walk import Table, make_table
 
 __all__ = ["EL2_DOMAIN", "Config", "StreamBlocked", "StreamTable"]
@@ -91,7 +91,7 @@ class StreamTable:
             tags = CachedEntry(kind=EntryKind.DEVICE, requester=stream_id, domain=domain)
             name = f"STE [{stream_id:#x}]"
             trace.append(
-                Step(name, STE.section, address, value, shown(STE, value), size=STE_SIZE, cached=tags),
+                Step(name, STE.section, address, value, shown_ste(value), size=STE_SIZE, cached=tags),
             )
         return stream
 

@@ -6,9 +6,11 @@ ignored. Fields of features that are not modelled are reserved here.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from harness.model.bits import Field, Layout
 
-__all__ = ["CD", "L1CD", "L1STD", "STE", "STE_SIZE", "shown"]
+__all__ = ["CD", "L1CD", "L1STD", "STE", "STE_SIZE", "shown_cd", "shown_ste"]
 
 STE_SIZE = 64
 """Bytes of an STE, and of a CD."""
@@ -169,6 +171,13 @@ CD = Layout(
 """TTB0 and TTB1 hold bits 55:4 of the address."""
 
 
-def shown(layout: Layout, value: int) -> tuple[tuple[str, int], ...]:
-    """The fields of an STE or CD that are not zero, for a person: there are too many to show them all."""
-    return tuple(pair for pair in layout.decode(value) if pair[1])
+@lru_cache(maxsize=4096)
+def shown_ste(value: int) -> tuple[tuple[str, int], ...]:
+    """The fields of an STE that are not zero, for a person: there are too many to show them all."""
+    return tuple(pair for pair in STE.decode(value) if pair[1])
+
+
+@lru_cache(maxsize=4096)
+def shown_cd(value: int) -> tuple[tuple[str, int], ...]:
+    """The same of a CD."""
+    return tuple(pair for pair in CD.decode(value) if pair[1])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from harness.model.explanation import Step
@@ -41,6 +42,12 @@ _IN, _TT = Smmuv3EventClass.IN, Smmuv3EventClass.TT
 _PAGE = _TABLE = 0b11
 _BLOCK = 0b01
 _NO_LEAF = -1
+_LAYOUTS = {
+    (1, False): STAGE1_TABLE,
+    (1, True): STAGE1_LEAF,
+    (2, False): STAGE2_TABLE,
+    (2, True): STAGE2_LEAF,
+}
 
 
 class Level(NamedTuple):
@@ -291,13 +298,17 @@ def _stopped(
 
 
 def _step(table: Table, level: int, address: int, entry: int, *, is_leaf: bool) -> Step:
-    if table.stage == 1:
-        layout = STAGE1_LEAF if is_leaf else STAGE1_TABLE
-    else:
-        layout = STAGE2_LEAF if is_leaf else STAGE2_TABLE
+    layout = _LAYOUTS[table.stage, is_leaf]
     # A step shows the entry as it stands in memory, and its fields as the walk reads them.
     value = int.from_bytes(entry.to_bytes(8, "big"), "little") if table.big_endian else entry
-    return Step(_name(table.stage, level), layout.section, address, value, layout.describe(entry))
+    fields = _described(table.stage, is_leaf, entry)
+    return Step(_name(table.stage, level), layout.section, address, value, fields)
+
+
+@lru_cache(maxsize=1 << 14)
+def _described(stage: int, is_leaf: bool, entry: int) -> tuple[tuple[str, int], ...]:
+    """The fields of a descriptor: walks over the past of memory read the same ones again and again."""
+    return _LAYOUTS[stage, is_leaf].describe(entry)
 
 
 def _tags(table: Table, shift: int, address: int, entry: int, *, is_leaf: bool) -> CachedEntry | None:

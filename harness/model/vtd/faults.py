@@ -13,7 +13,7 @@ from typing import Self
 from harness.model.access import format_requester
 from harness.model.bits import Field, Layout
 
-__all__ = ["FRCD_REG", "VtdBlocked", "VtdFaultReason", "VtdFaultRecord"]
+__all__ = ["FRCD_REG", "VtdBlocked", "VtdFaultReason", "VtdFaultRecord", "meaningful_bits"]
 
 
 class VtdFaultReason(IntEnum):
@@ -241,6 +241,29 @@ FRCD_REG = Layout(
         Field("F", 127, 1),
     ),
 )
+
+_F, _PP, _FR = FRCD_REG["F"].mask, FRCD_REG["PP"].mask, FRCD_REG["FR"]
+_INDEX = FRCD_REG["FI"].mask >> _INDEX_LOW << _INDEX_LOW & FRCD_REG["FI"].mask
+_WITH_PASID = sum(FRCD_REG[name].mask for name in ("PV", "EXE", "PRIV"))
+_OF_DMA = sum(FRCD_REG[name].mask for name in ("FI", "T1", "T2"))
+_ALL = sum(entry.mask for entry in FRCD_REG.fields if not entry.name.startswith("RSVD"))
+
+
+def meaningful_bits(record: int) -> int:
+    """The bits of a fault recording register that mean something, beside reserved ones (VT-d 11.4.7.6).
+
+    Without F none does but F itself; PV, EXE and PRIV are there with PP. Of an interrupt fault FI holds the
+    interrupt_index, or nothing, and the type of the request nothing.
+    """
+    if not record & _F:
+        return _F
+    known = _ALL if record & _PP else _ALL & ~_WITH_PASID
+    reason = _FR.get(record)
+    if reason in _INTERRUPT_REASONS:
+        known &= ~_OF_DMA
+        if reason in _REASONS_WITH_INDEX:
+            known |= _INDEX
+    return known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

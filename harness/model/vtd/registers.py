@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import attrgetter, or_
 from typing import Self
 
 from harness.errors import SpecError
@@ -61,6 +63,7 @@ _REGISTERS = {
 _IVA_SIZE = 8  # IVA_REG stands at the offset that ECAP_REG.IRO gives, IOTLB_REG after it.
 _FRCD_SIZE = 16  # FRCD_REG[0] stands at the offset that CAP_REG.FRO gives.
 _SIZES = {name: size for name, (_, size) in _REGISTERS.items()} | {"iva": _IVA_SIZE, "iotlb": _IVA_SIZE}
+_VALUES = {size: attrgetter(*(name for name in _SIZES if _SIZES[name] == size)) for size in set(_SIZES.values())}
 
 # SAGAW has bit n set for an adjusted guest address width of 30 + 9n bits, which takes n + 2 levels; bits 0 and 4
 # are reserved (VT-d 11.4.2).
@@ -146,11 +149,10 @@ class VtdRegisters:
     frcd: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        values = [(name, getattr(self, name), size) for name, size in _SIZES.items()]
-        values += [(f"frcd[{index}]", value, _FRCD_SIZE) for index, value in enumerate(self.frcd)]
-        for name, value, size in values:
-            if not 0 <= value < 1 << 8 * size:
-                raise SpecError(f"{name}={value:#x} is not a value of a {8 * size}-bit register")
+        # Software changes registers all the time: one look at all that are of a size finds out whether one is wrong.
+        too_wide = any(reduce(or_, values(self)) >> 8 * size for size, values in _VALUES.items())
+        if too_wide or self.frcd:
+            self._check_values()
         if len(self.frcd) > self.fault_recording_registers:
             raise SpecError(
                 f"{len(self.frcd)} fault records, but CAP_REG.NFR says {self.fault_recording_registers}",
@@ -163,6 +165,13 @@ class VtdRegisters:
                 f"host_address_width={self.host_address_width}: paging entries hold addresses of 13 to 52 bits",
                 hint="the DMAR table's field is one less than the width",
             )
+
+    def _check_values(self) -> None:
+        values = [(name, getattr(self, name), size) for name, size in _SIZES.items()]
+        values += [(f"frcd[{index}]", value, _FRCD_SIZE) for index, value in enumerate(self.frcd)]
+        for name, value, size in values:
+            if not 0 <= value < 1 << 8 * size:
+                raise SpecError(f"{name}={value:#x} is not a value of a {8 * size}-bit register")
 
     @classmethod
     def read(cls, read: Callable[[int, int], int], *, host_address_width: int = 52) -> Self:

@@ -1,6 +1,6 @@
 """What a QEMU binary can do, found by asking it, and the refusal of what it cannot before anything is started.
 
-Nothing is concluded from a version. The binary is started twice on a q35 machine that never runs, and asked over QMP;
+Nothing is concluded from a version. The binary is started twice on a machine that never runs, and asked over QMP;
 whether virtio-iommu works on q35 no query tells (QEMU before 6.2 has the device, and refuses it: it had no ACPI table
 to describe it by), so the second start has one and either comes up or says why not.
 """
@@ -27,20 +27,24 @@ from harness.vmm.qemu.process import Listener, QemuProcess
 from harness.vmm.qemu.qmp import Qmp, QmpError
 from harness.vmm.rundir import RunDirectory
 
-__all__ = ["Capabilities", "ask", "cached", "require"]
+__all__ = ["PC", "Capabilities", "ask", "cached", "require"]
 
-_MACHINE = "q35"
+PC = "q35"
+"""The machine that guests run on."""
 _DEADLINE = 30.0
-_SCHEMA = 1  # of the cache entry
+_SCHEMA = 3  # of the cache entry
 # Types whose properties are recorded. Not those of all types: QEMU 7.2 ends when it is asked for the properties of one
 # that it lists and whose module is not installed (virtio-gpu-gl-device).
 _ASKED = (
+    "ICH9-LPC",
     "amd-iommu",
+    "arm-smmuv3",
     "edu",
     "intel-iommu",
     "iommu-testdev",
     "pcie-root-port",
     "pxb-pcie",
+    "riscv-iommu-pci",
     "virtio-blk-pci",
     "virtio-iommu-pci",
     "virtio-net-pci",
@@ -57,10 +61,10 @@ class Capabilities:
         commands: names of QMP commands.
         accelerators: that were built in or can be loaded ("tcg", "kvm", "qtest"); whether one works is another matter.
         cpu_models: names of processor models.
-        machine_properties: of the q35 machine.
+        machine_properties: of the machine that it was asked about.
         devices: names of all device types.
         properties: of each device type that a spec can ask for, the names of its properties.
-        refusals: for a device type that is there and does not work on q35, what QEMU said.
+        refusals: for a device type that is there and does not work on that machine, what QEMU said.
     """
 
     version: str
@@ -74,7 +78,7 @@ class Capabilities:
     refusals: dict[str, str]
 
     def has_device(self, name: str) -> bool:
-        """Whether it has the device type, and q35 takes it."""
+        """Whether it has the device type, and the machine takes it."""
         return name in self.devices and name not in self.refusals
 
     def has_property(self, device: str, name: str) -> bool:
@@ -86,7 +90,7 @@ class Capabilities:
         return name in self.commands
 
     def machine_has_property(self, name: str) -> bool:
-        """Whether the q35 machine has the property."""
+        """Whether the machine has the property."""
         return name in self.machine_properties
 
 
@@ -128,19 +132,19 @@ def require(machine: Machine, capabilities: Capabilities) -> None:
             )
 
 
-def cached(build: QemuBuild, directory: Path) -> Capabilities:
+def cached(build: QemuBuild, directory: Path, machine: str = PC) -> Capabilities:
     """Like `ask`, with the answer kept in a directory, under the identity of the binary and of how it is started.
 
     Raises:
         HostError: the directory cannot be written.
         VmmStartError: the binary does not start.
     """
-    entry = directory / f"capabilities-{_identity(build)}.json"
+    entry = directory / f"capabilities-{_identity(build, machine)}.json"
     try:
         return msgspec.json.decode(entry.read_bytes(), type=Capabilities)
     except (FileNotFoundError, msgspec.DecodeError):
         pass  # never asked, or the entry is damaged: ask, and write it anew
-    answer = ask(build)
+    answer = ask(build, machine)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         draft = entry.with_name(f"{entry.name}.{os.getpid()}")
@@ -153,8 +157,12 @@ def cached(build: QemuBuild, directory: Path) -> Capabilities:
     return answer
 
 
-def ask(build: QemuBuild) -> Capabilities:
+def ask(build: QemuBuild, machine: str = PC) -> Capabilities:
     """Start the binary and ask it; takes about a second.
+
+    Args:
+        build: the QEMU.
+        machine: one that it has.
 
     Raises:
         HostError: it cannot be run here.
@@ -162,8 +170,8 @@ def ask(build: QemuBuild) -> Capabilities:
         VmmTimeout: it does not answer.
     """
     with ThreadPoolExecutor(2) as pool:
-        answers = pool.submit(_interview, build)
-        refusal = pool.submit(_refusal, build, "virtio-iommu-pci")
+        answers = pool.submit(_interview, build, machine)
+        refusal = pool.submit(_refusal, build, machine, "virtio-iommu-pci")
         found = answers.result()
         text = refusal.result()
     if text and "virtio-iommu-pci" in found.devices:
@@ -171,13 +179,13 @@ def ask(build: QemuBuild) -> Capabilities:
     return found
 
 
-def _interview(build: QemuBuild) -> Capabilities:
+def _interview(build: QemuBuild, machine: str) -> Capabilities:
     with ExitStack() as stack:
-        qmp = _start(build, stack)
+        qmp = _start(build, machine, stack)
         greeting = qmp.execute("query-version", deadline=_DEADLINE)
         version = greeting["qemu"]
         machines = qmp.execute("query-machines", deadline=_DEADLINE)
-        name = next((m["name"] for m in machines if _MACHINE in (m["name"], m.get("alias"))), _MACHINE)
+        name = next((m["name"] for m in machines if machine in (m["name"], m.get("alias"))), machine)
         devices = _types(qmp, "device")
         return Capabilities(
             version=f"{version['major']}.{version['minor']}.{version['micro']}",
@@ -194,18 +202,18 @@ def _interview(build: QemuBuild) -> Capabilities:
         )
 
 
-def _refusal(build: QemuBuild, driver: str) -> str:
-    """What QEMU says when q35 is started with the device; empty when it comes up."""
+def _refusal(build: QemuBuild, machine: str, driver: str) -> str:
+    """What QEMU says when the machine is started with the device; empty when it comes up."""
     with ExitStack() as stack:
         try:
-            _start(build, stack, (("-device", driver),))
+            _start(build, machine, stack, (("-device", driver),))
         except VmmStartError as error:
             return error.evidence.strip()
     return ""
 
 
-def _start(build: QemuBuild, stack: ExitStack, devices: tuple[tuple[str, ...], ...] = ()) -> Qmp:
-    """A q35 machine that never runs, and its QMP."""
+def _start(build: QemuBuild, machine: str, stack: ExitStack, devices: tuple[tuple[str, ...], ...] = ()) -> Qmp:
+    """A machine that never runs, and its QMP."""
     directory = stack.enter_context(RunDirectory.create())
     listener = stack.enter_context(Listener(directory.path / "qmp.sock"))
     arguments = Arguments(
@@ -213,7 +221,7 @@ def _start(build: QemuBuild, stack: ExitStack, devices: tuple[tuple[str, ...], .
             ("-nodefaults",),
             ("-no-user-config",),
             ("-display", "none"),
-            ("-machine", _MACHINE),
+            ("-machine", machine),
             ("-accel", "tcg"),
             ("-S",),
             ("-chardev", f"socket,id=qmp,path={listener.path}"),
@@ -246,10 +254,11 @@ def _properties(qmp: Qmp, query: str, name: str) -> frozenset[str]:
         return frozenset()  # an abstract type, or one whose module is not installed
 
 
-def _identity(build: QemuBuild) -> str:
+def _identity(build: QemuBuild, machine: str) -> str:
     status = build.binary.stat()
     parts = [
         str(_SCHEMA),
+        machine,
         *build.argv_prefix,
         *(f"{name}={value}" for name, value in sorted(build.env.items())),
         f"{build.binary} {status.st_size} {status.st_mtime_ns}",

@@ -12,10 +12,10 @@ import base64
 import socket
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 
-from harness.errors import SpecError, VmmError
+from harness.errors import SpecError, VmmError, VmmTimeout
 from harness.vmm.qemu.process import QemuProcess
 
 __all__ = ["Qtest", "QtestError", "Width"]
@@ -49,14 +49,20 @@ class Qtest:
 
     Every call takes a `deadline`, seconds, and raises `VmmTimeout` when it passes, `VmmDied` when QEMU has ended, and
     `QtestError` when QEMU refuses the command.
+
+    Attributes:
+        tap: shown each batch of commands before it is sent; None where nobody looks.
     """
 
     def __init__(self, connection: socket.socket, process: QemuProcess) -> None:
         """Take over a connected socket."""
+        self.tap: Callable[[Sequence[str]], None] | None = None
         self._socket = connection
         self._process = process
         self._lock = threading.Lock()
-        self._buffer = bytearray()
+        self._rest = b""  # of what was received, after the last whole line
+        self._lines: list[str] = []  # answers that nobody has taken yet
+        self._posted: list[str] = []
         self._owed = 0  # answers to commands whose caller has given up
         self._has_base64: bool | None = None
 
@@ -110,24 +116,51 @@ class Qtest:
         Raises:
             QtestError: one or more failed; the message names the first.
         """
+        self.post(lines, deadline=deadline)
+        return self.collect(deadline=deadline)
+
+    def post(self, lines: Sequence[str], *, deadline: float = 10.0) -> None:
+        """Send commands, and leave their answers to `collect`, which takes those of everything that was posted.
+
+        Where there are too many to be under way at once, it waits for the answers to those before.
+        """
+        if self.tap is not None:
+            self.tap(lines)
         with self._lock:
             end = time.monotonic() + deadline
-            answers: list[str] = []
-            for part in _parts(lines):
-                try:
-                    self._send("".join(f"{line}\n" for line in part).encode(), end)
-                    self._owed += len(part)
-                    while self._owed > len(part):
-                        self._answer(end)
-                    answers += [self._answer(end) for _ in part]
-                except TimeoutError:
-                    raise self._process.timeout(f"qtest {part[0][:80]!r}", deadline) from None
-                except (OSError, EOFError):
-                    raise self._process.died(f"for qtest {part[0][:80]!r}") from None
-        for line, answer in zip(lines, answers, strict=True):
-            if not answer.startswith("OK"):
-                raise QtestError(f"qtest {line[:200]!r}: {answer}")
-        return [answer[2:].strip() for answer in answers]
+            try:
+                for part in _parts(lines):
+                    if self._posted:
+                        self._receive(self._owed + len(self._posted), end)
+                    self._posted += part
+                    self._socket.settimeout(max(0.001, end - time.monotonic()))
+                    self._socket.sendall(("\n".join(part) + "\n").encode())
+            except TimeoutError:
+                raise self._too_late(deadline) from None
+            except (OSError, EOFError):
+                raise self._process.died(f"for qtest {self._posted[-1][:80]!r}") from None
+
+    def collect(self, *, deadline: float = 10.0) -> list[str]:
+        """What follows the `OK` of each command that was posted.
+
+        Raises:
+            QtestError: one or more failed; the message names the first.
+        """
+        with self._lock:
+            end = time.monotonic() + deadline
+            try:
+                self._receive(self._owed + len(self._posted), end)
+            except TimeoutError:
+                raise self._too_late(deadline) from None
+            except (OSError, EOFError):
+                raise self._process.died(f"for qtest {self._posted[0][:80]!r}") from None
+            posted, self._posted = self._posted, []
+            answers = self._lines[self._owed :]
+            self._owed, self._lines = 0, []
+        if not all(answer.startswith("OK") for answer in answers):
+            line, answer = next(pair for pair in zip(posted, answers, strict=True) if not pair[1].startswith("OK"))
+            raise QtestError(f"qtest {line[:200]!r}: {answer}")
+        return [answer[3:].rstrip() for answer in answers]
 
     def close(self) -> None:
         """Close the channel."""
@@ -142,24 +175,22 @@ class Qtest:
                 self._has_base64 = False
         return self._has_base64
 
-    def _send(self, data: bytes, end: float) -> None:
-        self._socket.settimeout(max(0.001, end - time.monotonic()))
-        self._socket.sendall(data)
+    def _too_late(self, deadline: float) -> VmmTimeout:
+        """Whoever waited has given up: answers that still come belong to nobody."""
+        text = repr(self._posted[0][:80])
+        self._owed += len(self._posted)
+        self._posted = []
+        return self._process.timeout(f"qtest {text}", deadline)
 
-    def _answer(self, end: float) -> str:
-        while True:
-            line, found, rest = self._buffer.partition(b"\n")
-            if found:
-                self._buffer = rest
-                if line.startswith(b"IRQ "):
-                    continue
-                self._owed -= 1
-                return line.decode(errors="replace")
+    def _receive(self, count: int, end: float) -> None:
+        """Take answers until there are so many of them."""
+        while len(self._lines) < count:
             self._socket.settimeout(max(0.001, end - time.monotonic()))
             data = self._socket.recv(1 << 20)
             if not data:
                 raise EOFError
-            self._buffer += data
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            self._lines += [line.decode(errors="replace") for line in lines if not line.startswith(b"IRQ ")]
 
 
 def _port_letter(width: Width) -> str:

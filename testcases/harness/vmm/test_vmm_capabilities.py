@@ -102,7 +102,7 @@ def test_another_binary_under_the_same_path_is_asked_again(
     binary = tmp_path / "qemu"
     binary.write_text("one")
     mine = replace(build, binary=binary)
-    monkeypatch.setattr(module, "ask", lambda _: capabilities)
+    monkeypatch.setattr(module, "ask", lambda *_: capabilities)
     cached(mine, tmp_path / "cache")
     binary.write_text("another")
     cached(mine, tmp_path / "cache")

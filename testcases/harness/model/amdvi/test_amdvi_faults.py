@@ -200,7 +200,10 @@ def test_an_encoded_size_outside_of_its_level_faults(unit: Unit, level: int, one
 def test_a_permission_that_a_level_lacks_faults_with_pe(unit: Unit, level: int, name: str, kind: AccessKind) -> None:
     unit.map().set_fields(IOVA, level, {name: 0})
     flags = {"PR": 1, "PE": 1, "RW": 1} if kind is WRITE else {"PR": 1, "PE": 1}
-    assert_page_fault(unit.access(kind), AmdviFaultReason.NO_PERMISSION, level, **flags)
+    if level == 1:
+        assert_page_fault(unit.access(kind), AmdviFaultReason.NO_PERMISSION, level, **flags)
+    else:
+        assert_page_fault(unit.access(kind), AmdviFaultReason.NO_PERMISSION_OF_TABLE, level, **flags)
     other = AccessKind.READ if kind is WRITE else WRITE
     assert isinstance(unit.access(other), Translated)
 
@@ -213,7 +216,7 @@ def test_executing_without_pasid_is_reading(unit: Unit) -> None:
 @pytest.mark.parametrize("mode", [0, 4])
 def test_the_device_table_entry_takes_permissions_from_every_page_2_2_2_1(unit: Unit, mode: int) -> None:
     unit.set(Mode=mode, IW=0)
-    assert_page_fault(unit.access(WRITE), AmdviFaultReason.NO_PERMISSION, PR=1, PE=1, RW=1)
+    assert_page_fault(unit.access(WRITE), AmdviFaultReason.NO_PERMISSION_OF_DEVICE, PR=1, PE=1, RW=1)
     assert not isinstance(unit.access(), Fault)
 
 

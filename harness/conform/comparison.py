@@ -1,0 +1,263 @@
+"""Compares what was seen with what must be, and says what differs and whose doing it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from harness.conform.divergence import Divergence, Kind, Probe, differing_fields
+from harness.conform.edu import LANDING
+from harness.conform.memory import DATA, TwinMemory
+from harness.conform.prediction import Predictor, Request
+from harness.model.access import AccessKind, Bypassed, Fault, Outcome, Translated
+from harness.model.engine import Interrupt, MsiOutcome
+from harness.model.unit import Readout, Unit
+
+__all__ = ["LETTERS", "Comparison"]
+
+LETTERS = {1: "b", 2: "w", 4: "l", 8: "q"}
+"""What qtest commands end with, by the size of the access."""
+
+_WORD = 8
+_ALL_BITS = (1 << 64) - 1
+_NARROW = 4  # bytes; signatures tell when an access is of fewer
+_EXPLAINED = 2  # walks that are shown
+_PAGE = 4096  # the smallest page of all architectures: translation leaves the address within it alone
+_SHORTEST_PAYLOAD = 4  # bytes that occur nowhere else
+
+
+class Comparison:
+    """Compares one machine with one unit.
+
+    Args:
+        target: name of it, for signatures.
+        unit: of the model.
+        registers: physical address of offset 0 of the IOMMU's registers.
+        memory: the real memory and its twin.
+        ram: physical address where memory begins.
+        predictor: who knows what devices wrote.
+        report: takes each divergence; may raise to end the program.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        unit: Unit,
+        registers: int,
+        memory: TwinMemory,
+        ram: int,
+        predictor: Predictor,
+        report: Callable[[Divergence], None],
+    ) -> None:
+        self._target = target
+        self._unit = unit
+        self._registers = registers
+        self._memory = memory
+        self._ram = ram
+        self._predictor = predictor
+        self._report = report
+
+    def register(
+        self, step: int, offset: int, size: int, wanted: Readout, seen: int, requests: Sequence[Request] = ()
+    ) -> None:
+        """Compare what a register reads as.
+
+        Args:
+            step: number of the program's step.
+            offset, size: what was read, bytes.
+            wanted: what it must read as.
+            seen: what it did.
+            requests: that may have changed it.
+        """
+        if wanted.agrees(seen):
+            return
+        place = self._unit.register_at(offset)
+        section = place.layout.section if place is not None and place.layout is not None else ""
+        text = self._register_text(offset, size, wanted, seen, requests)
+        detail = f"register at {offset:#x}: must be {wanted.value:#x} in the bits {wanted.known:#x}, is {seen:#x}"
+        probe = Probe(f"read{LETTERS[size]} {self._registers + offset:#x}", wanted.value, wanted.known, seen)
+        self._say(Kind.REGISTER, step, text, section, [detail, *self._walks(requests)], probe)
+
+    def register_signature(self, offset: int, size: int, wanted: Readout, seen: int) -> str:
+        """The signature of what `register` would report, were there no requests."""
+        return f"{self._target}: {Kind.REGISTER}: {self._register_text(offset, size, wanted, seen, ())}"
+
+    def _register_text(self, offset: int, size: int, wanted: Readout, seen: int, requests: Sequence[Request]) -> str:
+        place = self._unit.register_at(offset)
+        if place is None:
+            return f"register at {offset:#x} reads as {seen:#x} for {wanted.value:#x}"
+        fields = differing_fields(place, offset, wanted.value, seen, wanted.known)
+        narrow = f" by {size}" if size < _NARROW else ""
+        return f"{place.name}{narrow}: {', '.join(fields)}{_after(requests)}"
+
+    def unrecorded(self, step: int, requests: Sequence[Request]) -> None:
+        """Report faults that were not recorded, of a unit that keeps the first record."""
+        for request in requests:
+            other = AccessKind.READ if request.access.kind is AccessKind.WRITE else AccessKind.WRITE
+            allowed = self._unit.outcomes(replace(request.access, kind=other))
+            page = f" where a {other} may pass" if any(isinstance(each, Translated) for each in allowed) else ""
+            detail = f"{request.access}: {request.outcome}; no record of it"
+            text = f"{_said(request.outcome)}{page} is not recorded"
+            self._say(Kind.REGISTER, step, text, "", [detail, *self._walks([request])], None)
+
+    def writes(self, step: int, requests: Sequence[Request]) -> frozenset[int]:
+        """Find out which writes of devices went where they must not, or did not go where they must.
+
+        Args:
+            step: number of the program's step.
+            requests: that were made.
+
+        Returns:
+            Offsets of the words whose difference that explains.
+        """
+        differing = list(self._memory.differences())
+        explained: set[int] = set()
+        writes = [request for request in requests if request.dma.kind is AccessKind.WRITE]
+        # What arrived where it must not may have come over what had to be there.
+        for request in sorted(writes, key=lambda request: request.address is not None):
+            explained |= self._write(step, request, [at for at in differing if at not in explained])
+        return frozenset(explained)
+
+    def memory(self, step: int, requests: Sequence[Request], explained: frozenset[int] = frozenset()) -> None:
+        """Find out what else differs in memory; afterwards nothing does: the twin has what is there.
+
+        Args:
+            step: number of the program's step.
+            requests: that may have changed it.
+            explained: words that `writes` has told of.
+        """
+        differing = list(self._memory.differences())
+        try:
+            for at in differing:
+                if at not in explained:
+                    self._word(step, at, requests)
+        finally:
+            for at in differing:
+                self._memory.twin[at : at + _WORD] = self._memory.real[at : at + _WORD]
+
+    def _write(self, step: int, request: Request, differing: Sequence[int]) -> set[int]:
+        """The words whose difference one write explains, which is then reported."""
+        data = self._predictor.written(request)
+        if request.address is not None:
+            at = request.address - self._ram
+            words = set(range(at & -_WORD, at + len(data), _WORD))
+            if words.isdisjoint(differing) or self._memory.real_has(at, data):
+                return set()
+            self._dma(step, request, "did not arrive", at)
+            return words
+        place = self._arrival(request, data, differing)
+        if place is None:
+            return set()
+        untranslated = place + self._ram == request.access.iova
+        self._dma(step, request, "arrived untranslated" if untranslated else "arrived", place)
+        return set(range(place & -_WORD, place + len(data), _WORD))
+
+    def _arrival(self, request: Request, data: bytes, differing: Sequence[int]) -> int | None:
+        """Where the data of a blocked write arrived: at its place in a page, or where nothing else is like it."""
+        # What a device has read before stands elsewhere as well, and so do few bytes.
+        if len(data) < _SHORTEST_PAYLOAD or request.dma.offset in LANDING:
+            return None
+        within = request.access.iova % _PAGE
+        for word in differing:
+            at = word // _PAGE * _PAGE + within
+            if at & -_WORD == word and self._is_new(at, data):
+                return at
+        for word in differing:
+            at = self._memory.real.find(data, word, word + _WORD - 1 + len(data))
+            if at >= 0 and self._unit.structure_at(at + self._ram) is None:
+                return at
+        return None
+
+    def _is_new(self, at: int, data: bytes) -> bool:
+        """Whether these bytes are there, and must not be, and nothing that the IOMMU itself writes is."""
+        twin = bytes(self._memory.twin[at : at + len(data)])
+        return self._memory.real_has(at, data) and twin != data and self._unit.structure_at(at + self._ram) is None
+
+    def _dma(self, step: int, request: Request, seen: str, at: int) -> None:
+        """Say what a write did; where its data had been read before, and are others, what the read did."""
+        read = self._predictor.last_read(request.dma.device) if request.dma.offset in LANDING else None
+        write = f"{request.dma.kind} with {self._said(request)}"
+        text, source = f"{write} {seen}", ""
+        if read is not None:
+            source = f"\nwhat it wrote it had read before: {read.access}: {read.outcome}"
+            if seen == "did not arrive":
+                text = f"read with {self._said(read)}, and {write} of what was read {seen}"
+        detail = f"{request.access}: must be {request.outcome}; it {seen} at {at + self._ram:#x}{source}"
+        walks = self._walks([request] if read is None else [read, request])
+        self._say(Kind.DMA, step, text, "", [detail, *walks], self._probe(at & -_WORD))
+
+    def _word(self, step: int, at: int, requests: Sequence[Request]) -> None:
+        address = at + self._ram
+        probe = self._probe(at)
+        place = self._unit.structure_at(address)
+        text = f"memory changed in {'data' if at in DATA else 'tables or queues'}{_after(requests)}"
+        section = ""
+        if place is not None:
+            fields = differing_fields(place, address, probe.wanted, probe.seen, probe.known)
+            text = f"{place.name}: {', '.join(fields)}"
+            section = place.layout.section if place.layout else ""
+        detail = f"memory at {address:#x}: must be {probe.wanted:#018x}, is {probe.seen:#018x}"
+        self._say(Kind.MEMORY, step, text, section, [detail, *self._walks(requests)], probe)
+
+    def _said(self, request: Request) -> str:
+        """What must become of a request; and whether it is blocked only because it is not privileged."""
+        text = _said(request.outcome) + self._reason(request)
+        if isinstance(request.outcome, Fault) and not request.access.privileged:
+            others = self._unit.outcomes(replace(request.access, privileged=True))
+            if not any(isinstance(each, Fault) for each in others):
+                text += " of an unprivileged request"
+        return text
+
+    def _reason(self, request: Request) -> str:
+        """Why a request is blocked, where its fault has several reasons and the model tells which it is."""
+        if not isinstance(request.outcome, Fault):
+            return ""
+        explanation = self._unit.explain(request.access)
+        present = explanation.outcome
+        if not explanation.steps or not isinstance(present, Fault) or present.code is not request.outcome.code:
+            return ""
+        reason = explanation.steps[-1].reason
+        return f" ({reason})" if reason else ""
+
+    def _probe(self, at: int) -> Probe:
+        """The 64-bit word of memory at an offset, both sides."""
+        wanted, seen = (
+            int.from_bytes(copy[at : at + _WORD], "little") for copy in (self._memory.twin, self._memory.real)
+        )
+        return Probe(f"readq {at + self._ram:#x}", wanted, _ALL_BITS, seen)
+
+    def _walks(self, requests: Sequence[Request]) -> Iterator[str]:
+        """The model's walks of the first requests that are blocked, or else of the first."""
+        blocked = [request for request in requests if isinstance(request.outcome, Fault)]
+        for request in (blocked or list(requests))[:_EXPLAINED]:
+            yield str(self._unit.explain(request.access))
+
+    def _say(self, kind: Kind, step: int, text: str, section: str, detail: Sequence[str], probe: Probe | None) -> None:
+        self._report(
+            Divergence(
+                kind=kind,
+                signature=f"{self._target}: {kind}: {text}",
+                step=step,
+                section=section,
+                detail="\n".join(detail),
+                probe=probe,
+            )
+        )
+
+
+def _after(requests: Sequence[Request]) -> str:
+    """The one kind of fault that requests have had; nothing where there was none, or more than one kind."""
+    faults = {request.outcome.code.name for request in requests if isinstance(request.outcome, Fault)}
+    return f" after fault {min(faults)}" if len(faults) == 1 else ""
+
+
+def _said(outcome: Outcome | MsiOutcome) -> str:
+    match outcome:
+        case Fault(code=code):
+            return f"fault {code.name}"
+        case Bypassed(reason=reason):
+            return f"bypass ({reason})"
+        case Interrupt():
+            return "interrupt"
+        case _:
+            return "translation"

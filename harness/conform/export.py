@@ -1,0 +1,128 @@
+"""A program as a qtest script: what can be sent to people who have QEMU and nothing of this.
+
+The head of the script has the command line that it is piped into, and what the last commands must give. The processor
+does not run: with the qtest accelerator time passes by the script's own `clock_step`; a build without it runs TCG with
+a clock that jumps, and wants its commands one after the other.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+
+from harness.conform.board import Board
+from harness.conform.command import Clock, MachineWords, machine_words
+from harness.conform.divergence import Probe
+from harness.conform.edu import CLOCK_STEP, LANDING, first_buffer, order
+from harness.conform.layout import DEVICES, DmaDevice
+from harness.conform.memory import DATA, first_word
+from harness.conform.placing import place, registers_of
+from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store, Unplug, Write
+from harness.errors import SpecError
+from harness.model.access import AccessKind
+
+__all__ = ["qtest_script"]
+
+_LETTER = {1: "b", 2: "w", 4: "l", 8: "q"}
+_SLOWLY = 'while read -r line; do echo "$line"; sleep 0.02; done'
+
+
+def qtest_script(
+    program: Program,
+    words: MachineWords,
+    registers: int,
+    clock: Clock,
+    probes: Sequence[Probe],
+    *,
+    binary: str,
+    prepare: Sequence[str] = (),
+    looks: Sequence[str] = (),
+    comments: Sequence[str] = (),
+) -> str:
+    """The script.
+
+    Args:
+        program: what it does; without resets and hot-plug.
+        words: of the target's command line.
+        registers: physical address of the IOMMU's registers.
+        clock: of the build.
+        probes: what shows the divergence; their commands stand at the end.
+        binary: name of the emulator.
+        prepare: qtest commands for the IOMMU itself, before all others.
+        looks: qtest commands that read what tells of faults, before the probes.
+        comments: lines for the head.
+
+    Raises:
+        SpecError: it resets the machine, or plugs devices: no qtest command does that on every board.
+    """
+    ids = {step.device for step in program.steps if isinstance(step, Dma)}
+    devices = [entry for entry in DEVICES if entry.id in ids]
+    line = shlex.join([binary, *machine_words(words, clock, devices), "-qtest", "stdio", "-qtest-log", "none"])
+    feed = "grep -v '^#' FILE" if clock is Clock.QTEST else f"grep -v '^#' FILE | {_SLOWLY}"
+    head = [*comments, "", "Run it with", f"  {feed} | {line}"]
+    if probes:
+        head += ["", "The last lines of the output, what they must be, and what they are:"]
+        head += [
+            f"  {probe.command}: {probe.wanted:#x} in the bits {probe.known:#x}; {probe.seen:#x}" for probe in probes
+        ]
+    lines = [
+        *place(words.board, devices),
+        *prepare,
+        *_load_buffers(words.board, devices, program, clock),
+        *_first_data(words.board, probes),
+        *_commands(program.steps, words.board, registers, clock),
+        *looks,
+        *(probe.command for probe in probes),
+    ]
+    return "".join(f"# {text}".rstrip() + "\n" for text in head) + "".join(f"{line}\n" for line in lines)
+
+
+def _load_buffers(board: Board, devices: Sequence[DmaDevice], program: Program, clock: Clock) -> Iterator[str]:
+    """Have each device read what it writes later, before its IOMMU does anything."""
+    at = board.ram + DATA.start
+    for entry in devices:
+        used = [
+            range(step.offset, step.offset + step.length)
+            for step in program.steps
+            if isinstance(step, Dma) and step.device == entry.id and step.kind is AccessKind.WRITE
+        ]
+        buffer = first_buffer(DEVICES.index(entry))
+        for part in used:
+            if part.start < LANDING.start:
+                yield f"write {at:#x} {len(part):#x} 0x{buffer[part.start : part.stop].hex()}"
+                yield from order(registers_of(board, entry), AccessKind.READ, at, len(part), part.start)
+                yield from _time_passes(clock)
+
+
+def _first_data(board: Board, probes: Sequence[Probe]) -> Iterator[str]:
+    """What is in memory at first where the last commands look."""
+    for probe in probes:
+        name, address, *_ = probe.command.split()
+        at = int(address, 16) - board.ram
+        if name == "readq" and at in DATA:
+            yield f"writeq {address} {first_word(at):#x}"
+
+
+def _commands(steps: Sequence[Step], board: Board, registers: int, clock: Clock) -> Iterator[str]:
+    for step in steps:
+        match step:
+            case Store(address, data):
+                yield f"write {address:#x} {len(data):#x} 0x{data.hex()}"
+            case Write(offset, size, value):
+                yield f"write{_LETTER[size]} {registers + offset:#x} {value:#x}"
+            case Read(offset, size):
+                yield f"read{_LETTER[size]} {registers + offset:#x}"
+            case Dma(device=id):
+                entry = next(entry for entry in DEVICES if entry.id == id)
+                yield from order(registers_of(board, entry), step.kind, step.iova, step.length, step.offset)
+                yield from _time_passes(clock)
+            case Reset() | Plug() | Unplug():
+                raise SpecError(
+                    "a program that resets or plugs has no qtest script: no qtest command does that on every board",
+                    hint="run it with viommu replay",
+                )
+
+
+def _time_passes(clock: Clock) -> Iterator[str]:
+    if clock is Clock.QTEST:
+        yield CLOCK_STEP

@@ -1,0 +1,102 @@
+"""Two copies of a machine's memory, the real one and what must be in it, and how they are compared.
+
+Memory is laid out the same way on every board::
+
+    0x000000  not used, and not compared: boards have other things there, or a reset puts a device tree there
+    0x100000  queues, records, status
+    0x140000  tables
+    0x400000  data: pages that devices may reach; every word of them tells where it stands
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Iterator
+
+from harness.conform.command import RAM_BYTES
+
+__all__ = ["DATA", "HOT_DATA", "QUEUES", "TABLES", "TwinMemory", "first_word"]
+
+QUEUES = range(0x10_0000, 0x14_0000)
+"""Where queues, records and status are, from the start of memory on."""
+TABLES = range(0x14_0000, 0x3F_0000)
+"""Where tables are; the last of them is no neighbour of data."""
+DATA = range(0x40_0000, RAM_BYTES)
+"""Where pages are that devices may reach."""
+HOT_DATA = range(DATA.start, DATA.start + 0x4_0000)
+"""Those of them that most DMA goes to."""
+
+_FIRST = QUEUES.start
+_WORD = 8
+_BLOCK = 4096
+_PART = 64 * _BLOCK
+_HOT = (QUEUES, HOT_DATA)
+
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+
+def first_word(at: int) -> int:
+    """What a word of data at an offset holds at first: its own place, in a form that no program makes up."""
+    return 0xDA7A << 48 | at
+
+
+class TwinMemory:
+    """The real memory and its twin.
+
+    Args:
+        real: of the machine.
+
+    Attributes:
+        real: the same.
+        twin: what must be in it.
+    """
+
+    def __init__(self, real: mmap.mmap) -> None:
+        self.real = real
+        self.twin = bytearray(RAM_BYTES)
+        data = b"".join(first_word(at).to_bytes(_WORD, "little") for at in range(DATA.start, DATA.stop, _WORD))
+        self._first = bytes(DATA.start) + data
+        # Neither moves while it is open.
+        self._real_at = ctypes.addressof(ctypes.c_char.from_buffer(real))
+        self._twin_at = ctypes.addressof(ctypes.c_char.from_buffer(self.twin))
+        self.begin()
+
+    def begin(self) -> None:
+        """Both hold what they hold at the beginning of a program."""
+        self.real[:] = self._first
+        self.twin[:] = self._first
+
+    def hot_agrees(self) -> bool:
+        """Whether they are the same where most changes are."""
+        return not any(self._differ(where.start, len(where)) for where in _HOT)
+
+    def agrees(self) -> bool:
+        """Whether they are the same everywhere."""
+        return not self._differ(_FIRST, RAM_BYTES - _FIRST)
+
+    def real_has(self, at: int, data: bytes) -> bool:
+        """Whether the real memory holds these bytes at an offset."""
+        return self.real[at : at + len(data)] == data
+
+    def twin_has(self, at: int, data: bytes) -> bool:
+        """Whether the twin does."""
+        return self.twin[at : at + len(data)] == data
+
+    def differences(self) -> Iterator[int]:
+        """Offsets of the 64-bit words that differ, in ascending order."""
+        for part in range(_FIRST, RAM_BYTES, _PART):
+            if self._differ(part, min(_PART, RAM_BYTES - part)):
+                for block in range(part, min(part + _PART, RAM_BYTES), _BLOCK):
+                    if self._differ(block, _BLOCK):
+                        yield from self._words(block)
+
+    def _words(self, block: int) -> Iterator[int]:
+        """Those in one block."""
+        for at in range(block, block + _BLOCK, _WORD):
+            if self.real[at : at + _WORD] != self.twin[at : at + _WORD]:
+                yield at
+
+    def _differ(self, start: int, size: int) -> bool:
+        return bool(_memcmp(self._real_at + start, self._twin_at + start, size))

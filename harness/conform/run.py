@@ -1,0 +1,364 @@
+"""Runs a program on QEMU and on the unit of the model, and compares them as it goes.
+
+Steps are put together into rounds: stores first, then accesses to registers, then one DMA for each of many devices, all
+sent to QEMU at once. While QEMU works, the unit says what must come of it. Then everything is compared: what registers
+read as, where data went and where not, and the memory in which most happens; the rest of memory at the end of the
+program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from harness.conform.buffers import check_buffers, fill_buffers
+from harness.conform.command import RAM_BYTES
+from harness.conform.comparison import LETTERS, Comparison
+from harness.conform.divergence import Divergence, Kind
+from harness.conform.edu import BUFFER_BYTES, CLOCK_STEP, order
+from harness.conform.layout import DEVICES, DmaDevice, device
+from harness.conform.machine import ConformMachine
+from harness.conform.memory import TwinMemory
+from harness.conform.prediction import Predictor, Request, WatchedMemory
+from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store, Unplug, Write
+from harness.conform.target import Bound, Target
+from harness.errors import SpecError, VmmCrashed, VmmDied, VmmError, VmmTimeout
+from harness.model.access import Bypassed, Fault, Outcome, Translated
+from harness.model.caches.staleness import TooManyWalks
+from harness.model.engine import Interrupt, MsiOutcome, NotModelled
+from harness.model.memory import MappedMemory, OutsideMemory, Region
+from harness.model.unit import Coverage, Readout
+from harness.vmm.qemu.stacks import stacks
+
+__all__ = ["Result", "Runner"]
+
+_LAST_WORDS = 200  # characters of QEMU's last message that a signature has
+
+
+@dataclass
+class Result:
+    """What came of a program.
+
+    Attributes:
+        divergences: in the order in which they were seen; the last one ended the program, unless it is one that was
+            said to be known and to change nothing that follows.
+        dmas: how many were compared.
+        unjudged: why the model could not go on; empty when it could.
+        broken: QEMU is gone or does not answer.
+    """
+
+    divergences: list[Divergence] = field(default_factory=list)
+    dmas: int = 0
+    unjudged: str = ""
+    broken: bool = False
+
+
+@dataclass
+class _Round:
+    """What is sent at once.
+
+    Attributes:
+        lines: qtest commands.
+        reads: number of the line, number of the step, the step, and what must be read.
+        dmas: in their order.
+        busy: devices of those.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    reads: list[tuple[int, int, Read, Readout]] = field(default_factory=list)
+    dmas: list[Dma] = field(default_factory=list)
+    busy: set[str] = field(default_factory=set)
+
+
+class _Stop(Exception):
+    """The program cannot go on: nothing that would follow means anything."""
+
+
+class Runner:
+    """Runs programs of one target, one after the other, on one machine.
+
+    Args:
+        machine: started, and not yet used for anything else.
+        target: of all programs.
+        coverage: what is exercised is noted there.
+        carries_on: whether the program goes on after a divergence with that signature, since it is known, and known to
+            change nothing but what is seen of it.
+
+    Attributes:
+        bound: the target on this machine.
+        evidence_lines: qtest commands that read what tells of faults.
+
+    Raises:
+        VmmError: DMA does not work on this machine as long as its IOMMU is as a reset leaves it.
+    """
+
+    def __init__(
+        self,
+        machine: ConformMachine,
+        target: Target,
+        coverage: Coverage,
+        carries_on: Callable[[str], bool] = lambda signature: False,
+    ) -> None:
+        self.machine = machine
+        self._target = target
+        self._coverage = coverage
+        self._carries_on = carries_on
+        self._ram = machine.board.ram
+        self._memory = TwinMemory(machine.ram)
+        machine.qtest.batch(target.prepare)
+        fill_buffers(machine)
+        check_buffers(machine)
+        self._reset_board()
+        twin = MappedMemory(self._memory.twin, [Region(self._ram, RAM_BYTES)])
+        records = WatchedMemory(twin)
+        self.bound: Bound = target.bind(machine, records, coverage)
+        self._unit = self.bound.unit
+        self._predictor = Predictor(self._unit, self._memory, records, twin, machine.board)
+        self._comparison = Comparison(
+            target.name, self._unit, self.bound.registers, self._memory, self._ram, self._predictor, self._report
+        )
+        self._evidence = tuple(self._unit.evidence)
+        self.evidence_lines = [self._read_line(offset, size) for offset, size in self._evidence]
+        self._absent: set[DmaDevice] = set()  # that are unplugged
+        self._begin(thorough=False)
+
+    def run(self, program: Program, *, thorough: bool = False) -> Result:
+        """Run one.
+
+        Args:
+            program: of this target.
+            thorough: compare all of memory after each round, to see at once what else shows at the end.
+
+        Raises:
+            SpecError: the program names a device that there is not, or memory that there is not.
+        """
+        self._begin(thorough=thorough)
+        try:
+            self._reset_board()
+            for entry in tuple(self._absent):
+                self._plug(entry)
+            fill_buffers(self.machine)
+            self._predictor.begin()
+            self._memory.begin()
+            self._unit.reset()
+            for number, step in enumerate(program.steps):
+                self._take(number, step)
+                self._step = number
+            self._finish()
+            if not thorough and not self._memory.agrees():
+                self._comparison.memory(self._step, ())
+        except _Stop:
+            pass
+        except (NotModelled, TooManyWalks) as error:
+            self._result.unjudged = error.message
+            self._let_finish_or_break()
+        except (VmmCrashed, VmmDied) as error:
+            self._broke(Kind.CRASH, error)
+        except VmmTimeout as error:
+            self._broke(Kind.HANG, error, stacks(self.machine.process.pid))
+        return self._result
+
+    def _begin(self, *, thorough: bool) -> None:
+        self._thorough = thorough
+        self._result = Result()
+        self._round = _Round()
+        self._step = 0
+        self._lengths: dict[str, int] = {}  # of each device's last DMA
+        self._predictor.begin()
+
+    def _reset_board(self) -> None:
+        self.machine.reset()
+        self.machine.qtest.batch(self._target.prepare)
+
+    def _take(self, number: int, step: Step) -> None:
+        """Do a step, or put it with the others of its round."""
+        match step:
+            case Dma(device=id) if any(entry.id == id for entry in self._absent):
+                pass
+            case Dma():
+                if step.device in self._round.busy:
+                    self._finish()
+                self._order(step)
+            case Write(offset, size, value):
+                if self._round.dmas:
+                    self._finish()
+                self._round.lines.append(f"write{LETTERS[size]} {self.bound.registers + offset:#x} {value:#x}")
+                self._unit.write(offset, size, value)
+            case Read(offset, size):
+                if self._round.dmas:
+                    self._finish()
+                round = self._round
+                round.reads.append((len(round.lines), number, step, self._unit.read(offset, size)))
+                round.lines.append(self._read_line(offset, size))
+            case Store(address, data):
+                if self._round.lines:
+                    self._finish()
+                try:
+                    self._unit.store(address, data)
+                except OutsideMemory as error:
+                    raise SpecError(f"step {number}: {error.message}") from None
+                at = address - self._ram
+                self.machine.ram[at : at + len(data)] = data
+            case Reset():
+                self._finish()
+                self._reset_board()
+                self._unit.reset()
+            case Plug(device=id):
+                self._finish()
+                if _known(id) in self._absent:
+                    self._plug(_known(id))
+            case Unplug(device=id):
+                self._finish()
+                if _known(id) not in self._absent:
+                    self._absent.add(_known(id))
+                    self.machine.unplug(_known(id))
+
+    def _plug(self, entry: DmaDevice) -> None:
+        self._absent.discard(entry)
+        self.machine.plug(entry)
+        self._predictor.plugged(entry.id)
+        self._lengths.pop(entry.id, None)
+
+    def _order(self, dma: Dma) -> None:
+        bar = self.machine.bars.get(dma.device)
+        if bar is None:
+            raise SpecError(f"there is no device {dma.device!r}", hint=f"there are {DEVICES[0].id} to {DEVICES[-1].id}")
+        if not 0 <= dma.offset <= BUFFER_BYTES - dma.length:
+            raise SpecError(f"{dma.length} bytes at {dma.offset:#x} are not in an edu's buffer of {BUFFER_BYTES}")
+        same_length = self._lengths.get(dma.device) == dma.length
+        self._lengths[dma.device] = dma.length
+        round = self._round
+        round.lines += order(bar, dma.kind, dma.iova, dma.length, dma.offset, same_length=same_length)
+        round.dmas.append(dma)
+        round.busy.add(dma.device)
+
+    def _finish(self) -> None:
+        """Send the round, and compare what comes of it."""
+        round, self._round = self._round, _Round()
+        if not round.lines:
+            return
+        qtest = self.machine.qtest
+        if round.dmas and self.machine.uses_clock_steps:
+            round.lines.append(CLOCK_STEP)
+        qtest.post(round.lines)
+        requests = self._predictor.predict(round.dmas) if round.dmas else []
+        answers = qtest.collect()
+        evidence = self._take_evidence(round)
+        if round.dmas:
+            requests = self._resolve(round, requests, evidence)
+        self._result.dmas += len(round.dmas)
+        for request in requests:
+            self._note(request)
+        for line, number, read, wanted in round.reads:
+            self._comparison.register(number, read.offset, read.size, wanted, int(answers[line], 16))
+        agrees = self._memory.agrees() if self._thorough else self._memory.hot_agrees()
+        if not agrees:
+            # Records first: they tell more than the registers that count them.
+            explained = self._comparison.writes(self._step, requests)
+            self._comparison.memory(self._step, requests, explained)
+        for (offset, size), seen in zip(self._evidence, evidence, strict=False):
+            self._comparison.register(self._step, offset, size, self._unit.read(offset, size), seen, requests)
+
+    def _resolve(self, round: _Round, requests: list[Request], evidence: list[int]) -> list[Request]:
+        """Find the outcomes that were seen, where there is a choice; and the faults that should have a record."""
+
+        def fits() -> bool:
+            return self._fits(evidence)
+
+        requests = self._predictor.choose(round.dmas, requests, fits)
+        self._comparison.unrecorded(self._step, self._predictor.silent)
+        if self._unit.keeps_first_record and not self._tells_the_same(evidence):
+            requests, unrecorded = self._predictor.find_unrecorded(round.dmas, requests, fits)
+            self._comparison.unrecorded(self._step, unrecorded)
+        return requests
+
+    def _take_evidence(self, round: _Round) -> list[int]:
+        """What the registers say that tell of faults, once all DMA is done; nothing where there was none."""
+        if not round.dmas:
+            return []
+        machine = self.machine
+        if machine.uses_clock_steps:
+            return [int(answer, 16) for answer in machine.qtest.batch(self.evidence_lines)]
+        last = machine.bars[round.dmas[-1].device]
+        while True:
+            done, *answers = machine.qtest.batch([machine.is_done(last), *self.evidence_lines])
+            if not int(done, 16) & 1:
+                return [int(answer, 16) for answer in answers]
+            machine.wait_until_done(last)
+
+    def _let_finish_or_break(self) -> None:
+        """The same, where the machine may break while it does."""
+        try:
+            self._let_finish()
+        except (VmmCrashed, VmmDied) as error:
+            with suppress(_Stop):
+                self._broke(Kind.CRASH, error)
+        except VmmTimeout as error:
+            with suppress(_Stop):
+                self._broke(Kind.HANG, error, stacks(self.machine.process.pid))
+
+    def _let_finish(self) -> None:
+        """Nobody looks at the round any more; but no DMA of it may come later."""
+        self.machine.qtest.collect()
+        for bar in self.machine.bars.values():
+            self.machine.wait_until_done(bar)
+
+    def _fits(self, evidence: list[int]) -> bool:
+        """Whether what was seen agrees with the unit and the twin memory as they are."""
+        return self._tells_the_same(evidence) and self._memory.agrees()
+
+    def _tells_the_same(self, evidence: list[int]) -> bool:
+        """Whether the registers that tell of faults say what they must.
+
+        Where the first record alone is kept, what is known to be otherwise in it counts as the same: it would hide
+        which fault it is of.
+        """
+        for (offset, size), seen in zip(self._evidence, evidence, strict=True):
+            wanted = self._unit.read(offset, size)
+            if not wanted.agrees(seen) and not (
+                self._unit.keeps_first_record
+                and self._carries_on(self._comparison.register_signature(offset, size, wanted, seen))
+            ):
+                return False
+        return True
+
+    def _read_line(self, offset: int, size: int) -> str:
+        return f"read{LETTERS[size]} {self.bound.registers + offset:#x}"
+
+    def _note(self, request: Request) -> None:
+        outcome: Outcome | MsiOutcome = request.outcome
+        match outcome:
+            case Translated(size=size):
+                self._coverage.note("page", f"{size:#x}")
+            case Fault(code=code):
+                self._coverage.note("fault", code.name)
+            case Bypassed(reason=reason):
+                self._coverage.note("bypass", reason.name)
+            case Interrupt(remapped=remapped):
+                self._coverage.note("interrupt", "remapped" if remapped else "as it is")
+            case _:
+                self._coverage.note("interrupt", "posted")
+
+    def _report(self, divergence: Divergence) -> None:
+        self._result.divergences.append(divergence)
+        if not self._carries_on(divergence.signature):
+            raise _Stop
+
+    def _broke(self, kind: Kind, error: VmmError, doing: str = "") -> None:
+        """QEMU is gone, or does not answer: that is a divergence too."""
+        process = self.machine.process
+        last = (process.stderr.strip().splitlines() or [process.status])[-1][:_LAST_WORDS]
+        detail = "\n".join(filter(None, (str(error), doing)))
+        self._result.divergences.append(
+            Divergence(kind=kind, signature=f"{self._target.name}: {kind}: {last}", step=self._step, detail=detail)
+        )
+        self._result.broken = True
+
+
+def _known(id: str) -> DmaDevice:
+    entry = device(id)
+    if entry is None or not entry.can_unplug:
+        able = ", ".join(entry.id for entry in DEVICES if entry.can_unplug)
+        raise SpecError(f"{id!r} cannot be unplugged", hint=f"these can: {able}")
+    return entry

@@ -1,0 +1,144 @@
+"""amd-iommu: DMA remapping, and interrupt remapping beside it, on a q35."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from harness.conform.board import PC
+from harness.conform.command import MachineWords
+from harness.conform.layout import DEVICES
+from harness.conform.machine import ConformMachine
+from harness.conform.placing import configuration
+from harness.conform.program import Program
+from harness.conform.target import Bound
+from harness.conform.targets.amd_programs import Generation
+from harness.conform.targets.amd_universe import UNREACHABLE, universe
+from harness.errors import Unsupported, VmmError
+from harness.model.amdvi.registers import AmdviRegisters
+from harness.model.amdvi.unit import AmdviUnit
+from harness.model.memory import WritableMemory
+from harness.model.unit import Coverage
+from harness.pci import Address
+from harness.vmm.qemu.capabilities import Capabilities
+
+__all__ = ["AMD_TARGETS", "AmdIommu"]
+
+_REGISTERS = 0xFED8_0000  # QEMU, hw/i386/amd_iommu.h: AMDVI_BASE_ADDR
+_SLOTS = 32
+_FIRST_RELEASE = 7  # QEMU, hw/i386/amd_iommu.c: up to 5.2 amdvi_writeq_raw takes value and offset for each other
+_AMD = 0x1022
+_IOMMU_CLASS = 0x0806
+_CAPABILITIES, _SECURE_DEVICE = 0x34, 0x0F
+
+
+@dataclass(frozen=True, slots=True)
+class AmdIommu:
+    """An amd-iommu.
+
+    Attributes:
+        name: "amd-iommu/dma", "amd-iommu/interrupts" or "amd-iommu/root-bus".
+        remaps_interrupts: whether interrupts are remapped as well.
+        root_bus_only: for builds up to 10.1, which take every device for one on the root bus.
+    """
+
+    name: str
+    remaps_interrupts: bool = False
+    root_bus_only: bool = False
+
+    @property
+    def arch(self) -> str:
+        """See `Target`."""
+        return PC.arch
+
+    @property
+    def trace_events(self) -> tuple[str, ...]:
+        """See `Target`."""
+        return ("amdvi_*",)
+
+    @property
+    def prepare(self) -> tuple[str, ...]:
+        """See `Target`: nothing."""
+        return ()
+
+    @property
+    def unreachable(self) -> Mapping[tuple[str, str], str]:
+        """See `Target`."""
+        return UNREACHABLE
+
+    def words(self, capabilities: Capabilities) -> MachineWords:
+        """See `Target`."""
+        if not capabilities.has_device("amd-iommu"):
+            raise Unsupported(f"QEMU {capabilities.version} has no device amd-iommu")
+        if int(capabilities.version.split(".")[0]) < _FIRST_RELEASE:
+            raise Unsupported(
+                f"the amd-iommu of QEMU {capabilities.version} writes its status over its own base registers",
+                hint="that is amd-iommu-status-lost in docs/findings.md",
+            )
+        translates = capabilities.has_property("amd-iommu", "dma-remap")
+        if translates is self.root_bus_only:
+            other = "translates behind bridges as well" if translates else "takes every device for one on the root bus"
+            raise Unsupported(f"the amd-iommu of QEMU {capabilities.version} {other}: {self.name} is not for it")
+        options = f"amd-iommu,intremap={'on' if self.remaps_interrupts else 'off'}"
+        return MachineWords(PC, ("-device", f"{options},dma-remap=on" if translates else options))
+
+    def bind(self, machine: ConformMachine, memory: WritableMemory, coverage: Coverage) -> Bound:
+        """See `Target`."""
+        sources = [(entry.requester, None) for entry in DEVICES]
+        unit = AmdviUnit(_registers(machine), memory, coverage=coverage, sources=sources)
+        return Bound(unit, _REGISTERS)
+
+    def universe(self, machine: ConformMachine) -> frozenset[tuple[str, str]]:
+        """See `Target`."""
+        return universe(_registers(machine), interrupts=self.remaps_interrupts)
+
+    def generate(self, seed: int, random: Random, bound: Bound) -> Program:
+        """See `Target`."""
+        assert isinstance(bound.unit, AmdviUnit)
+        devices = [entry for entry in DEVICES if not self.root_bus_only or not entry.bus]
+        return Generation(
+            self.name,
+            seed,
+            random,
+            interrupts=self.remaps_interrupts,
+            devices=devices,
+            careful=self.root_bus_only,
+        ).program()
+
+
+def _registers(machine: ConformMachine) -> AmdviRegisters:
+    """What registers and configuration space say.
+
+    Raises:
+        VmmError: there is no IOMMU in PCI configuration space.
+    """
+    for slot in range(_SLOTS):
+        address = Address(0, slot)
+        base = configuration(machine.board, address, 0)
+        if machine.read(base, 2) != _AMD or machine.read(base + 0x0A, 2) != _IOMMU_CLASS:
+            continue
+        at = machine.read(base + _CAPABILITIES, 1)
+        while at and machine.read(base + at, 1) != _SECURE_DEVICE:
+            at = machine.read(base + at + 1, 1)
+        if at:
+            return AmdviRegisters.read(
+                lambda offset, size: machine.read(_REGISTERS + offset, size),
+                capability_header=machine.read(base + at, 4),
+                device_id=address.requester,
+            )
+    raise VmmError("there is no IOMMU in PCI configuration space", evidence=machine.command)
+
+
+AMD_TARGETS = (
+    AmdIommu("amd-iommu/dma"),
+    AmdIommu("amd-iommu/interrupts", remaps_interrupts=True),
+    AmdIommu("amd-iommu/root-bus", root_bus_only=True),
+)
+"""Every one."""
+
+if TYPE_CHECKING:
+    from harness.conform.target import Target
+
+    _targets: tuple[Target, ...] = AMD_TARGETS

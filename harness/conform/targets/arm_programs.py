@@ -1,0 +1,388 @@
+"""Programs for arm-smmuv3: software that sets it up, changes tables, invalidates or forgets to, and looks at events."""
+
+from __future__ import annotations
+
+from random import Random
+
+from harness.conform.board import ARM
+from harness.conform.command import RAM_BYTES
+from harness.conform.edu import PAYLOADS
+from harness.conform.layout import DEVICES, DmaDevice
+from harness.conform.memory import DATA, HOT_DATA, TABLES
+from harness.conform.program import Program
+from harness.conform.targets.arm_driver import Driver
+from harness.conform.targets.arm_tables import Descriptor, Mapped, Space, Tables, Vm
+from harness.conform.traffic import Traffic
+from harness.conform.writer import ProgramWriter
+from harness.errors import HarnessError
+from harness.model.access import AccessKind
+from harness.model.smmuv3.capabilities import Smmuv3Capabilities
+from harness.model.smmuv3.commands import Smmuv3Opcode
+from harness.model.smmuv3.stream import Config
+from harness.model.smmuv3.tables import Smmuv3Tables
+
+__all__ = ["Generation"]
+
+_OP = Smmuv3Opcode
+_OUTSIDE = ARM.ram + RAM_BYTES  # nothing answers there
+# Streams have to reach the highest requester id of the layout.
+_STREAM_BITS = max(entry.requester for entry in DEVICES).bit_length()
+_BAD_STES: tuple[dict[str, int], ...] = (
+    {"V": 0},
+    {"CONFIG": 0},
+    {"CONFIG": 3},
+    {"S1FMT": 3},
+    {"S1DSS": 0},
+    {"S1STALLD": 1},
+    {"EATS": 1},
+    {"STRW": 2},
+    {"CONT": 15},
+    {"MEV": 1},
+    {"PRIVCFG": 2},
+    {"PRIVCFG": 3},
+    {"INSTCFG": 3},
+    {"S1CONTEXTPTR": _OUTSIDE},
+    {"S1CONTEXTPTR": 1 << 45},
+    {"SHCFG": 3, "MTCFG": 1, "MEMATTR": 5, "ALLOCCFG": 9},
+    {"RSVD_UPPER": 1},
+)
+# That QEMU is known to take in another way, which ends a program.
+_RARE_STES: tuple[dict[str, int], ...] = ({"S1CDMAX": 1}, {"S2HA": 1}, {"S2HD": 1}, {"S2PS": 0}, {"S2PS": 1})
+_BAD_STAGE2_STES: tuple[dict[str, int], ...] = (
+    {"S2T0SZ": 15},
+    {"S2T0SZ": 19},
+    {"S2T0SZ": 20},
+    {"S2T0SZ": 40},
+    {"S2SL0": 0},
+    {"S2SL0": 1},
+    {"S2SL0": 3},
+    {"S2TG": 1},
+    {"S2TG": 3},
+    {"S2PS": 7},
+    {"S2ENDI": 1},
+    {"S2AFFD": 1},
+    {"S2PTW": 1},
+    {"S2S": 1},
+    {"S2R": 0},
+    {"S2TTB": _OUTSIDE >> 4},
+    {"S2TTB": 1 << 41},
+    {"S2VMID": 0xFFFF},
+)
+_BAD_CDS: tuple[dict[str, int], ...] = (
+    {"V": 0},
+    {"AA64": 0},
+    {"T0SZ": 15},
+    {"T0SZ": 16},
+    {"T0SZ": 24},
+    {"T0SZ": 39},
+    {"T0SZ": 40},
+    {"T1SZ": 41},
+    {"TG0": 1},
+    {"TG0": 3},
+    {"EPD0": 1},
+    {"EPD1": 1},
+    {"EPD1": 0},
+    {"IPS": 0},
+    {"IPS": 1},
+    {"ENDI": 1},
+    {"S": 1},
+    {"A": 0},
+    {"R": 0},
+    {"AFFD": 1},
+    {"WXN": 1},
+    {"UWXN": 1},
+    {"PAN": 1},
+    {"TBI0": 1},
+    {"TBI1": 1},
+    {"HAD0": 1},
+    {"HA": 1},
+    {"HD": 1},
+    {"ASET": 1},
+    {"E0PD0": 1},
+    {"ASID": 0xFFFF},
+    {"TTB0": _OUTSIDE >> 4},
+    {"TTB0": 1 << 41},
+    {"MAIR": (1 << 64) - 1},
+)
+
+
+class Generation:
+    """One program in the making.
+
+    Args:
+        name: of the target.
+        seed: that the program says it comes from.
+        random: to choose by.
+        capabilities: of the SMMU.
+    """
+
+    def __init__(self, name: str, seed: int, random: Random, capabilities: Smmuv3Capabilities) -> None:
+        self.random = random
+        self.capabilities = capabilities
+        self.writer = ProgramWriter(name, seed, ARM.ram)
+        self.driver = Driver(self.writer, random, capabilities)
+        # What skips stage 1 must lie within the OAS.
+        narrow = capabilities.stage2 and random.random() < 0.95
+        width = min(43, capabilities.address_bits - 1) if narrow else 48
+        self.traffic = Traffic(self.writer, random, width, widest=width if narrow else 64)
+        split = random.choice((None, None, 6, 8, 10)) if capabilities.two_level_streams else None
+        bits = min(random.choice((_STREAM_BITS, _STREAM_BITS, 12, 16)), capabilities.stream_id_bits)
+        if split is None:
+            bits = min(bits, 12)
+        self.streams = Smmuv3Tables(self.writer.memory, ARM.ram + TABLES.start, bits=bits, split=split)
+        self.tables = Tables(self.streams.pages, random, capabilities, ARM.ram)
+        self.vms: list[Vm] = []
+        self.spaces: list[Space] = []
+        # What was spoiled last of an address space, by its identity.
+        self.spoiled: dict[int, tuple[Mapped, Descriptor]] = {}
+        self.behind: dict[str, tuple[Space | None, Vm | None]] = {}
+        # Devices whose requests keep their address: they are to stay where there is memory, or nothing at all.
+        self.passing: set[str] = set()
+        self.is_on = False
+        self.unplugged = False
+
+    def program(self) -> Program:
+        """All of it."""
+        random = self.random
+        self.make_tables()
+        for entry in DEVICES:
+            self.attach(entry)
+        self.driver.set_up(self.streams)
+        if random.random() < 0.1:
+            self.while_off()
+        self.turn_on()
+        for _ in range(random.randint(9, 15)):
+            self.burst()
+            if random.random() < 0.35:
+                self.driver.look()
+            if random.random() < 0.55:
+                self.change()
+            if random.random() < 0.12:
+                self.rarely()
+        self.driver.look()
+        return self.writer.program()
+
+    # Tables.
+
+    def make_tables(self) -> None:
+        """Address spaces, with pages in them."""
+        random = self.random
+        has = self.capabilities
+        if has.stage2:
+            for vmid in random.sample(range(1, 0x1_0000 if has.wide_vmids else 0x100), random.choice((1, 1, 2))):
+                vm = self.tables.make_vm(vmid, holds_tables=has.stage1)
+                self.vms.append(vm)
+                for _ in range(random.randint(4, 10)):
+                    self.tables.map_stage2(vm)
+        if has.stage1:
+            for asid in random.sample(range(0x1_0000 if has.wide_asids else 0x100), random.choice((1, 2, 2, 3))):
+                behind = random.choice(self.vms) if self.vms and random.random() < 0.75 else None
+                space = self.tables.make_space(asid, behind)
+                self.spaces.append(space)
+                for _ in range(random.randint(4, 12)):
+                    self.tables.map_stage1(space)
+
+    def attach(self, entry: DmaDevice) -> None:
+        """Give a device an STE: good ones for the most part."""
+        random = self.random
+        draw = random.random()
+        space = random.choice(self.spaces) if self.spaces and random.random() < 0.85 else None
+        vm = space.vm if space is not None else random.choice(self.vms) if self.vms else None
+        overrides: dict[str, int] = {}
+        if draw < 0.04:
+            space = vm = None
+        elif draw < 0.06:
+            overrides = {"CONFIG": random.choice((Config.ABORT, 1, 2, 3))}
+        elif draw < 0.12:
+            overrides = dict(random.choice((*_BAD_STES, *(_BAD_STAGE2_STES if vm is not None else ()))))
+        elif draw < 0.1205:
+            overrides = {"S2AA64": 0} if vm is not None and random.random() < 0.02 else dict(random.choice(_RARE_STES))
+        contexts = space.contexts if space is not None else None
+        table = vm.table if vm is not None else None
+        if vm is not None and any(name.startswith("S2") for name in overrides):
+            overrides.setdefault("S2VMID", random.getrandbits(8))  # what is cached for others does not apply
+        # Devices of one address space mostly have equal STEs, as they would of one driver.
+        vmid = vm.vmid if vm is not None else random.getrandbits(8) if random.random() < 0.05 else 0
+        self.streams.attach(entry.requester, contexts, table, vmid=vmid, overrides=overrides)
+        self.behind[entry.id] = space, vm
+        config = overrides.get("CONFIG", 0)
+        is_passing = (space is None and vm is None) or config == Config.BYPASS
+        (self.passing.add if is_passing else self.passing.discard)(entry.id)
+        self.find_places(entry)
+
+    def find_places(self, entry: DmaDevice) -> None:
+        """Tell the traffic where the device has pages."""
+        space, vm = self.behind[entry.id]
+        mapped = space.mapped if space is not None else vm.mapped if vm is not None else []
+        self.traffic.places[entry.id] = [each.inside for each in mapped]
+
+    # The SMMU.
+
+    def turn_on(self) -> None:
+        """Enable it; sometimes queues first."""
+        self.driver.enable()
+        if self.random.random() < 0.9:
+            self.driver.invalidate_all()
+        self.is_on = True
+
+    def while_off(self) -> None:
+        """DMA before translation is on, with or without GBPA.ABORT."""
+        if self.random.random() < 0.5:
+            self.driver.global_abort(on=True, with_update=self.random.random() < 0.9)
+        self.burst()
+        self.driver.global_abort(on=False, with_update=True)
+
+    def rarely(self) -> None:
+        """What does not happen often."""
+        random = self.random
+        draw = random.random()
+        if draw < 0.15:
+            self.writer.reset()
+            self.is_on = False
+            if random.random() < 0.5:
+                self.burst()
+            self.driver.set_up(self.streams)
+            self.turn_on()
+        elif draw < 0.3:
+            self.driver.disable()
+            self.is_on = False
+            if random.random() < 0.7:
+                self.burst()
+            self.turn_on()
+        elif draw < 0.5:
+            self.driver.restart_events()
+        elif draw < 0.75:
+            self.driver.illegal_command()
+        elif draw < 0.95:
+            self.driver.poke()
+        else:
+            device = next(entry for entry in DEVICES if entry.can_unplug)
+            (self.writer.plug if self.unplugged else self.writer.unplug)(device.id)
+            self.unplugged = not self.unplugged
+
+    # Traffic.
+
+    def burst(self) -> None:
+        """One DMA of each of many devices."""
+        random = self.random
+        for entry in random.sample(DEVICES, random.randint(len(DEVICES) // 2, len(DEVICES))):
+            if entry.can_unplug and self.unplugged:
+                continue
+            if self.is_on and entry.id not in self.passing:
+                self.traffic.one(entry)
+            else:
+                self.pass_through(entry)
+
+    def pass_through(self, entry: DmaDevice) -> None:
+        """DMA to memory, or to where there is nothing: the board has devices elsewhere."""
+        random = self.random
+        draw = random.random()
+        if draw < 0.8:
+            iova = ARM.ram + random.choice((HOT_DATA, DATA)).start + random.randrange(0x4_0000) // 4 * 4
+        elif draw < 0.9:
+            iova = _OUTSIDE + random.getrandbits(20) // 4 * 4
+        elif self.is_on and random.random() < 0.99:
+            iova = 1 << 43 | random.getrandbits(20) // 4 * 4
+        else:
+            iova = 1 << random.choice((44, 45, 48, 52, 63)) | random.getrandbits(20) // 4 * 4
+        offset = PAYLOADS.start + random.randrange(len(PAYLOADS) // 4) * 4
+        self.writer.dma(entry.id, AccessKind.WRITE, iova, 4, offset)
+
+    # Changes.
+
+    def change(self) -> None:
+        """Change a table, and tell the SMMU of it, or not."""
+        random = self.random
+        draw = random.random()
+        if draw < 0.16:
+            # What is stale of these concerns every page: seldom for long.
+            if draw < 0.08 or not self.spaces:
+                self.change_stream()
+            else:
+                self.change_context()
+            if random.random() < 0.6:
+                self.driver.invalidate_all()
+        elif self.spaces and (not self.vms or random.random() < 0.6):
+            self.change_stage1()
+        elif self.vms:
+            self.change_stage2()
+        if random.random() < 0.5:
+            self.driver.invalidate_all()
+
+    def change_stream(self) -> None:
+        """Another STE for a device."""
+        entry = self.random.choice(DEVICES)
+        self.attach(entry)
+        self.driver.invalidate_stream(entry.requester)
+
+    def change_context(self) -> None:
+        """A CD that is not as it should be, or as it was."""
+        random = self.random
+        space = random.choice(self.spaces)
+        overrides = random.choice(_BAD_CDS) if random.random() < 0.7 else {}
+        if random.random() < 0.005:
+            overrides = {"IPS": 7}
+        space.contexts.describe(0, space.table, upper=space.upper, asid=space.asid, overrides=overrides)
+        for entry in DEVICES:
+            if self.behind[entry.id][0] is space and random.random() < 0.9:
+                self.driver.queue(*self.driver.of_context(entry.requester))
+        self.driver.sync()
+        if random.random() < 0.8:
+            self.driver.submit_with_sync(_OP.CMD_TLBI_NSNH_ALL)
+
+    def change_stage1(self) -> None:
+        """Map, unmap, spoil or mend a page of stage 1."""
+        space = self.random.choice(self.spaces)
+        vmid = space.vm.vmid if space.vm is not None else 0
+        page = self._change_pages(space, space.mapped, stage=1)
+        if page is None:
+            self.tables.map_stage1(space)
+            page = space.mapped[-1] if space.mapped else None
+        self._refresh()
+        if page is not None:
+            self.driver.invalidate_stage1(vmid, space.asid, page.input, page.size)
+
+    def change_stage2(self) -> None:
+        """The same of stage 2."""
+        vm = self.random.choice(self.vms)
+        page = self._change_pages(vm, vm.mapped, stage=2)
+        if page is None:
+            self.tables.map_stage2(vm)
+            page = vm.mapped[-1] if vm.mapped else None
+        self._refresh()
+        if page is not None:
+            self.driver.invalidate_stage2(vm.vmid, page.input, page.size)
+
+    def _change_pages(self, owner: Space | Vm, mapped: list[Mapped], *, stage: int) -> Mapped | None:
+        """The page that was changed; None where one is to be mapped instead."""
+        random = self.random
+        spoiled = self.spoiled.get(id(owner))
+        if spoiled is not None and random.random() < 0.7:
+            del self.spoiled[id(owner)]
+            page, descriptor = spoiled
+            descriptor.restore()
+            return page
+        if not mapped or random.random() < 0.3:
+            return None
+        page = random.choice(mapped)
+        table = owner.table
+        if isinstance(owner, Space) and owner.upper is not None and page.input >> 63:
+            table = owner.upper
+        draw = random.random()
+        if draw < 0.65 and spoiled is None:
+            spoil = self.tables.spoil_leaf if draw < 0.45 else self.tables.spoil_table
+            before = spoil(table, page, stage=stage)
+            if before is not None:
+                self.spoiled[id(owner)] = page, before
+            return page
+        try:
+            table.unmap(page.input & (1 << table.width) - 1, page.size)
+        except HarnessError:
+            return page
+        if random.random() < 0.7:
+            mapped.remove(page)
+        return page
+
+    def _refresh(self) -> None:
+        for entry in DEVICES:
+            self.find_places(entry)

@@ -1,0 +1,282 @@
+"""Tables for programs of arm-smmuv3: address spaces of either stage, with weight on the corners of descriptors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+
+from harness.conform.command import RAM_BYTES
+from harness.conform.memory import DATA, HOT_DATA, TABLES
+from harness.errors import HarnessError
+from harness.model.access import PERMISSIONS
+from harness.model.memory import WritableMemory
+from harness.model.radix import PageAllocator, RadixTable
+from harness.model.smmuv3.capabilities import Smmuv3Capabilities
+from harness.model.smmuv3.formats import Stage1Format, Stage2Format
+from harness.model.smmuv3.tables import Smmuv3ContextTable
+
+__all__ = ["Descriptor", "Mapped", "Space", "Tables", "Vm"]
+
+_PAGE = 4096
+_BLOCK = 1 << 21
+_MOST_ROOT_BITS = 14
+_FOR_THE_PRIVILEGED = 0.02
+_CONCATENATED = 0.03
+_ROOM = 0x6_0000  # a few tables of the largest granule
+# What a Block or Page descriptor of either stage is made wrong with.
+_BAD_LEAVES = (
+    {"VALID": 0},
+    {"AF": 0},
+    {"PAGE": 0},
+    {"CONTIGUOUS": 1},
+    {"DBM": 1},
+    {"PBHA": 5},
+    {"IGN_55": 0xF},
+)
+_BAD_STAGE1_LEAVES = ({"AP": 0b11}, {"AP": 0b11}, {"NG": 0}, {"UXN": 1, "PXN": 0}, {"NS": 1}, {"SH": 1})
+_BAD_STAGE2_LEAVES = ({"S2AP": 0}, {"S2AP": 1}, {"XN": 1}, {"XN": 2}, {"MEMATTR": 0}, {"SH": 1})
+_BAD_STAGE1_TABLES = ({"UXNTABLE": 1}, {"PXNTABLE": 1}, {"NSTABLE": 1})
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A page of a stage.
+
+    Attributes:
+        input: its first address.
+        size: bytes.
+        level: of its descriptor, 1 for the last.
+        inside: the part of it that is worth going to: first input address and size.
+        output: where that part leads.
+    """
+
+    input: int
+    size: int
+    level: int
+    inside: tuple[int, int]
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A descriptor as it was.
+
+    Attributes:
+        memory: that it is in,
+        address: and where.
+        bits: that it had.
+    """
+
+    memory: WritableMemory
+    address: int
+    bits: int
+
+    def restore(self) -> None:
+        """Write it as it was."""
+        self.memory.write_u64(self.address, self.bits)
+
+
+@dataclass(slots=True)
+class Vm:
+    """A stage 2 address space.
+
+    Attributes:
+        vmid: VMID.
+        table: its tables.
+        mapped: its pages.
+    """
+
+    vmid: int
+    table: RadixTable
+    mapped: list[Mapped] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Space:
+    """A stage 1 address space.
+
+    Attributes:
+        asid: ASID.
+        contexts: its CD.
+        table: for TTB0.
+        upper: for TTB1.
+        vm: behind which it is; None without stage 2.
+        mapped: its pages, with sign-extended addresses.
+    """
+
+    asid: int
+    contexts: Smmuv3ContextTable
+    table: RadixTable
+    upper: RadixTable | None
+    vm: Vm | None
+    mapped: list[Mapped] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Tables:
+    """Makes address spaces.
+
+    Attributes:
+        pages: where tables come from.
+        random: to choose by.
+        capabilities: of the SMMU.
+        ram: physical address where memory begins.
+    """
+
+    pages: PageAllocator
+    random: Random
+    capabilities: Smmuv3Capabilities
+    ram: int
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is memory for more tables."""
+        return self.pages.next_page + _ROOM < self.ram + TABLES.stop
+
+    def make_vm(self, vmid: int, *, holds_tables: bool) -> Vm:
+        """A stage 2 address space.
+
+        Args:
+            vmid: VMID.
+            holds_tables: stage 1 tables are behind it; they have the same addresses there.
+        """
+        random = self.random
+        granule = self._granule()
+        input_bits = random.choice([40, 40, 39, 36, 32, min(44, self.capabilities.address_bits)])
+        entries = Stage2Format(granule, input_bits=input_bits, contiguous=random.random() < 0.2)
+        # Up to 16 tables side by side spare a level; S2SL0 can say it for these.
+        levels = entries.levels
+        roots = input_bits - entries.level_shift(levels)
+        if levels > 1 and roots <= 4 and roots + granule - 3 <= _MOST_ROOT_BITS and random.random() < _CONCATENATED:
+            levels -= 1
+        table = RadixTable(self.pages, entries, levels)
+        vm = Vm(vmid, table)
+        if holds_tables:
+            size = TABLES.stop + (0 if granule == 12 else -TABLES.stop % (1 << granule))
+            table.map(self.ram, self.ram, size, largest_page=_BLOCK if random.random() < 0.8 else 1 << granule)
+        return vm
+
+    def make_space(self, asid: int, vm: Vm | None) -> Space:
+        """A stage 1 address space with its CD."""
+        random = self.random
+        granule = self._granule()
+        input_bits = random.choice([48, 48, 39, 42, 36, 32, 25])
+        entries = Stage1Format(granule, input_bits=input_bits, contiguous=random.random() < 0.2)
+        table = RadixTable(self.pages, entries, entries.levels)
+        upper = None
+        if random.random() < 0.3:
+            upper_entries = Stage1Format(self._granule(), input_bits=random.choice([48, 39, 32]))
+            upper = RadixTable(self.pages, upper_entries, upper_entries.levels)
+        contexts = Smmuv3ContextTable(self.pages)
+        space = Space(asid, contexts, table, upper, vm)
+        contexts.describe(0, table, upper=upper, asid=asid)
+        return space
+
+    def map_stage1(self, space: Space) -> None:
+        """Map a page of stage 1 somewhere."""
+        is_upper = space.upper is not None and self.random.random() < 0.4
+        table = space.upper if is_upper and space.upper is not None else space.table
+        vm = space.vm
+        targets = None if vm is None else [(each.inside[0], each.inside[1]) for each in vm.mapped]
+        base = (1 << 64) - (1 << table.width) if is_upper else 0
+        self._map(table, space.mapped, base, targets, (1, 3, 3, 3, 5, 7))
+
+    def map_stage2(self, vm: Vm) -> None:
+        """Map a page of stage 2 somewhere."""
+        self._map(vm.table, vm.mapped, 0, None, (3, 3, 3, 3, 7) if self.random.random() < 0.97 else (0, 1, 1, 2))
+
+    def spoil_leaf(self, table: RadixTable, page: Mapped, *, stage: int) -> Descriptor | None:
+        """Set fields of a page's descriptor as they should not be; what it was before, None where it is not there."""
+        random = self.random
+        values = random.choice([*_BAD_LEAVES, *(_BAD_STAGE1_LEAVES if stage == 1 else _BAD_STAGE2_LEAVES)])
+        if random.random() < 0.2:
+            values = {"ADDR": random.choice((1 << 43, 1 << 44, 1 << 46, self.ram + RAM_BYTES))}
+        elif stage == 1 and random.random() < _FOR_THE_PRIVILEGED:
+            values = {"AP": random.choice((0b00, 0b10))}
+        return _set(table, page.input, page.level, values)
+
+    def spoil_table(self, table: RadixTable, page: Mapped, *, stage: int) -> Descriptor | None:
+        """The same of a descriptor that leads to a table."""
+        random = self.random
+        if page.level >= table.levels:
+            return None
+        level = random.randint(page.level + 1, table.levels)
+        draw = random.random()
+        values: dict[str, int]
+        if draw < 0.3:
+            values = {"VALID": 0}
+        elif draw < 0.5:
+            values = {"TABLE": 0}
+        elif draw < 0.7 and stage == 1:
+            values = random.choice(_BAD_STAGE1_TABLES)
+        elif draw < 0.72 and stage == 1:
+            values = {"APTABLE": random.choice((1, 2, 2, 3))}
+        else:
+            values = {"ADDR": random.choice((1 << 43, 1 << 45, self.ram + RAM_BYTES, table.root & ~0xFFF))}
+        return _set(table, page.input, level, values)
+
+    def _granule(self) -> int:
+        others = sorted(self.capabilities.granules - {12})
+        return self.random.choice(others) if others and self.random.random() < 0.3 else 12
+
+    def _map(
+        self,
+        table: RadixTable,
+        mapped: list[Mapped],
+        base: int,
+        targets: list[tuple[int, int]] | None,
+        permissions: tuple[int, ...],
+    ) -> None:
+        if not self.has_room:
+            return
+        random = self.random
+        sizes = table.format.page_sizes
+        page = sizes[0] if random.random() < 0.6 else random.choice(sizes)
+        size = 1 << page.shift
+        width = table.width
+        if targets is None:
+            output, offset, length = self._place_in_data(size)
+        elif targets:
+            first, length = random.choice(targets)
+            output = first & -size
+            offset = first - output
+            length = min(length, size - offset)
+        else:
+            return
+        draw = random.random()
+        if draw < 0.15:
+            address = 0
+        elif draw < 0.3:
+            address = (1 << width) - size
+        else:
+            address = random.getrandbits(random.choice((width, width, 32, 24)))
+        address = min(address, (1 << width) - size) & -size
+        try:
+            table.map(address, output, size, PERMISSIONS[random.choice(permissions)], largest_page=size)
+        except HarnessError:
+            return  # it is taken, or a table that leads there is not as it should be
+        mapped.append(Mapped(base + address, size, page.level, (base + address + offset, length), output + offset))
+
+    def _place_in_data(self, size: int) -> tuple[int, int, int]:
+        """Where a page of a size goes, and which part of it is data: offset and size."""
+        random = self.random
+        if size <= len(HOT_DATA):
+            return self.ram + HOT_DATA.start + random.randrange(len(HOT_DATA) // size) * size, 0, size
+        if size <= _BLOCK:
+            return self.ram + DATA.start + random.randrange(len(DATA) // size) * size, 0, min(size, len(HOT_DATA))
+        address = self.ram & -size
+        offset = self.ram + DATA.start - address
+        return address, offset, random.choice((_PAGE, len(HOT_DATA)))
+
+
+def _set(table: RadixTable, address: int, level: int, values: dict[str, int]) -> Descriptor | None:
+    """Set fields of a descriptor; what it was before."""
+    address &= (1 << table.width) - 1
+    memory = table.pages.memory
+    try:
+        at = table.entry_address(address, level)
+        before = memory.read_u64(at)
+        table.set_fields(address, level, values)
+    except HarnessError:
+        return None
+    return Descriptor(memory, at, before)

@@ -1,0 +1,114 @@
+"""intel-iommu in its modes, on a q35 (VT-d 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from harness.conform.board import PC
+from harness.conform.command import MachineWords
+from harness.conform.layout import DEVICES
+from harness.conform.machine import ConformMachine
+from harness.conform.program import Program
+from harness.conform.target import Bound
+from harness.conform.targets.intel_programs import Generation, Plan
+from harness.conform.targets.intel_tables import FirstStage, SecondStage
+from harness.conform.targets.intel_universe import UNREACHABLE, universe
+from harness.errors import Unsupported
+from harness.model.memory import WritableMemory
+from harness.model.unit import Coverage
+from harness.model.vtd.registers import VtdRegisters
+from harness.model.vtd.unit import VtdUnit
+from harness.vmm.qemu.capabilities import Capabilities
+
+__all__ = ["INTEL_TARGETS", "IntelIommu"]
+
+_DEVICE = "intel-iommu"
+_REGISTERS = 0xFED9_0000  # QEMU, hw/i386/intel_iommu_internal.h
+_WIDTH = 48
+
+
+@dataclass(frozen=True, slots=True)
+class IntelIommu:
+    """An intel-iommu.
+
+    Attributes:
+        name: such as "intel-iommu/legacy".
+        plan: what its programs are like.
+        options: properties that are turned on, each by every name that it has had.
+    """
+
+    name: str
+    plan: Plan
+    options: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def arch(self) -> str:
+        """See `Target`."""
+        return PC.arch
+
+    @property
+    def trace_events(self) -> tuple[str, ...]:
+        """See `Target`."""
+        return ("vtd_*",)
+
+    @property
+    def prepare(self) -> tuple[str, ...]:
+        """See `Target`: nothing."""
+        return ()
+
+    @property
+    def unreachable(self) -> Mapping[tuple[str, str], str]:
+        """See `Target`."""
+        return UNREACHABLE
+
+    def words(self, capabilities: Capabilities) -> MachineWords:
+        """See `Target`."""
+        if not capabilities.has_device(_DEVICE):
+            raise Unsupported(f"QEMU {capabilities.version} has no device {_DEVICE}")
+        words = [_DEVICE, f"intremap={'on' if self.plan.messages else 'off'}", f"aw-bits={_WIDTH}"]
+        for names in self.options:
+            name = next((name for name in names if capabilities.has_property(_DEVICE, name)), None)
+            if name is None:
+                raise Unsupported(f"the {_DEVICE} of QEMU {capabilities.version} has no property {names[0]}")
+            words.append(f"{name}=on")
+        return MachineWords(PC, ("-device", ",".join(words)))
+
+    def bind(self, machine: ConformMachine, memory: WritableMemory, coverage: Coverage) -> Bound:
+        """See `Target`. QEMU records no second fault of a device whose first is pending: vtd_try_collapse_fault."""
+        sources = [(entry.requester, None) for entry in DEVICES]
+        unit = VtdUnit(_registers(machine), memory, coverage=coverage, compresses=True, sources=sources)
+        return Bound(unit, _REGISTERS)
+
+    def universe(self, machine: ConformMachine) -> frozenset[tuple[str, str]]:
+        """See `Target`."""
+        return universe(_registers(machine), self.plan)
+
+    def generate(self, seed: int, random: Random, bound: Bound) -> Program:
+        """See `Target`."""
+        assert isinstance(bound.unit, VtdUnit)
+        return Generation(self.name, seed, random, bound.unit.registers, self.plan).program()
+
+
+def _registers(machine: ConformMachine) -> VtdRegisters:
+    return VtdRegisters.read(lambda offset, size: machine.read(_REGISTERS + offset, size), host_address_width=_WIDTH)
+
+
+_SCALABLE = ("scalable-mode", "x-scalable-mode")
+_FIRST_STAGE = ("fsts", "x-flts")
+INTEL_TARGETS = (
+    IntelIommu("intel-iommu/legacy", Plan()),
+    IntelIommu("intel-iommu/caching-mode", Plan(), options=(("caching-mode",),)),
+    IntelIommu("intel-iommu/interrupts", Plan(messages=True)),
+    IntelIommu("intel-iommu/scalable-second-stage", Plan(SecondStage), (_SCALABLE,)),
+    IntelIommu("intel-iommu/scalable-first-stage", Plan(FirstStage), (_SCALABLE, _FIRST_STAGE)),
+    IntelIommu("intel-iommu/scalable-pass-through", Plan(SecondStage, pass_through=0.7), (_SCALABLE,)),
+)
+"""Every one."""
+
+if TYPE_CHECKING:
+    from harness.conform.target import Target
+
+    _targets: tuple[Target, ...] = INTEL_TARGETS

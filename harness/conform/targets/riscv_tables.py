@@ -1,0 +1,259 @@
+"""Tables for programs of riscv-iommu-pci: address spaces of either stage, with weight on the corners of entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from harness.conform.board import RISCV
+from harness.conform.command import RAM_BYTES
+from harness.conform.memory import DATA, HOT_DATA, TABLES
+from harness.errors import HarnessError
+from harness.model.access import PERMISSIONS
+from harness.model.memory import OffsetMemory, WritableMemory
+from harness.model.radix import PageAllocator, RadixTable
+from harness.model.riscv.registers import RiscvIommuRegisters
+from harness.model.riscv.tables import new_page_table
+
+__all__ = ["Entry", "Mapped", "Space", "Tables", "Vm"]
+
+_PAGE, _NAPOT = 4096, 1 << 16
+_TOLD_APART = 56
+_RIGHTS = (3, 3, 3, 3, 3, 4, 7, 7)
+_ALL_RIGHTS = (1, 1, 3, 3, 4, 5, 7)
+_GUEST_PAGES = 0x4_0000  # for the tables of one guest
+_SPACE_ROOM, _VM_ROOM = 0x6_0000, 0x8_0000
+_OTHER_PAGES = (RISCV.ram + RAM_BYTES >> 12, RISCV.ram + HOT_DATA.start >> 12, 1 << 43)
+_BAD_LEAVES: tuple[dict[str, int], ...] = (
+    {"V": 0},
+    {"R": 0},
+    {"R": 0, "W": 1},
+    {"R": 0, "W": 1, "X": 1},
+    {"A": 0, "D": 0},
+    {"G": 1},
+    {"RSW": 3},
+)
+_BAD_TABLES: tuple[dict[str, int], ...] = (
+    {"V": 0},
+    {"G": 1},
+    {"RSW": 1},
+    {"PPN": RISCV.ram + RAM_BYTES >> 12},
+    {"PPN": 1 << 43},
+)
+# Of these QEMU overlooks some, so that a program that has one does not get far.
+_OVERLOOKED_LEAVES: tuple[dict[str, int], ...] = (
+    {"R": 0, "W": 0, "X": 0},
+    {"W": 0},
+    {"A": 0},
+    {"D": 0},
+    {"U": 0},
+    {"RSVD_54": 1},
+    {"RSVD_54": 0x10},
+    {"RSW_59": 1},
+    {"PBMT": 1},
+    {"PBMT": 3},
+    {"N": 1},
+)
+_OVERLOOKED_TABLES: tuple[dict[str, int], ...] = (
+    {"A": 1},
+    {"D": 1},
+    {"U": 1},
+    {"RSVD_54": 2},
+    {"PBMT": 2},
+    {"N": 1},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A page of a stage.
+
+    Attributes:
+        input: its first address.
+        size: bytes.
+        level: of its entry, 1 for the last.
+        inside: the part of it that is worth going to: first input address and size.
+    """
+
+    input: int
+    size: int
+    level: int
+    inside: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of a table as it was.
+
+    Attributes:
+        memory: that it is in,
+        address: and where.
+        bits: that it had.
+    """
+
+    memory: WritableMemory
+    address: int
+    bits: int
+
+    def restore(self) -> None:
+        """Write it as it was."""
+        self.memory.write_u64(self.address, self.bits)
+
+
+@dataclass(slots=True)
+class Vm:
+    """A second-stage address space.
+
+    Attributes:
+        gscid: GSCID.
+        table: its tables.
+        pages: where first-stage tables and process directories of the guest come from, by their guest addresses.
+        end: first guest address behind these.
+        mapped: its pages, without those of tables.
+    """
+
+    gscid: int
+    table: RadixTable
+    pages: PageAllocator
+    end: int
+    mapped: list[Mapped] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Space:
+    """A first-stage address space.
+
+    Attributes:
+        pscid: PSCID.
+        table: its tables.
+        vm: behind which it is; None where the second stage is Bare.
+        mapped: its pages, with sign-extended addresses.
+    """
+
+    pscid: int
+    table: RadixTable
+    vm: Vm | None
+    mapped: list[Mapped] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Tables:
+    """Makes address spaces.
+
+    Attributes:
+        pages: where tables come from.
+        random: to choose by.
+        registers: capabilities of them.
+        is_one_way: the program's devices only read, or only write.
+        is_thorough: what QEMU overlooks is made wrong as well.
+    """
+
+    pages: PageAllocator
+    random: Random
+    registers: RiscvIommuRegisters
+    is_one_way: bool
+    is_thorough: bool
+
+    def _scheme(self, suffix: str) -> str:
+        there = [name for name in ("Sv39", "Sv48", "Sv57") if self.registers.has(name + suffix)]
+        return self.random.choice(there) + suffix
+
+    def has_room(self, size: int = _SPACE_ROOM) -> bool:
+        """Whether there is memory for more tables."""
+        return self.pages.next_page + size < RISCV.ram + TABLES.stop
+
+    def make_vm(self, gscid: int) -> Vm:
+        """A second-stage address space, with room for the tables of a guest."""
+        random = self.random
+        table = new_page_table(self.pages, self._scheme("x4"))
+        chunk = self.pages.take(_GUEST_PAGES)
+        first = random.choice((chunk, 0x1000_0000, 0x20_0000_0000 - _GUEST_PAGES))
+        table.map(first, chunk, _GUEST_PAGES, largest_page=_PAGE)
+        return Vm(
+            gscid, table, PageAllocator(OffsetMemory(self.pages.memory, chunk - first), first), first + _GUEST_PAGES
+        )
+
+    def make_space(self, pscid: int, vm: Vm | None) -> Space:
+        """A first-stage address space."""
+        return Space(pscid, new_page_table(self.pages if vm is None else vm.pages, self._scheme("")), vm)
+
+    def map_second_stage(self, vm: Vm) -> None:
+        """Map a page of a guest somewhere."""
+        if self.has_room():
+            self._map(vm.table, vm.mapped, self._output)
+
+    def map_first_stage(self, space: Space) -> None:
+        """Map a page somewhere: with a second stage to a page of that, for the most part."""
+        vm = space.vm
+        if vm is None:
+            if self.has_room():
+                self._map(space.table, space.mapped, self._output)
+        elif vm.pages.next_page + 0x8000 < vm.end:
+            self._map(space.table, space.mapped, lambda size: self._guest_output(vm, size))
+
+    def _output(self, size: int) -> tuple[int, int]:
+        """Where a page leads, and from which offset of it on that is worth going to."""
+        random = self.random
+        ram = RISCV.ram
+        if size <= 1 << 16:
+            where = HOT_DATA if random.random() < 0.9 else DATA
+            return ram + where.start + random.randrange(len(where) // size) * size, 0
+        if size == 1 << 21:
+            return ram + DATA.start + random.randrange(len(DATA) // size) * size, 0
+        return ram & -size, (ram & size - 1) + HOT_DATA.start
+
+    def _guest_output(self, vm: Vm, size: int) -> tuple[int, int]:
+        random = self.random
+        if not vm.mapped or random.random() < 0.05:
+            return random.getrandbits(38) & -size, 0
+        first, room = random.choice(vm.mapped).inside
+        address = first + random.randrange(room) & -_PAGE
+        return address & -size, address & size - 1
+
+    def _map(self, table: RadixTable, mapped: list[Mapped], output: Callable[[int], tuple[int, int]]) -> None:
+        random = self.random
+        sizes = [1 << each.shift for each in table.format.page_sizes if each.shift < 42]
+        if not self.is_thorough:
+            sizes.remove(_NAPOT)
+        size = random.choice((_PAGE, _PAGE, random.choice(sizes)))
+        address, offset = output(size)
+        width = table.width
+        # The lowest addresses stay free, so that no page of a terabyte leads to the board's devices from there.
+        # QEMU's IOTLB does not tell addresses apart that differ above bit 55.
+        middle = 1 << min(width, _TOLD_APART) - 1
+        iova = random.choice((random.getrandbits(width), random.getrandbits(32), (1 << width) - 1, middle))
+        iova &= -size
+        if size > 1 << 30 and not iova >> 40:
+            return
+        rights = _ALL_RIGHTS if self.is_one_way else _RIGHTS
+        try:
+            table.map(iova, address, size, PERMISSIONS[random.choice(rights)], largest_page=size)
+        except HarnessError:
+            return  # it is taken, or a table on the way is not there
+        level = next(each.level for each in table.format.page_sizes if 1 << each.shift == size)
+        if table.sign_extended and iova >> width - 1:
+            iova |= (1 << 64) - (1 << width)
+        room = min(size - offset, 1 << 16)
+        mapped.append(Mapped(iova, size, level, (iova + offset, room)))
+
+    def spoil(self, table: RadixTable, page: Mapped) -> Entry | None:
+        """Make an entry on the way to a page wrong, or another one; what it was before."""
+        random = self.random
+        level = page.level if random.random() < 0.75 else random.randint(page.level, table.levels)
+        try:
+            address = table.entry_address(page.input, level)
+            memory = table.pages.memory
+            before = Entry(memory, address, memory.read_u64(address))
+            if level > page.level:
+                values = random.choice(_OVERLOOKED_TABLES if self.is_thorough else _BAD_TABLES)
+            elif random.random() < 0.7:
+                values = random.choice(_OVERLOOKED_LEAVES if self.is_thorough else _BAD_LEAVES)
+            else:
+                values = {
+                    "PPN": random.choice((RISCV.ram + RAM_BYTES >> 12, RISCV.ram + HOT_DATA.start >> 12, 1 << 43))
+                }
+            table.set_fields(page.input, level, values)
+        except HarnessError:
+            return None
+        return before

@@ -1,0 +1,420 @@
+"""An SMMU over time: its registers, its queues, what its caches may hold, and the events that it records.
+
+The Non-secure programming interface (IHI 0070 3.5, chapters 4, 6 and 7). The model's own choices, beside those of
+`Smmuv3Engine`, `Commands` and `harness.model.smmuv3.queues`:
+
+- Updates of CR0, IRQ_CTRL and GBPA, and commands, are finished at once; invalidations at their CMD_SYNC (4.8).
+- What versions up to SMMUv3.1 may do is allowed of any version, since AIDR is not among the registers that are given.
+- Fields that a reset leaves UNKNOWN have to be written before anything depends on them.
+- Caches are empty after a reset (3.11 leaves it open, and asks software to invalidate).
+- Access flags are never set ahead of an access, and messages to where there is no memory are not aborted.
+
+Where software does what leaves no limit to what the SMMU may do (it moves a table or queue that is in use), nothing is
+known until the next reset: reads have no known bits, and `outcomes` raises `NotModelled`. So it does for a transaction
+that is stalled, which has no outcome yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from harness.model.access import Access, Bypassed, Fault, MemoryWrite, Outcome
+from harness.model.caches.companions import Source
+from harness.model.caches.history import HistoryMemory
+from harness.model.caches.iotlb import CacheModel
+from harness.model.caches.policies import SMMUV3
+from harness.model.engine import CommandResult, MsiWrite, NotModelled
+from harness.model.explanation import Explanation
+from harness.model.memory import OutsideMemory, WritableMemory
+from harness.model.smmuv3.capabilities import Smmuv3Capabilities
+from harness.model.smmuv3.command_names import command_name
+from harness.model.smmuv3.commands import COMMAND_SIZE, Smmuv3Opcode
+from harness.model.smmuv3.engine import Smmuv3Engine
+from harness.model.smmuv3.events import EVENT_SIZE, Smmuv3Event, Smmuv3EventType, event_layout
+from harness.model.smmuv3.pending import PendingInvalidations
+from harness.model.smmuv3.queues import take_commands
+from harness.model.smmuv3.register_file import RegisterFile
+from harness.model.smmuv3.register_map import REGISTERS, SPACE, register_of
+from harness.model.smmuv3.register_writes import RegisterWrites
+from harness.model.smmuv3.registers import (
+    CR0,
+    CR2,
+    GBPA,
+    QUEUE_CONS,
+    QUEUE_PROD,
+    STRTAB_BASE,
+    Queue,
+    Smmuv3Registers,
+)
+from harness.model.smmuv3.reporting import Reporter, Reports, queue_of
+from harness.model.undo import UndoMemory
+from harness.model.unit import Coverage, Place, Readout
+
+__all__ = ["Smmuv3Unit"]
+
+
+def _start(name: str) -> int:
+    return REGISTERS[f"SMMU_{name}"].start
+
+
+_CR0, _CR2, _GBPA = _start("CR0"), _start("CR2"), _start("GBPA")
+_GERROR, _GERRORN = _start("GERROR"), _start("GERRORN")
+_STRTAB_BASE, _STRTAB_BASE_CFG = _start("STRTAB_BASE"), _start("STRTAB_BASE_CFG")
+_CMDQ_BASE, _CMDQ_PROD, _CMDQ_CONS = _start("CMDQ_BASE"), _start("CMDQ_PROD"), _start("CMDQ_CONS")
+_EVENTQ_PROD = _start("EVENTQ_PROD")
+_SMMUEN, _CMDQEN = CR0["SMMUEN"].mask, CR0["CMDQEN"].mask
+_OF_TRANSLATION = _SMMUEN | CR0["ATSCHK"].mask | CR0["VMW"].mask
+_RECINVSID, _E2H, _ABORT = CR2["RECINVSID"].mask, CR2["E2H"].mask, GBPA["ABORT"].mask
+_INDEX = QUEUE_PROD["WR"].mask
+# Registers after whose writes commands may be taken: the queue was enabled, or has more, or its error is acknowledged.
+_STARTS_COMMANDS = frozenset({_CR0, _CMDQ_PROD, _GERRORN})
+_ANYWHERE = range(0)
+
+
+class Smmuv3Unit:
+    """One SMMU; see `harness.model.unit.Unit`.
+
+    Args:
+        registers: as read right after a reset of the machine.
+        memory: physical memory, for the unit alone to write.
+        coverage: where commands and register fields are noted.
+        sources: requesters, each with a PASID or None, that may bring something into caches unasked.
+        merges_events: the SMMU may let one record stand for several like events (7.3.1).
+    """
+
+    def __init__(
+        self,
+        registers: Smmuv3Registers,
+        memory: WritableMemory,
+        *,
+        coverage: Coverage,
+        sources: Iterable[Source] = (),
+        merges_events: bool = False,
+    ) -> None:
+        self.coverage = coverage
+        self._capabilities = capabilities = registers.capabilities
+        self._memory = UndoMemory(memory)
+        self._file = RegisterFile(registers)
+        self._writes = RegisterWrites(self._file, capabilities)
+        self._merges = merges_events
+        self._none = Smmuv3Registers(capabilities=capabilities)
+        self._cache = CacheModel(Smmuv3Engine, self._none, self._memory, SMMUV3, sources=sources)
+        self._granule = self._cache.engine.granule
+        self._reporter = Reporter(self._file, self._writes, self._memory, self._none)
+        self._pending = PendingInvalidations()
+        self.reset()
+
+    @property
+    def capabilities(self) -> Smmuv3Capabilities:
+        """What the SMMU can do."""
+        return self._capabilities
+
+    @property
+    def memory(self) -> WritableMemory:
+        """See `Unit`."""
+        return self._memory
+
+    @property
+    def granule(self) -> int:
+        """See `Unit`."""
+        return self._granule
+
+    @property
+    def history(self) -> HistoryMemory:
+        """What memory held that caches may still have."""
+        return self._cache.memory
+
+    @property
+    def evidence(self) -> Sequence[tuple[int, int]]:
+        """See `Unit`: the write index of the Event queue with its overflow flag, and the global errors."""
+        return ((_EVENTQ_PROD, 4), (_GERROR, 4))
+
+    @property
+    def keeps_first_record(self) -> bool:
+        """See `Unit`: each has a record."""
+        return False
+
+    def reset(self) -> None:
+        """See `Unit`."""
+        self._memory.keep()
+        self._file.reset()
+        self._writes.reset()
+        self._pending.clear()
+        self._reporter.reset()
+        self._last_change = 0
+        # Before translation is enabled for the first time nothing is cached, and no history is kept.
+        self._has_translated = False
+        self._changed = True
+        self._unsure: str | None = None
+        self._other_bypass: Smmuv3Engine | None = None
+        self._command_entries = _ANYWHERE
+
+    # Registers.
+
+    def read(self, offset: int, size: int) -> Readout:
+        """See `Unit`."""
+        # 6.2: of an illegal access, and of one to two registers of 32 bits, nothing is known.
+        if self._writes.lost or size not in (4, 8) or offset % size or offset + size > SPACE:
+            return Readout(0, 0)
+        low = self._file.read(offset)
+        if size == 4:
+            return low
+        if register_of(offset) is not register_of(offset + 4):
+            return Readout(0, 0)
+        high = self._file.read(offset + 4)
+        return Readout(low.value | high.value << 32, low.known | high.known << 32)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """See `Unit`."""
+        if self._writes.lost:
+            return
+        self._memory.keep()
+        taken = self._writes.write(offset, size, value)
+        self._changed = True
+        for word, part in taken:
+            self._note_fields(word, part)
+            if word == _CR0:
+                # While translation is on anything may be brought into caches, asked for or not.
+                self._current()
+        if any(word in _STARTS_COMMANDS for word, _ in taken):
+            self._run_commands()
+        self._command_entries = self._find_command_entries()
+
+    def register_at(self, offset: int) -> Place | None:
+        """See `Unit`."""
+        return register_of(offset)
+
+    def _note_fields(self, word: int, part: int) -> None:
+        place = register_of(word)
+        if place is None or place.layout is None:
+            return
+        part <<= 8 * (word - place.start)
+        for entry in place.layout.fields:
+            if part & entry.mask and not entry.name.startswith("RSVD"):
+                self.coverage.note("register", f"{place.name.removeprefix('SMMU_')}.{entry.name}")
+
+    # Memory.
+
+    def store(self, address: int, data: bytes) -> None:
+        """See `Unit`."""
+        self._memory.keep()
+        entries = self._command_entries
+        if entries.start <= address and address + len(data) <= entries.stop:
+            # No table is there, and what was there is no command any more.
+            self._memory.write(address, data)
+            return
+        cache = self._current()
+        if not self._has_translated:
+            self._memory.write(address, data)
+            return
+        cache.memory.write(address, data)
+        self._last_change = cache.memory.now
+
+    def structure_at(self, address: int) -> Place | None:
+        """See `Unit`: a record of the Event queue, with the name and layout of its type."""
+        queue = self._reporter.event_queue()
+        if queue is None or not queue.base <= address < queue.base + (EVENT_SIZE << queue.bits):
+            return None
+        start = address & -EVENT_SIZE
+        try:
+            number = self._memory.read(start, 1)[0]
+        except OutsideMemory:
+            return None
+        layout = event_layout(number)
+        return Place(layout.name, start, EVENT_SIZE, layout)
+
+    # Requests.
+
+    def outcomes(self, access: Access) -> Sequence[Outcome]:
+        """See `Unit`."""
+        cache = self._current()
+        if self._writes.lost or self._unsure:
+            raise NotModelled(self._writes.lost or self._unsure or "", hint="reset the machine, and set its SMMU up")
+        found = cache.allowed(access)
+        if self._other_bypass is not None:
+            found |= {self._other_bypass.translate(access)}
+        if len(found) > 1:
+            present = _bare(cache.engine.translate(access))
+            ordered: Sequence[Outcome] = (present, *sorted(found - {present}, key=str))
+        else:
+            ordered = tuple(found)
+        if not any(isinstance(outcome, Fault) and outcome.record is not None for outcome in ordered):
+            return ordered
+        return [variant for outcome in ordered for variant in self._variants(outcome, cache)]
+
+    def settle(self, access: Access, outcome: Outcome) -> Sequence[MemoryWrite]:
+        """See `Unit`."""
+        if isinstance(outcome, Fault) and isinstance(outcome.record, Smmuv3Event):
+            self._reporter.record(outcome.record)
+        if self._capabilities.hardware_access_flag and not isinstance(outcome, Bypassed):
+            return self._set_flags(access, outcome)
+        return ()
+
+    def explain(self, access: Access) -> Explanation:
+        """See `Unit`."""
+        return self._current().engine.explain(access)
+
+    def _variants(self, outcome: Outcome, cache: CacheModel[Smmuv3Registers]) -> list[Outcome]:
+        """An outcome, and the same without its record where that is left open."""
+        if not isinstance(outcome, Fault) or not isinstance(outcome.record, Smmuv3Event):
+            return [outcome]
+        record = outcome.record
+        if record.stall:
+            raise NotModelled(f"a transaction is stalled: {record}", hint="stalls are not modelled; clear S and S2S")
+        self._reporter.check()
+        variants: list[Outcome] = [outcome]
+        # 6.3.12: with RECINVSID, C_BAD_STREAMID is permitted to be recorded.
+        if record.type == Smmuv3EventType.C_BAD_STREAMID or self._may_merge(record, cache):
+            variants.append(replace(outcome, record=None))
+        return variants
+
+    def _may_merge(self, record: Smmuv3Event, cache: CacheModel[Smmuv3Registers]) -> bool:
+        last = self._reporter.last
+        engine = cache.engine
+        return self._merges and last is not None and isinstance(engine, Smmuv3Engine) and engine.may_merge(last, record)
+
+    def _set_flags(self, access: Access, outcome: Outcome) -> Sequence[MemoryWrite]:
+        """The updates of descriptors (3.13): made where caches can have nothing, else made or not."""
+        cache = self._current()
+        present = cache.engine.translate(access)
+        if isinstance(present, Bypassed) or not present.writes or not _is_same(present, outcome):
+            return ()
+        if not cache.memory.is_empty:
+            return present.writes
+        for write in present.writes:
+            write.apply(self._memory)
+        return ()
+
+    def _current(self) -> CacheModel[Smmuv3Registers]:
+        """The cache model, with the registers that translation depends on as they are."""
+        cache = self._cache
+        if self._changed:
+            self._changed = False
+            registers = self._translation_registers()
+            cache.set_registers(registers)
+            if not self._has_translated:
+                # What was cached before the reset, or written since, is in no cache.
+                cache.reset()
+                self._has_translated = registers.enabled
+        return cache
+
+    def _translation_registers(self) -> Smmuv3Registers:
+        file = self._file
+        cr2, gbpa = file.value(_CR2), file.value(_GBPA)
+        if not file.known(_CR2) & _RECINVSID:
+            # What it permits is not more than what both of its values do.
+            cr2 |= _RECINVSID
+        registers = replace(
+            self._none,
+            cr0=file.value(_CR0) & _OF_TRANSLATION,
+            cr2=cr2,
+            gbpa=gbpa & _ABORT,
+            strtab_base=file.value64(_STRTAB_BASE) & STRTAB_BASE["ADDR"].mask,
+            strtab_base_cfg=file.value(_STRTAB_BASE_CFG),
+        )
+        self._unsure = self._other_bypass = None
+        if registers.enabled:
+            self._unsure = self._unknown_of_translation()
+        elif not file.known(_GBPA) & _ABORT:
+            other = replace(registers, gbpa=registers.gbpa ^ _ABORT)
+            self._other_bypass = Smmuv3Engine(other, self._memory)
+        return registers
+
+    def _unknown_of_translation(self) -> str | None:
+        """Which register translation depends on without its being known; None where all are."""
+        file = self._file
+        fields = (
+            ("SMMU_STRTAB_BASE", ~file.known64(_STRTAB_BASE) & STRTAB_BASE["ADDR"].mask),
+            ("SMMU_STRTAB_BASE_CFG", ~file.known(_STRTAB_BASE_CFG) & file.fields(_STRTAB_BASE_CFG)),
+            ("SMMU_CR2", ~file.known(_CR2) & file.fields(_CR2) & _E2H),
+        )
+        name = next((name for name, unknown in fields if unknown), None)
+        return None if name is None else f"{name} is UNKNOWN, and SMMUEN is 1"
+
+    # Commands.
+
+    def _run_commands(self) -> None:
+        """Take commands until the queue is empty or one is refused (4.1.2, 7.1)."""
+        writes, file = self._writes, self._file
+        if writes.lost or not file.value(_CR0) & _CMDQEN or writes.is_active("CMDQ_ERR"):
+            return
+        queue = self._command_queue()
+        if queue is None:
+            writes.lose("the command queue is UNKNOWN, and CMDQEN is 1")
+        elif queue.used > queue.size:
+            writes.lose("the indexes of the command queue are inconsistent (IHI 0070 3.5.1)")
+        elif queue.used and writes.is_active("CMDQ_ERR") is None:
+            writes.lose("whether commands are taken is not known: GERRORN.CMDQ_ERR was toggled (IHI 0070 6.3.20)")
+        if queue is None or writes.lost:
+            return
+        consumer, results = take_commands(queue, self._memory, self._take)
+        error = results[-1].error if results else None
+        # 7.1: at an error RD stays at the command, and ERR says why.
+        file.put(_CMDQ_CONS, consumer, _INDEX)
+        if error is not None:
+            file.put(_CMDQ_CONS, QUEUE_CONS["ERR"].put(int(error.value)), QUEUE_CONS["ERR"].mask)
+            self._reporter.activate("CMDQ_ERR")
+
+    def _take(self, command: int) -> CommandResult:
+        """One command, with what it leads to."""
+        cache = self._current()
+        result: CommandResult = cache.engine.submit(command)
+        self.coverage.note("command", command_name(command, is_illegal=result.error is not None))
+        if result.error is not None:
+            return result
+        if result.invalidations and self._has_translated:
+            self._pending.add(cache.memory.tick(), result.invalidations)
+        if command & 0xFF == Smmuv3Opcode.CMD_SYNC:
+            for moment, invalidation in self._pending.complete(self._last_change):
+                cache.invalidate((invalidation,), moment)
+        for write in result.writes:
+            self._reporter.send(write)
+        return result
+
+    def _command_queue(self) -> Queue | None:
+        """The Command queue; None where it is not known."""
+        return queue_of(
+            self._file,
+            _CMDQ_BASE,
+            _CMDQ_PROD,
+            _CMDQ_CONS,
+            entry_size=COMMAND_SIZE,
+            most=self._capabilities.command_queue_bits,
+            address_bits=self._capabilities.address_bits,
+        )
+
+    def _find_command_entries(self) -> range:
+        """The bytes of the Command queue."""
+        queue = self._command_queue() if self._file.value(_CR0) & _CMDQEN else None
+        return _ANYWHERE if queue is None else range(queue.base, queue.base + (COMMAND_SIZE << queue.bits))
+
+    # Messages, and points to come back to.
+
+    def take_interrupts(self) -> Sequence[MsiWrite]:
+        """See `Unit`. The requester is 0."""
+        taken = tuple(self._reporter.messages)
+        self._reporter.messages.clear()
+        return taken
+
+    def save(self) -> Reports:
+        """See `Unit`."""
+        self._memory.mark()
+        return self._reporter.save()
+
+    def restore(self, state: Reports) -> None:
+        """See `Unit`."""
+        self._memory.rollback()
+        self._reporter.restore(state)
+
+
+def _bare(outcome: Outcome) -> Outcome:
+    """The outcome without the flags that the walk sets."""
+    return outcome if isinstance(outcome, Bypassed) or not outcome.writes else replace(outcome, writes=())
+
+
+def _is_same(present: Outcome, outcome: Outcome) -> bool:
+    """Whether an outcome is the present one, recorded or not."""
+    if isinstance(present, Fault) and isinstance(outcome, Fault):
+        return replace(present, writes=(), record=None) == replace(outcome, writes=(), record=None)
+    return _bare(present) == _bare(outcome)

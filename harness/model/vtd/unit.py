@@ -1,0 +1,424 @@
+"""A VT-d remapping unit over time: registers, invalidation queue, fault records, and what its caches may hold.
+
+What the specification leaves undefined raises `NotModelled` where something depends on it: a register written by an
+access that is not of its kind (VT-d 11.2), the mode of the root table changed while caches may hold something of the
+other. Such a register reads as anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from operator import attrgetter
+
+from harness.model.access import Access, Fault, MemoryWrite, Outcome, Translated
+from harness.model.caches.companions import Source
+from harness.model.caches.hardware_memory import HardwareMemory
+from harness.model.caches.iotlb import CacheModel
+from harness.model.caches.policies import vtd_policy
+from harness.model.caches.policy import CachePolicy
+from harness.model.engine import CommandResult, MsiOutcome, MsiWrite, NotModelled, PostedInterrupt
+from harness.model.explanation import Explanation
+from harness.model.memory import Memory, OutsideMemory, WritableMemory
+from harness.model.undo import UndoMemory
+from harness.model.unit import Coverage, Place, Readout, UnitState
+from harness.model.vtd.command_names import descriptor_name, register_command_name
+from harness.model.vtd.engine import VtdEngine
+from harness.model.vtd.faults import VtdFaultRecord
+from harness.model.vtd.invalidation.by_register import VtdWrongRequest, write_ccmd, write_iotlb
+from harness.model.vtd.invalidation.descriptors import Granularity
+from harness.model.vtd.invalidation.queue import process_queue
+from harness.model.vtd.register_file import RegisterFile, is_defined
+from harness.model.vtd.register_layouts import GSTS_REG, PMEN_REG, TranslationTableMode
+from harness.model.vtd.register_map import GCMD_REG, VtdRegister
+from harness.model.vtd.registers import VtdRegisters
+from harness.model.vtd.reporting.events import Event, write_ics, write_iectl, write_pectl, write_prs
+
+__all__ = ["VtdUnit"]
+
+_GRANULE = 4096
+_MOST_ENGINES = 64  # that are kept to be used again
+_MOST_WALKS = 512  # that are tried for one request
+_STATUS_SIZE = 8
+_TRANSLATION_KEYS = ("gsts", "rtaddr", "irta", "pmen", "plmbase", "plmlimit", "phmbase", "phmlimit")
+"""What an outcome depends on, beside capabilities."""
+
+_TRANSLATION_OF = attrgetter(*_TRANSLATION_KEYS)
+
+# Commands of GCMD_REG that take over a pointer, the pointer, and the bit of GSTS_REG that says that this is done.
+_POINTERS = (
+    (GCMD_REG["SRTP"].mask, "rtaddr", GSTS_REG["RTPS"].mask),
+    (GCMD_REG["SIRTP"].mask, "irta", GSTS_REG["IRTPS"].mask),
+)
+# Bits of GCMD_REG that stay, and what they become in GSTS_REG.
+_STATES = {"TE": "TES", "QIE": "QIES", "IRE": "IRES", "CFI": "CFIS"}
+_EVENT_WRITES: dict[str, Callable[[VtdRegisters, int], Event]] = {
+    "ics": write_ics,
+    "iectl": write_iectl,
+    "prs": write_prs,
+    "pectl": write_pectl,
+}
+
+
+class VtdUnit:
+    """See `InterruptUnit`.
+
+    Args:
+        registers: as read right after a reset.
+        memory: the unit's own; what it holds is what there is.
+        coverage: where to note what is exercised.
+        compresses: this hardware records no second fault of a source id whose first is pending, as it may (VT-d 7.2.1).
+        sources: requesters, each with a PASID or None, that may bring something into caches before they are asked
+            about.
+
+    Attributes:
+        registers: as at first.
+    """
+
+    def __init__(
+        self,
+        registers: VtdRegisters,
+        memory: WritableMemory,
+        *,
+        coverage: Coverage,
+        compresses: bool = False,
+        sources: Iterable[Source] = (),
+    ) -> None:
+        self.registers = registers
+        self._memory = memory
+        self._coverage = coverage
+        self._sources = tuple(sources)
+        self._remaps_interrupts = registers.extended.interrupt_remapping
+        self._file = RegisterFile(registers, compresses=compresses)
+        there = {"QIE": registers.extended.queued_invalidation, "TE": True}
+        self._states = tuple(
+            (GCMD_REG[command].mask, GSTS_REG[state].mask)
+            for command, state in _STATES.items()
+            if there.get(command, self._remaps_interrupts)
+        )
+        self._engines: dict[tuple[VtdRegisters, int], VtdEngine] = {}
+        self._models: dict[str, CacheModel[VtdRegisters]] = {}
+        self._stores: set[int] = set()  # where wait descriptors have stored
+        self._interrupts: list[MsiWrite] = []
+        self.reset()
+
+    @property
+    def memory(self) -> WritableMemory:
+        """See `Unit`."""
+        return self._memory
+
+    @property
+    def coverage(self) -> Coverage:
+        """See `Unit`."""
+        return self._coverage
+
+    @property
+    def granule(self) -> int:
+        """See `Unit`: 4 KiB."""
+        return _GRANULE
+
+    @property
+    def evidence(self) -> Sequence[tuple[int, int]]:
+        """See `Unit`: the fault status register and the fault recording registers."""
+        records = [entry.offset for entry in self._file.map if entry.key == "frcd"]
+        return ((0x34, 4), *((offset + half, 8) for offset in records for half in (0, 8)))
+
+    @property
+    def keeps_first_record(self) -> bool:
+        """See `Unit`: until software clears it."""
+        return True
+
+    def reset(self) -> None:
+        """See `Unit`."""
+        self._file.reset()
+        self._stores.clear()
+        self._interrupts.clear()
+        self._translation: tuple[int, ...] = ()
+        self._has_translated = False  # so that caches may hold something
+        self._use_registers()
+        self._caches.reset()
+
+    # --- registers ---
+
+    def read(self, offset: int, size: int) -> Readout:
+        """See `Unit`. Reading changes nothing."""
+        return self._file.read(offset, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """See `Unit`.
+
+        Raises:
+            NotModelled: the access is not of the register's kind, or sets off what is not defined.
+        """
+        self._records.keep()
+        register = self._file.find(offset)
+        if register is None:
+            return  # reserved: writes are ignored
+        if not is_defined(register, offset, size):
+            self._write_undefined(register, offset, size)
+            return
+        shift = 8 * (offset - register.offset)
+        mask = ((1 << 8 * size) - 1) << shift
+        self._note(register, value << shift)
+        self._write_register(register, value << shift, mask)
+
+    def _write_undefined(self, first: VtdRegister, offset: int, size: int) -> None:
+        """An access that is not of the register's kind."""
+        touched = [first, *filter(None, (self._file.find(offset + at) for at in range(1, size)))]
+        for register in touched:
+            if not register.writable:
+                raise NotModelled(
+                    f"{size} bytes written at {offset:#x}, {register.name}: the effect is undefined (VT-d 11.2)"
+                )
+            self._file.forget(register, register.writable)
+
+    def _write_register(self, register: VtdRegister, bits: int, mask: int) -> None:
+        """Software writes the bits in `mask`."""
+        file = self._file
+        key = register.key
+        match key:
+            case "frcd":
+                file.log = file.log.write_record(register.index, bits)
+            case "fsts":
+                file.log = file.log.write_fsts(bits)
+                self._run_queue()
+            case "fectl":
+                self._send(file.write_fectl(bits))
+            case "gcmd":
+                self._command(bits)
+            case "ccmd" | "iotlb":
+                self._invalidate_by_register(register, file.merged(register, bits, mask))
+            case "iva":
+                file.set(key, file.merged(register, bits, mask))
+            case "plmbase" | "plmlimit" | "phmbase" | "phmlimit":
+                file.set(key, file.merged(register, bits, mask))
+                self._use_registers()
+            case "pmen":
+                enabled = PMEN_REG["EPM"].get(bits)
+                file.set(key, PMEN_REG.encode({"EPM": enabled, "PRS": enabled}))
+                self._use_registers()
+            case _ if key in _EVENT_WRITES:
+                event = _EVENT_WRITES[key](file.snapshot(), bits)
+                file.take(event.registers)
+                self._send(event.interrupt)
+            case _ if register.writable:
+                file.store(register, bits, mask)
+                if key == "iqt":
+                    self._run_queue()
+            case _:
+                pass  # read only
+
+    def _command(self, bits: int) -> None:
+        """GCMD_REG: pointers are taken over, and states follow (VT-d 11.4.4.1)."""
+        file = self._file
+        gsts = file.now.gsts
+        for command, key, state in _POINTERS:
+            if bits & command and file.has(key):
+                file.check_known(key)
+                file.set(key, file.written[key])
+                gsts |= state
+        for command, state in self._states:
+            gsts = gsts | state if bits & command else gsts & ~state
+        file.set_gsts(gsts)
+        self._use_registers()
+        self._run_queue()
+
+    def _invalidate_by_register(self, register: VtdRegister, value: int) -> None:
+        """CCMD_REG or IOTLB_REG."""
+        file = self._file
+        key = register.key
+        result, after = (write_ccmd if key == "ccmd" else write_iotlb)(file.now, value)
+        if name := register_command_name(key, value):
+            self._coverage.note("command", name)
+        file.now = after
+        file.remember(register)
+        if result.error is VtdWrongRequest.QUEUE_ENABLED:
+            file.forget(register, register.settled)
+        elif _asks_for_less_than_all(register, value):
+            # Hardware may perform more than it was asked for, and says what it did (VT-d 11.4.6.1, CAIG).
+            file.forget(register, register.layout["CAIG" if key == "ccmd" else "IAIG"].mask)
+        self._caches.invalidate(result.invalidations)
+
+    def _send(self, message: MsiWrite | None) -> None:
+        if message is not None:
+            self._interrupts.append(message)
+
+    def _use_registers(self) -> None:
+        """Translate by the registers as they stand."""
+        now = self._file.now
+        translation = _TRANSLATION_OF(now)
+        if translation == self._translation:
+            return
+        self._translation = translation
+        present = replace(self.registers, **dict(zip(_TRANSLATION_KEYS, translation, strict=True)))
+        policy = vtd_policy(present)
+        model = self._models.get(policy.name)
+        if model is None:
+            model = self._models[policy.name] = self._new_model(present, policy)
+        before = getattr(self, "_caches", model)
+        if before is not model:
+            if self._has_translated and not before.memory.is_empty:
+                raise NotModelled("RTADDR_REG.TTM is changed while caches may hold something of the other mode")
+            model.reset()
+        self._caches = model
+        self._records = UndoMemory(HardwareMemory(model.memory))
+        model.set_registers(present)
+        mode = present.translation_table_mode
+        self._sets_flags = mode is not TranslationTableMode.LEGACY and present.translation_enabled
+        self._has_translated |= present.translation_enabled
+
+    def _new_model(self, present: VtdRegisters, policy: CachePolicy[VtdRegisters]) -> CacheModel[VtdRegisters]:
+        return CacheModel(
+            self._engine_of,
+            present,
+            self._memory,
+            policy,
+            sources=self._sources,
+            interrupts=self._remaps_interrupts,
+            walk_limit=_MOST_WALKS,
+        )
+
+    def _engine_of(self, registers: VtdRegisters, memory: Memory) -> VtdEngine:
+        """An engine; programs set the same registers again and again, so it is kept."""
+        # The memories are those of the cache models, which live as long as this unit.
+        key = registers, id(memory)
+        engine = self._engines.get(key)
+        if engine is None:
+            if len(self._engines) >= _MOST_ENGINES:
+                self._engines.clear()
+            engine = self._engines[key] = VtdEngine(registers, memory)
+        return engine
+
+    def _note(self, register: VtdRegister, bits: int) -> None:
+        for mask, name in register.names:
+            if bits & mask:
+                self._coverage.note("register", name)
+
+    # --- the invalidation queue ---
+
+    def _run_queue(self) -> None:
+        file = self._file
+        if not file.now.queued_invalidation_enabled or file.now.iqh == file.now.iqt:
+            return
+        file.check_known("iqa", "iqt")
+        run = process_queue(file.snapshot(), self._memory)
+        for step in run.steps:
+            if step.descriptor is not None:
+                self._coverage.note("command", descriptor_name(step.descriptor, step.result.error))
+            self._obey(step.result)
+        file.take(run.registers)
+        self._interrupts += run.interrupts
+
+    def _obey(self, result: CommandResult) -> None:
+        self._caches.invalidate(result.invalidations)
+        for write in result.writes:
+            self._record(write)
+            self._stores.add(write.address & -_STATUS_SIZE)
+
+    # --- memory and requests ---
+
+    def store(self, address: int, data: bytes) -> None:
+        """See `Unit`."""
+        self._records.keep()
+        self._caches.memory.write(address, data)
+
+    def outcomes(self, access: Access) -> Sequence[Outcome]:
+        """See `Unit`."""
+        allowed = self._caches.allowed(access)
+        if len(allowed) == 1:
+            return tuple(allowed)
+        present = _without_writes(self._caches.engine.translate(access))
+        return (present, *(allowed - {present}))
+
+    def settle(self, access: Access, outcome: Outcome) -> Sequence[MemoryWrite]:
+        """See `Unit`: flags where caches may have spared the walk."""
+        flags = self._set_flags(access, outcome) if self._sets_flags else ()
+        if isinstance(outcome, Fault) and isinstance(outcome.record, VtdFaultRecord):
+            self._write_down(outcome.record)
+        return flags
+
+    def interrupts(self, write: MsiWrite) -> Sequence[MsiOutcome]:
+        """See `InterruptUnit`."""
+        engine = self._caches.engine
+        assert isinstance(engine, VtdEngine)
+        present = engine.remap_msi(write)
+        if not self._remaps_interrupts:
+            return (present,)
+        return (present, *(self._caches.allowed_interrupts(write) - {present}))
+
+    def settle_interrupt(self, write: MsiWrite, outcome: MsiOutcome) -> None:
+        """See `InterruptUnit`."""
+        if isinstance(outcome, PostedInterrupt):
+            for posted in outcome.writes:
+                self._record(posted)
+        elif isinstance(outcome, Fault) and isinstance(outcome.record, VtdFaultRecord):
+            self._write_down(outcome.record)
+
+    def explain(self, access: Access) -> Explanation:
+        """See `Unit`."""
+        return self._caches.engine.explain(access)
+
+    def take_interrupts(self) -> Sequence[MsiWrite]:
+        """See `Unit`."""
+        taken = tuple(self._interrupts)
+        self._interrupts.clear()
+        return taken
+
+    def _write_down(self, record: VtdFaultRecord) -> None:
+        recorded = self._file.log.record(record)
+        self._file.log = recorded.log
+        self._send(recorded.interrupt)
+
+    def _set_flags(self, access: Access, outcome: Outcome) -> tuple[MemoryWrite, ...]:
+        """Set the flags that the walk of an outcome sets; those that caches may have spared it are returned."""
+        present = self._caches.engine.translate(access)
+        if not isinstance(present, Translated | Fault) or not present.writes or _without_writes(present) != outcome:
+            return ()
+        if not self._caches.memory.is_empty:
+            return present.writes
+        for write in present.writes:
+            self._record(write)
+        return ()
+
+    def _record(self, write: MemoryWrite) -> None:
+        try:
+            self._records.write(write.address, write.data)
+        except OutsideMemory:
+            return  # nothing there takes it
+
+    # --- a point to come back to, and names ---
+
+    def save(self) -> UnitState:
+        """See `Unit`."""
+        self._records.mark()
+        return self._file.log, len(self._interrupts)
+
+    def restore(self, state: UnitState) -> None:
+        """See `Unit`."""
+        self._records.rollback()
+        self._file.log, sent = state
+        del self._interrupts[sent:]
+
+    def register_at(self, offset: int) -> Place | None:
+        """See `Unit`."""
+        register = self._file.find(offset)
+        return None if register is None else Place(register.name, register.offset, register.size, register.layout)
+
+    def structure_at(self, address: int) -> Place | None:
+        """See `Unit`: what a wait descriptor stored."""
+        start = address & -_STATUS_SIZE
+        return Place("invalidation wait status", start, _STATUS_SIZE) if start in self._stores else None
+
+
+def _asks_for_less_than_all(register: VtdRegister, value: int) -> bool:
+    """Whether a write to CCMD_REG or IOTLB_REG is a request of a granularity finer than global."""
+    layout = register.layout
+    go, asked = ("ICC", "CIRG") if register.key == "ccmd" else ("IVT", "IIRG")
+    return bool(layout[go].get(value)) and layout[asked].get(value) > Granularity.GLOBAL
+
+
+def _without_writes(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Translated | Fault) and outcome.writes:
+        bare: Outcome = replace(outcome, writes=())
+        return bare
+    return outcome

@@ -1,0 +1,197 @@
+"""The runner on a real QEMU: what it notices, and that it notices."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from harness.artifacts.cache import Cache
+from harness.artifacts.qemu import find_qemu
+from harness.conform.campaign import capabilities_of
+from harness.conform.divergence import Kind
+from harness.conform.edu import PAYLOADS, first_buffer
+from harness.conform.memory import DATA
+from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store, Unplug, Write
+from harness.conform.replay import replay_program
+from harness.conform.session import Session
+from harness.conform.targets.registry import find_target
+from harness.defaults import defaults
+from harness.model.access import Access, AccessKind, Bypassed, Outcome
+from harness.model.unit import Coverage, Readout
+from harness.resources import ROOT
+from harness.vmm.qemu.stacks import stacks
+
+_TARGET = "intel-iommu/legacy"
+_GCMD, _RTADDR = 0x18, 0x20
+_PAGE = DATA.start
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """Machines with a VT-d unit in legacy mode, and nothing that is known of them."""
+    target = find_target(_TARGET)
+    build = find_qemu(defaults().qemu, target.arch, Cache())
+    with Session(target, build, capabilities_of(build, target), (), Coverage()) as opened:
+        yield opened
+
+
+def _program(*steps: Step) -> Program:
+    return Program(_TARGET, -1, steps)
+
+
+def _write(iova: int, device: str = "edu0", length: int = 4) -> Dma:
+    return Dma(device, AccessKind.WRITE, iova, length, PAYLOADS.start)
+
+
+def test_a_dma_through_an_iommu_that_is_off_lands_where_it_is_told(session: Session) -> None:
+    result = session.run(_program(_write(_PAGE)))
+    assert (result.divergences, result.dmas) == ([], 1)
+    memory = session.runner.machine.ram
+    assert memory[_PAGE : _PAGE + 4] == first_buffer(0)[PAYLOADS.start : PAYLOADS.start + 4]
+
+
+def test_what_a_device_read_shows_in_what_it_writes(session: Session) -> None:
+    read = Dma("edu1", AccessKind.READ, _PAGE + 8, 8, 0x900)
+    write = Dma("edu1", AccessKind.WRITE, _PAGE + 64, 8, 0x900)
+    result = session.run(_program(read, write))
+    assert result.divergences == []
+    memory = session.runner.machine.ram
+    assert memory[_PAGE + 64 : _PAGE + 72] == memory[_PAGE + 8 : _PAGE + 16] != bytes(8)
+
+
+def test_a_blocked_dma_is_seen_to_be_blocked_and_its_record_is_compared(session: Session) -> None:
+    enable = (Write(_RTADDR, 8, 0x14_0000), Write(_GCMD, 4, 1 << 30), Write(_GCMD, 4, 1 << 31))
+    result = session.run(_program(*enable, _write(_PAGE), Read(0x34, 4)))
+    assert (result.divergences, result.dmas) == ([], 1)
+    assert session.runner.bound.unit.read(0x34, 4) == Readout(0x2, 0xFF73)
+
+
+def test_data_that_go_to_another_page_are_found_out(session: Session) -> None:
+    unit = session.runner.bound.unit
+    outcomes = unit.outcomes
+
+    def changed(access: Access) -> Sequence[Outcome]:
+        return [Bypassed(each.address ^ 0x1000, each.reason) for each in outcomes(access) if isinstance(each, Bypassed)]
+
+    unit.outcomes = changed  # type: ignore[method-assign]
+    (found,) = session.run(_program(_write(_PAGE))).divergences
+    assert found.kind is Kind.DMA
+    assert "did not arrive" in found.signature
+
+
+def test_a_change_of_memory_that_nobody_made_is_found_out(session: Session) -> None:
+    machine = session.runner.machine
+    post = machine.qtest.post
+
+    def meddling(lines: Sequence[str], *, deadline: float = 10.0) -> None:
+        if any("writeq" in line for line in lines) and len(lines) < 10:
+            machine.ram[_PAGE + 0x800] ^= 1
+        post(lines, deadline=deadline)
+
+    machine.qtest.post = meddling  # type: ignore[method-assign]
+    (found,) = session.run(_program(_write(_PAGE))).divergences
+    assert found.signature == f"{_TARGET}: memory: memory changed in data"
+    assert found.probe is not None
+    assert found.probe.wanted ^ found.probe.seen == 1
+
+
+def test_a_change_far_from_where_anything_happens_is_found_out_at_the_end(session: Session) -> None:
+    machine = session.runner.machine
+    post = machine.qtest.post
+
+    def meddling(lines: Sequence[str], *, deadline: float = 10.0) -> None:
+        if any("writeq" in line for line in lines) and len(lines) < 10:
+            machine.ram[DATA.stop - 16] ^= 1
+        post(lines, deadline=deadline)
+
+    machine.qtest.post = meddling  # type: ignore[method-assign]
+    (found,) = session.run(_program(_write(_PAGE))).divergences
+    assert found.signature == f"{_TARGET}: memory: memory changed in data"
+
+
+def test_a_register_that_reads_as_it_must_not_is_found_out_by_its_field(session: Session) -> None:
+    unit = session.runner.bound.unit
+    unit.read = lambda offset, size: Readout(0x80, 0x80)  # type: ignore[method-assign]
+    (found,) = session.run(_program(Read(0x08, 8))).divergences
+    assert found.signature.startswith(f"{_TARGET}: register: CAP_REG: ")
+    assert found.section == "VT-d 11.4.2"
+
+
+def test_a_qemu_that_ends_is_a_divergence_and_the_next_program_has_another(session: Session) -> None:
+    pid = session.runner.machine.process.pid
+    os.kill(pid, signal.SIGABRT)
+    result = session.run(_program(_write(_PAGE)))
+    assert result.broken
+    assert [found.kind for found in result.divergences] == [Kind.CRASH]
+    assert session.run(_program(_write(_PAGE))).divergences == []
+    assert session.runner.machine.process.pid != pid
+
+
+def test_a_qemu_that_does_not_answer_is_told_with_what_its_threads_do(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = session.runner.machine
+    collect = machine.qtest.collect
+    monkeypatch.setattr(machine.qtest, "collect", lambda **_: collect(deadline=1.0))
+    os.kill(machine.process.pid, signal.SIGSTOP)
+    result = session.run(_program(_write(_PAGE)))
+    assert [found.kind for found in result.divergences] == [Kind.HANG]
+    assert "thread" in result.divergences[0].detail.lower()
+
+
+def test_the_threads_of_a_process_are_told_without_a_debugger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    told = stacks(os.getpid())
+    assert f"thread {os.getpid()} " in told
+    assert "install gdb" in told
+
+
+def test_a_reset_in_the_middle_turns_translation_off(session: Session) -> None:
+    enable = (Write(_RTADDR, 8, 0x14_0000), Write(_GCMD, 4, 1 << 30), Write(_GCMD, 4, 1 << 31))
+    result = session.run(_program(*enable, _write(_PAGE), Reset(), _write(_PAGE + 16), Read(0x1C, 4)))
+    assert (result.divergences, result.dmas) == ([], 2)
+
+
+def test_a_device_that_was_plugged_again_has_an_empty_buffer(session: Session) -> None:
+    device = "edu30"
+    result = session.run(_program(_write(_PAGE, device), Unplug(device), Plug(device), _write(_PAGE + 16, device)))
+    assert (result.divergences, result.dmas) == ([], 2)
+    assert session.runner.machine.ram[_PAGE + 16 : _PAGE + 20] == bytes(4)
+
+
+def test_a_store_over_what_a_dma_wrote_counts(session: Session) -> None:
+    result = session.run(_program(_write(_PAGE), Store(_PAGE, b"\x11" * 8), _write(_PAGE + 4)))
+    assert (result.divergences, result.dmas) == ([], 2)
+
+
+def test_a_script_alone_shows_on_qemu_what_was_seen() -> None:
+    """The script of a known divergence, piped into QEMU as its head says, ends with what was seen there."""
+    target = find_target("amd-iommu/dma")
+    build = find_qemu("sid", target.arch, Cache())
+    program = Program.load(ROOT / "ci/divergences/amd-iommu-upper-rights.json")
+    replayed = replay_program(program, "sid")
+    probe = replayed.divergences[-1].probe
+    assert probe is not None
+    lines = replayed.script.splitlines()
+    line = next(line for line in lines if "| qemu-system-x86_64" in line).rpartition("| ")[2]
+    commands = [line for line in lines if not line.startswith("#")]
+    argv = [*build.argv_prefix, *shlex.split(line)[1:]]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **build.env}
+    ) as qemu:
+        assert qemu.stdin is not None
+        assert qemu.stdout is not None
+        stop = threading.Timer(20, qemu.kill)
+        stop.start()
+        qemu.stdin.write("".join(f"{command}\n" for command in commands))
+        qemu.stdin.flush()
+        answers = [qemu.stdout.readline() for _ in commands]
+        qemu.kill()
+        stop.cancel()
+    assert int(answers[-1].split()[1], 16) == probe.seen != probe.wanted
