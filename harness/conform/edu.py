@@ -14,7 +14,17 @@ from random import Random
 
 from harness.model.access import AccessKind
 
-__all__ = ["BUFFER_BYTES", "CLOCK_STEP", "LANDING", "MESSAGES", "PAYLOADS", "blocked_length", "first_buffer", "order"]
+__all__ = [
+    "BUFFER_BYTES",
+    "CLOCK_STEP",
+    "COMMAND",
+    "LANDING",
+    "MESSAGES",
+    "PAYLOADS",
+    "blocked_length",
+    "first_buffer",
+    "order",
+]
 
 BUFFER_BYTES = 4095
 """How much of the buffer is used: builds up to 8 abort on its last byte."""
@@ -26,12 +36,14 @@ PAYLOADS = range(256, 2048)
 LANDING = range(2048, BUFFER_BYTES)
 """Where reads land."""
 
+COMMAND = 0x98
+"""Offset of the register that orders a DMA, bytes."""
 CLOCK_STEP = "clock_step 100000001"
 """The qtest command that lets the time pass that a DMA takes, 100 ms, where only the harness makes time pass."""
 
 _WORD = 4
 _BUFFER = 0x4_0000  # where the device itself has its buffer
-_SOURCE, _DESTINATION, _COUNT, _COMMAND = 0x80, 0x88, 0x90, 0x98
+_SOURCE, _DESTINATION, _COUNT = 0x80, 0x88, 0x90
 _TO_BUFFER, _TO_MEMORY = 1, 3
 
 
@@ -69,5 +81,5 @@ def order(bar: int, kind: AccessKind, iova: int, length: int, offset: int, *, sa
     lines = [f"writeq {bar + _SOURCE:#x} {source:#x}", f"writeq {bar + _DESTINATION:#x} {destination:#x}"]
     if not same_length:
         lines.append(f"writeq {bar + _COUNT:#x} {length:#x}")
-    lines.append(f"writeq {bar + _COMMAND:#x} {command:#x}")
+    lines.append(f"writeq {bar + COMMAND:#x} {command:#x}")
     return lines
