@@ -75,7 +75,7 @@ class AmdIommu:
         if int(capabilities.version.split(".")[0]) < _FIRST_RELEASE:
             raise Unsupported(
                 f"the amd-iommu of QEMU {capabilities.version} writes its status over its own base registers",
-                hint="that is amd-iommu-status-lost in docs/findings.md",
+                hint="use a later QEMU: what it logs and where its tables are it overwrites itself",
             )
         translates = capabilities.has_property("amd-iommu", "dma-remap")
         if translates is self.root_bus_only:
