@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from harness.model.access import Access, AccessKind
 from harness.model.caches.cached_walk import CachedWalk
@@ -52,6 +52,19 @@ class _Profile:
     settled: bool
 
 
+class _Overview(NamedTuple):
+    """All sources, as the tables are now.
+
+    Attributes:
+        kinds: of those that translate and are settled one of each kind, which is enough of those with the same tables,
+            and its tags.
+        unsettled: the others that may have something in a cache.
+    """
+
+    kinds: dict[object, tuple[Source, Tags]]
+    unsettled: list[Source]
+
+
 class Companions:
     """Knows the sources, and what the tables say of each, until that changes.
 
@@ -81,6 +94,7 @@ class Companions:
             for requester, pasid in sources
         }
         self._profiles: dict[Source, _Profile] = {}
+        self._overview: _Overview | None = None
         self._changes = 0
         self._one_root = True
         self.known: dict[Source, tuple[Source, ...]] = {}
@@ -96,6 +110,7 @@ class Companions:
         """
         self._one_root = one_root
         self._profiles.clear()
+        self._overview = None
         self.known.clear()
         self.untagged.clear()
         self._memory.watched.clear()
@@ -112,6 +127,7 @@ class Companions:
         source = access.requester, access.pasid
         if source not in self._sources:
             self._sources[source] = access
+            self._overview = None
             self.known.clear()
 
     def find(self, access: Access, *, translates: bool = True) -> tuple[Source, ...]:
@@ -127,6 +143,7 @@ class Companions:
         if source not in self._sources or (translates and source in self.untagged):
             self._sources[source] = access
             self._profiles.pop(source, None)
+            self._overview = None
             self.untagged.discard(source)
             self.known.clear()
         known = self.known.get(source)
@@ -135,15 +152,16 @@ class Companions:
         own = self._profile(source)
         if own.tags is None and own.settled:
             self.untagged.add(source)
-        found: dict[object, Source] = {self._kind(own): source} if own.settled else {}
-        for other in self._sources:
-            profile = self._profile(other)
-            if not profile.settled:
-                found[other] = other
-            elif profile.tags is not None and (not own.settled or self._alike(own.tags, profile.tags)):
-                # One of those that have the same tables is enough.
-                found.setdefault(self._kind(profile), other)
-        companions = self.known[source] = tuple(other for other in found.values() if other != source)
+        overview = self._overview or self._look_over()
+        found = [other for other in overview.unsettled if other != source]
+        if own.settled:
+            own_kind = self._kind(own)
+            for kind, (other, tags) in overview.kinds.items():
+                if kind != own_kind and self._alike(own.tags, tags):
+                    found.append(other)
+        else:
+            found += (other for other, _ in overview.kinds.values())
+        companions = self.known[source] = tuple(found)
         return companions
 
     def relation(self, source: Source, other: Source) -> Relation:
@@ -152,6 +170,19 @@ class Companions:
         if not own.settled or not others.settled or own.tags is None or others.tags is None:
             return Relation.OPEN
         return Relation.SAME_TAGS if own.tags == others.tags else Relation.OTHER_SPACE
+
+    def _look_over(self) -> _Overview:
+        """Make the overview; it holds until a profile changes."""
+        kinds: dict[object, tuple[Source, Tags]] = {}
+        unsettled: list[Source] = []
+        for source in self._sources:
+            profile = self._profile(source)
+            if not profile.settled:
+                unsettled.append(source)
+            elif profile.tags is not None:
+                kinds.setdefault(self._kind(profile), (source, profile.tags))
+        self._overview = _Overview(kinds, unsettled)
+        return self._overview
 
     def _kind(self, profile: _Profile) -> tuple[object, ...]:
         """What sources have in common that bring the same into caches."""
