@@ -9,7 +9,7 @@ What an engine does with them is in `harness.model.engine`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, Flag, IntEnum, StrEnum
 from typing import Protocol, TypeAlias
 
@@ -34,6 +34,7 @@ __all__ = [
     "Translated",
     "format_requester",
     "format_size",
+    "without_writes",
 ]
 
 _ADDRESS_SPACE = 1 << 64
@@ -256,6 +257,14 @@ class Fault:
 
 
 Outcome: TypeAlias = Translated | Bypassed | Fault
+
+
+def without_writes(outcome: Outcome) -> Outcome:
+    """The outcome without the flags that the walk sets."""
+    if isinstance(outcome, Bypassed) or not outcome.writes:
+        return outcome
+    bare: Outcome = replace(outcome, writes=())
+    return bare
 
 
 @dataclass(frozen=True, slots=True)

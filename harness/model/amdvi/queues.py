@@ -29,6 +29,7 @@ __all__ = [
     "read_events",
     "ring",
     "run_command_buffer",
+    "stores_to_come",
 ]
 
 _EVENT_OVERFLOW, _EVENT_LOG_INT, _EVENT_LOG_RUN = (
@@ -189,6 +190,29 @@ def run_command_buffer(
             if logged.interrupt is not None:
                 interrupts.append(logged.interrupt)
     return CommandBufferRun(registers, tuple(commands), tuple(results), tuple(events), tuple(writes), tuple(interrupts))
+
+
+def stores_to_come(base: int, head: int, tail: int, memory: Memory) -> frozenset[int]:
+    """Where the commands would store that stand in the buffer and have not been fetched.
+
+    Args:
+        base: command buffer base register.
+        head: head pointer register.
+        tail: tail pointer register.
+        memory: where the buffer is.
+    """
+    start, size = ring(base, COMMAND_SIZE)
+    found: set[int] = set()
+    while head != tail and head < size:
+        try:
+            command = int.from_bytes(memory.read(start + head, COMMAND_SIZE), "little")
+        except OutsideMemory:
+            break
+        fields = dict(COMMANDS[AmdviOpcode.COMPLETION_WAIT].decode(command))
+        if fields["Opcode"] == AmdviOpcode.COMPLETION_WAIT and fields["s"]:
+            found.add(fields["StoreAddress"])
+        head = (head + COMMAND_SIZE) % size
+    return frozenset(found)
 
 
 def _event_of(command: int, result: CommandResult, address: int, silent: Container[int]) -> AmdviEvent | None:

@@ -17,36 +17,32 @@ either way (`AmdviEvent.meaningless`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
-from harness.model.access import Access, Fault, MemoryWrite, Outcome, Translated
-from harness.model.amdvi.commands import COMMAND_SIZE, COMMANDS, AmdviOpcode, command_name
+from harness.model.access import Access, Fault, MemoryWrite, Outcome
+from harness.model.amdvi.commands import command_name
 from harness.model.amdvi.device_table import DeviceTable
 from harness.model.amdvi.engine import AmdviEngine
 from harness.model.amdvi.event_log import EventLog, EventLogState
 from harness.model.amdvi.events import EVENT_SIZE, AmdviEvent, AmdviEventCode
 from harness.model.amdvi.fault_reports import DeviceBits, with_one_fault, with_reports
-from harness.model.amdvi.queues import ring, run_command_buffer
+from harness.model.amdvi.queues import run_command_buffer, stores_to_come
 from harness.model.amdvi.register_fields import BUFFER_BASE, CONTROL, STATUS
 from harness.model.amdvi.register_file import RegisterFile, RegisterWrite, is_defined
 from harness.model.amdvi.register_map import segment_key
 from harness.model.amdvi.registers import AmdviRegisters
 from harness.model.caches.companions import Source
-from harness.model.caches.hardware_memory import HardwareMemory
 from harness.model.caches.iotlb import CacheModel
+from harness.model.caches.past_walks import keep_engines
 from harness.model.caches.policies import AMDVI
+from harness.model.caches.records import Records
 from harness.model.engine import MsiOutcome, MsiWrite, NotModelled, PostedInterrupt
 from harness.model.explanation import Explanation
-from harness.model.memory import Memory, OutsideMemory, WritableMemory
-from harness.model.undo import UndoMemory
+from harness.model.memory import WritableMemory
 from harness.model.unit import Coverage, Place, Readout, UnitState
 
 __all__ = ["AmdviUnit"]
 
-_GRANULE = 4096
 _STORE_SIZE = 8
-_MOST_ENGINES = 64  # that are kept to be used again
-_EVIDENCE = ((0x2018, 8), (0x2020, 8))
 
 _IOMMU_EN, _EVENT_LOG_EN, _CMD_BUF_EN = (CONTROL[name].mask for name in ("IommuEn", "EventLogEn", "CmdBufEn"))
 _EVENT_LOG_RUN, _CMD_BUF_RUN = (STATUS[name].mask for name in ("EventLogRun", "CmdBufRun"))
@@ -80,7 +76,15 @@ class AmdviUnit:
         coverage: where to note what is exercised.
         sources: requesters, each with a PASID or None, that may bring something into caches before they are asked
             about.
+
+    Attributes:
+        evidence: the tail of the event log, and the status register.
+        keeps_first_record: each has a record.
     """
+
+    granule = 4096
+    evidence = ((0x2018, 8), (0x2020, 8))
+    keeps_first_record = False
 
     def __init__(
         self,
@@ -90,42 +94,17 @@ class AmdviUnit:
         coverage: Coverage,
         sources: Iterable[Source] = (),
     ) -> None:
-        self._memory = memory
-        self._coverage = coverage
+        self.memory = memory
+        self.coverage = coverage
         self._file = RegisterFile(registers)
-        self._engines: dict[tuple[AmdviRegisters, int], AmdviEngine] = {}
         present = self._file.translation()
-        self._caches = CacheModel(self._engine_of, present, memory, AMDVI, sources=sources, interrupts=True)
+        engine_of = keep_engines(AmdviEngine)
+        self._caches = CacheModel(engine_of, present, memory, AMDVI, sources=sources, interrupts=True)
         self._devices = DeviceTable(present)
         self._sets_flags = _sets_flags(present)
-        self._records = UndoMemory(HardwareMemory(self._caches.memory))
+        self._records = Records(self._caches)
         self._log = EventLog(self._file, self._records)
         self._stores: set[int] = set()  # where commands have stored
-
-    @property
-    def memory(self) -> WritableMemory:
-        """See `Unit`."""
-        return self._memory
-
-    @property
-    def coverage(self) -> Coverage:
-        """See `Unit`."""
-        return self._coverage
-
-    @property
-    def granule(self) -> int:
-        """See `Unit`: 4 KiB."""
-        return _GRANULE
-
-    @property
-    def evidence(self) -> Sequence[tuple[int, int]]:
-        """See `Unit`: the tail of the event log, and the status register."""
-        return _EVIDENCE
-
-    @property
-    def keeps_first_record(self) -> bool:
-        """See `Unit`: each has a record."""
-        return False
 
     def reset(self) -> None:
         """See `Unit`."""
@@ -212,26 +191,15 @@ class AmdviUnit:
             self._devices = DeviceTable(present)
             self._sets_flags = _sets_flags(present)
 
-    def _engine_of(self, registers: AmdviRegisters, memory: Memory) -> AmdviEngine:
-        """An engine; programs set the same registers again and again, so it is kept."""
-        # The memories are those of the cache model, which live as long as this unit.
-        key = registers, id(memory)
-        engine = self._engines.get(key)
-        if engine is None:
-            if len(self._engines) >= _MOST_ENGINES:
-                self._engines.clear()
-            engine = self._engines[key] = AmdviEngine(registers, memory)
-        return engine
-
     def _note(self, part: RegisterWrite) -> None:
         """Say which fields are set."""
         register = part.register
         if register.layout is None:
-            self._coverage.note("register", register.name)
+            self.coverage.note("register", register.name)
             return
         for entry in register.layout.fields:
             if part.bits & entry.mask & register.settled:
-                self._coverage.note("register", f"{register.name}.{entry.name}")
+                self.coverage.note("register", f"{register.name}.{entry.name}")
 
     # --- commands ---
 
@@ -240,13 +208,13 @@ class AmdviUnit:
         if not file.is_known("command_buffer_base", "command_buffer_head", "command_buffer_tail"):
             raise NotModelled("which commands run is undefined: the registers of the buffer are not as they should")
         before = file.snapshot()
-        run = run_command_buffer(before, self._memory)
+        run = run_command_buffer(before, self.memory)
         if not run.results:
             return
         for command in run.commands:
-            self._coverage.note("command", command_name(command))
+            self.coverage.note("command", command_name(command))
         for write in run.writes:
-            self._record(write)
+            self._records.put(write)
             if not self._log.holds(write.address):
                 self._stores.add(write.address)
         after = run.registers
@@ -272,12 +240,7 @@ class AmdviUnit:
 
     def outcomes(self, access: Access) -> Sequence[Outcome]:
         """See `Unit`: while no event is written down, one fault is like another, and the first one stands for all."""
-        allowed = self._caches.allowed(access)
-        if len(allowed) == 1:
-            outcomes: Sequence[Outcome] = tuple(allowed)
-        else:
-            present = _without_writes(self._caches.engine.translate(access))
-            outcomes = (present, *(allowed - {present}))
+        outcomes: Sequence[Outcome] = self._caches.outcomes(access)
         if not any(isinstance(outcome, Fault) for outcome in outcomes):
             return outcomes
         if not self._log.is_running:
@@ -291,26 +254,20 @@ class AmdviUnit:
         Raises:
             NotModelled: an event is to be written down, and it is not known where.
         """
-        flags = self._set_flags(access, outcome) if self._sets_flags else ()
+        flags = self._records.set_flags(access, outcome) if self._sets_flags else ()
         if isinstance(outcome, Fault) and isinstance(outcome.record, AmdviEvent):
             return (*flags, *self._log.add(outcome.record, outcome.code))
         return flags
 
     def interrupts(self, write: MsiWrite) -> Sequence[MsiOutcome]:
         """See `InterruptUnit`."""
-        allowed = self._caches.allowed_interrupts(write)
-        if len(allowed) == 1:
-            return tuple(allowed)
-        engine = self._caches.engine
-        assert isinstance(engine, AmdviEngine)
-        present = engine.remap_msi(write)
-        return (present, *(allowed - {present}))
+        return self._caches.interrupts(write)
 
     def settle_interrupt(self, write: MsiWrite, outcome: MsiOutcome) -> None:
         """See `InterruptUnit`."""
         if isinstance(outcome, PostedInterrupt):
             for posted in outcome.writes:
-                self._record(posted)
+                self._records.put(posted)
         elif isinstance(outcome, Fault) and isinstance(outcome.record, AmdviEvent):
             self._log.add(outcome.record, outcome.code)
 
@@ -323,24 +280,6 @@ class AmdviUnit:
         taken = tuple(self._log.messages)
         self._log.messages.clear()
         return taken
-
-    def _set_flags(self, access: Access, outcome: Outcome) -> tuple[MemoryWrite, ...]:
-        """Set the flags that the walk of an outcome sets; those that caches may have spared it are returned."""
-        present = self._caches.engine.translate(access)
-        if not isinstance(present, Translated | Fault) or not present.writes or _without_writes(present) != outcome:
-            return ()
-        if not self._caches.memory.is_empty:
-            return present.writes
-        for write in present.writes:
-            self._record(write)
-        return ()
-
-    def _record(self, write: MemoryWrite) -> None:
-        try:
-            self._records.write(write.address, write.data)
-        except OutsideMemory:
-            # The write ends in a master abort, and is lost.
-            return
 
     # --- a point to come back to, and names ---
 
@@ -363,37 +302,15 @@ class AmdviUnit:
     def structure_at(self, address: int) -> Place | None:
         """See `Unit`: an entry of the event log, with the fields of the event that is there, or what a wait stored."""
         if self._log.holds(address):
-            return self._log.place_at(address, self._memory)
+            return self._log.place_at(address, self.memory)
         start = address - address % _STORE_SIZE
         if start in self._stores:
             return Place("completion store", start, _STORE_SIZE)
-        if start in self._stores_to_come():
+        values = self._file.values
+        head, tail = values["command_buffer_head"], values["command_buffer_tail"]
+        if start in stores_to_come(values["command_buffer_base"], head, tail, self.memory):
             return Place("completion store of a command that is not carried out", start, _STORE_SIZE)
         return None
-
-    def _stores_to_come(self) -> set[int]:
-        """Where the commands would store that stand in the buffer and have not been fetched."""
-        values = self._file.values
-        base, size = ring(values["command_buffer_base"], COMMAND_SIZE)
-        found: set[int] = set()
-        head, tail = values["command_buffer_head"], values["command_buffer_tail"]
-        while head != tail and head < size:
-            try:
-                command = int.from_bytes(self._memory.read(base + head, COMMAND_SIZE), "little")
-            except OutsideMemory:
-                break
-            fields = dict(COMMANDS[AmdviOpcode.COMPLETION_WAIT].decode(command))
-            if fields["Opcode"] == AmdviOpcode.COMPLETION_WAIT and fields["s"]:
-                found.add(fields["StoreAddress"])
-            head = (head + COMMAND_SIZE) % size
-        return found
-
-
-def _without_writes(outcome: Outcome) -> Outcome:
-    if isinstance(outcome, Translated | Fault) and outcome.writes:
-        bare: Outcome = replace(outcome, writes=())
-        return bare
-    return outcome
 
 
 def _sets_flags(registers: AmdviRegisters) -> bool:

@@ -48,7 +48,7 @@ from operator import eq
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from harness.errors import SpecError
-from harness.model.access import Access, AddressType, Attributes, Bypassed, Fault, Outcome, Translated
+from harness.model.access import Access, AddressType, Attributes, Fault, Outcome, Translated, without_writes
 from harness.model.caches.cached_walk import CachedWalk
 from harness.model.caches.companions import Companions, Relation, Source
 from harness.model.caches.descriptions import describe_invalidation
@@ -75,6 +75,7 @@ from harness.model.memory import Memory, WritableMemory
 __all__ = ["CacheModel"]
 
 RegistersT = TypeVar("RegistersT")
+ResultT = TypeVar("ResultT")
 
 
 class _InterruptEngine(InterruptRemapper, Protocol):
@@ -96,7 +97,7 @@ class CacheModel(Generic[RegistersT]):
         sources: requesters, each with a PASID or None, that may have brought something into a cache without being
             asked about; those that are asked about are known from then on, also for what was before.
         device_tlbs: requesters with a device TLB, each with a PASID or None, for `device_may_hold`.
-        interrupts: whether `allowed_interrupts` will be asked; history is then kept for interrupt entries as well.
+        interrupts: whether `interrupts` will be asked; history is then kept for interrupt entries as well.
         same: how what was seen is compared with an allowed outcome. An observer that sees nothing but where
             a DMA went compares addresses.
         walk_limit: walks that are tried for one access.
@@ -184,8 +185,8 @@ class CacheModel(Generic[RegistersT]):
         if self._horizon.advance(moment, invalidations):
             self._forget(self._horizon.moment)
 
-    def allowed(self, access: Access) -> frozenset[Outcome]:
-        """Every outcome that the access may have, with no `writes`.
+    def outcomes(self, access: Access) -> tuple[Outcome, ...]:
+        """Every outcome that the access may have, with no `writes`: first the present one, which needs no cache.
 
         Raises:
             TooManyWalks: there are more than can be tried.
@@ -193,8 +194,13 @@ class CacheModel(Generic[RegistersT]):
         """
         outcome = self._only_outcome(access)
         if outcome is not None:
-            return frozenset((outcome,))
-        return frozenset(way.outcome for way in self._ways(access) if holds_now(way.moments))
+            return (outcome,)
+        present, *others = self._ways(access)
+        return _each_once(present.outcome, (way.outcome for way in others if holds_now(way.moments)))
+
+    def allowed(self, access: Access) -> frozenset[Outcome]:
+        """The same as a set."""
+        return frozenset(self.outcomes(access))
 
     def judge(self, access: Access, seen: Outcome) -> Verdict:
         """Whether what was seen of an access is allowed; the verdict is true in a condition if it is.
@@ -205,8 +211,8 @@ class CacheModel(Generic[RegistersT]):
             AccessCrossesPage, NotModelled: as the engine does.
         """
         self._companions.meet(access)
-        seen = _bare(seen)
-        if self._same(seen, _bare(self._past.engine.translate(access))):
+        seen = without_writes(seen)
+        if self._same(seen, without_writes(self._past.engine.translate(access))):
             return ALLOWED
         try:
             ways = self._ways(access)
@@ -253,8 +259,8 @@ class CacheModel(Generic[RegistersT]):
                     held_now.add(outcome)
         return frozenset(held_now)
 
-    def allowed_interrupts(self, write: MsiWrite) -> frozenset[MsiOutcome]:
-        """Everything that may become of a write to the interrupt address range.
+    def interrupts(self, write: MsiWrite) -> tuple[MsiOutcome, ...]:
+        """Everything that may become of a write to the interrupt address range: first what needs no cache.
 
         Raises:
             TooManyWalks: there are more than can be tried.
@@ -264,16 +270,17 @@ class CacheModel(Generic[RegistersT]):
             raise SpecError("this model keeps no history for interrupts", hint="make it with interrupts=True")
         if self.memory.is_empty and len(self._past.interrupt_roots.all) == 1 and not self.memory.lost:
             remapper = cast(InterruptRemapper, self.engine)
-            return frozenset((remapper.remap_msi(write),))
+            return (remapper.remap_msi(write),)
 
         def explain(engine: _InterruptEngine) -> Explained[MsiOutcome]:
             return engine.explain_msi(write)
 
         walks = list(self._past.walks(self._past.interrupt_roots, explain, Budget(self._walk_limit)))
-        if not walks[0].cached.steps:
-            return frozenset((walks[0].outcome,))
+        present, *others = walks
+        if not present.cached.steps:
+            return (present.outcome,)
         lookups = Lookups([each.cached for each in walks])
-        return frozenset(each.outcome for each in walks if holds_now(lookups.find(each.cached)))
+        return _each_once(present.outcome, (each.outcome for each in others if holds_now(lookups.find(each.cached))))
 
     def _only_outcome(self, access: Access) -> Outcome | None:
         """The present outcome, where nothing that the access could find has a past; None where something has.
@@ -294,7 +301,7 @@ class CacheModel(Generic[RegistersT]):
         translates = isinstance(outcome, Translated)
         if others is None or (translates and self._companions.untagged):
             others = self._companions.find(access, translates=translates)
-        bare = _bare(outcome)
+        bare = without_writes(outcome)
         if others and not all(self._adds_nothing(access, bare, other) for other in others):
             return None
         return bare
@@ -312,14 +319,14 @@ class CacheModel(Generic[RegistersT]):
         if theirs is None:
             return False
         if relation is Relation.SAME_TAGS:
-            return isinstance(theirs, Translated) and _bare(theirs) == outcome
+            return isinstance(theirs, Translated) and without_writes(theirs) == outcome
         if isinstance(theirs, Translated):
             return Attributes.GLOBAL not in theirs.attributes
         # A fault may have come from a page that is global, and does not allow the access.
         return not self._past.present_walk(made).is_global
 
     def _ways(self, access: Access, *, also_while_off: bool = False) -> list[Way]:
-        """Every way in which the access can have gone, with when a lookup of it can give that.
+        """Every way in which the access can have gone, the present one first, and when a lookup of it can give that.
 
         Args:
             access: what is asked.
@@ -374,7 +381,7 @@ class CacheModel(Generic[RegistersT]):
         for walked in self._past.walks(self._past.roots, explain, budget):
             outcome = walked.outcome if made == access else self._past.happens_to(access, walked)
             cached = walked.cached
-            yield Way(_bare(outcome), cached.result, cached, made.requester, walked.taken_by)
+            yield Way(without_writes(outcome), cached.result, cached, made.requester, walked.taken_by)
 
     def _begin_companions(self) -> None:
         self._companions.begin(one_root=len(self._past.roots.all) == 1)
@@ -416,9 +423,5 @@ def _began_to_translate(outcome: Outcome) -> bool:
     return isinstance(outcome, Translated) or (isinstance(outcome, Fault) and outcome.stage is not None)
 
 
-def _bare(outcome: Outcome) -> Outcome:
-    """The outcome without the flags that the walk sets."""
-    if isinstance(outcome, Bypassed) or not outcome.writes:
-        return outcome
-    bare: Outcome = replace(outcome, writes=())
-    return bare
+def _each_once(present: ResultT, others: Iterable[ResultT]) -> tuple[ResultT, ...]:
+    return tuple(dict.fromkeys((present, *others)))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from functools import lru_cache, partial
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from harness.model.access import Access, Fault, Outcome
 from harness.model.caches.cached_walk import CachedWalk, Setting, Taker, evaluate
@@ -24,11 +24,14 @@ from harness.model.engine import Engine, MsiOutcome
 from harness.model.explanation import Step
 from harness.model.memory import Memory
 
-__all__ = ["Budget", "Explained", "PastWalks", "Roots", "Walked"]
+__all__ = ["Budget", "Explained", "PastWalks", "Roots", "Walked", "keep_engines"]
 
 RegistersT = TypeVar("RegistersT")
 ResultT = TypeVar("ResultT", Outcome, MsiOutcome)
 
+EngineT = TypeVar("EngineT", bound=Engine[Any, Any])
+
+_MOST_ENGINES = 64
 _MOST_REGISTERS = 256  # values that are remembered of them, the present ones included
 
 Explained: TypeAlias = tuple[Sequence[Step], ResultT]
@@ -91,6 +94,15 @@ class Walked(Generic[ResultT, RegistersT]):
     def taken_by(self, taker: Taker) -> CachedWalk:
         """The walk, where another requester goes on from its last table."""
         return evaluate(self.trace, self.setting, taker)
+
+
+def keep_engines(engine_of: Callable[[RegistersT, Memory], EngineT]) -> Callable[[RegistersT, Memory], EngineT]:
+    """Build engines, and keep the last ones: software sets the same registers again and again.
+
+    Args:
+        engine_of: builds an engine that has no state of its own.
+    """
+    return cast(Callable[[RegistersT, Memory], EngineT], lru_cache(_MOST_ENGINES)(engine_of))
 
 
 class PastWalks(Generic[RegistersT]):

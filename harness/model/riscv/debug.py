@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harness.model.access import Access, AccessKind, Bypassed, Fault, Outcome, Translated
+from harness.model.access import Access, AccessKind, Attributes, Bypassed, Fault, Outcome, Translated
+from harness.model.riscv.device import DeviceContext
+from harness.model.riscv.engine import RiscvIommuEngine
+from harness.model.riscv.faults import RiscvIommuCause, RiscvIommuFaultRecord, transaction_type
 from harness.model.riscv.register_fields import TR_REQ_CTL, TR_REQ_IOVA, TR_RESPONSE
 from harness.model.unit import Readout
 
-__all__ = ["requested_access", "response"]
+__all__ = ["answer_of", "requested_access", "response"]
 
 _WORD = 4
 _FAULT = TR_RESPONSE["fault"].mask
@@ -36,6 +39,30 @@ def requested_access(iova: int, control: int) -> Access | None:
         pasid=fields["PID"] if has_process else None,
         privileged=has_process and bool(fields["Priv"]),
     )
+
+
+def answer_of(access: Access, outcome: Outcome, engine: RiscvIommuEngine) -> Outcome:
+    """What an outcome comes to for a request: an interrupt file in memory is not reached this way, but is cause 260.
+
+    Args:
+        access: that is requested.
+        outcome: that a device's access would have.
+        engine: of the present tables.
+    """
+    if not isinstance(outcome, Translated) or Attributes.MRIF not in outcome.attributes:
+        return outcome
+    cause = RiscvIommuCause.TRANSACTION_TYPE_DISALLOWED
+    record = RiscvIommuFaultRecord(
+        cause=cause,
+        transaction_type=transaction_type(access.kind, access.address_type),
+        device_id=access.requester,
+        process_id=access.pasid,
+        privileged=access.privileged,
+        iotval=access.iova,
+    )
+    device = engine.find_device(access.requester)
+    is_suppressed = isinstance(device, DeviceContext) and device.dtf
+    return Fault(cause, access.requester, access.iova, False, record=None if is_suppressed else record)
 
 
 def response(outcomes: Iterable[Outcome], *, has_memory_types: bool) -> Readout:

@@ -19,7 +19,8 @@ interrupt, and `interrupts` says what becomes of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 from harness.model.access import (
     Access,
@@ -33,35 +34,31 @@ from harness.model.access import (
     Translated,
 )
 from harness.model.caches.companions import Source
-from harness.model.caches.hardware_memory import HardwareMemory
 from harness.model.caches.iotlb import CacheModel
+from harness.model.caches.past_walks import keep_engines
 from harness.model.caches.policies import RISCV
+from harness.model.caches.records import Records
 from harness.model.engine import MsiOutcome, MsiWrite, NotModelled, PostedInterrupt
 from harness.model.explanation import Explanation
-from harness.model.memory import Memory, OutsideMemory, WritableMemory
+from harness.model.memory import WritableMemory
 from harness.model.riscv.commands import command_name
 from harness.model.riscv.configuration import Configuration
-from harness.model.riscv.debug import requested_access, response
-from harness.model.riscv.device import DeviceContext
+from harness.model.riscv.debug import answer_of, requested_access, response
 from harness.model.riscv.engine import RiscvIommuEngine
 from harness.model.riscv.fault_queue import FaultQueue, FaultQueueState
-from harness.model.riscv.faults import RiscvIommuCause, RiscvIommuFaultRecord, transaction_type
+from harness.model.riscv.faults import RiscvIommuFaultRecord
 from harness.model.riscv.interrupts import COMMANDS, Interrupts, InterruptsState
 from harness.model.riscv.queue_control import QUEUES
 from harness.model.riscv.queues import CommandQueue, take_command
 from harness.model.riscv.register_fields import MSI_VECTOR_CONTROL, TR_REQ_CTL
 from harness.model.riscv.register_file import RegisterFile, RegisterWrite
 from harness.model.riscv.registers import RiscvIommuRegisters
-from harness.model.undo import UndoMemory
 from harness.model.unit import AnyBytes, Coverage, Place, Readout, UnitState
 
 __all__ = ["RiscvIommuUnit"]
 
-_GRANULE = 4096
 _ALL_OF_32 = (1 << 32) - 1
 _ALL_OF_64 = (1 << 64) - 1
-_MOST_ENGINES = 64  # that are kept to be used again
-_EVIDENCE = ((52, 4), (76, 4), (84, 4))
 _STORE_SIZE = 4
 _GO = TR_REQ_CTL["Go/Busy"].mask
 _MASKED = MSI_VECTOR_CONTROL["M"].mask
@@ -89,7 +86,15 @@ class RiscvIommuUnit:
             about.
         vectors: interrupt vectors that the implementation has, 1 to 16.
         controllers: where interrupt messages are taken that do not go to memory; everywhere where left out.
+
+    Attributes:
+        evidence: fqt, fqcsr, ipsr.
+        keeps_first_record: each has a record.
     """
+
+    granule = 4096
+    evidence = ((52, 4), (76, 4), (84, 4))
+    keeps_first_record = False
 
     def __init__(
         self,
@@ -101,14 +106,13 @@ class RiscvIommuUnit:
         vectors: int = 16,
         controllers: Sequence[range] | None = None,
     ) -> None:
-        self._memory = memory
-        self._coverage = coverage
+        self.memory = memory
+        self.coverage = coverage
         self._file = RegisterFile(registers, vectors)
         self._configuration = Configuration(registers, self._file, vectors)
-        self._engines: dict[tuple[RiscvIommuRegisters, int], RiscvIommuEngine] = {}
         self._present = self._configuration.registers()
-        self._caches = CacheModel(self._engine_of, self._present, memory, RISCV, sources=sources)
-        self._records = UndoMemory(HardwareMemory(self._caches.memory))
+        self._caches = CacheModel(keep_engines(RiscvIommuEngine), self._present, memory, RISCV, sources=sources)
+        self._records = Records(self._caches)
         limit = 1 << registers.physical_address_size
         self._interrupts = Interrupts(self._file, self._records, limit, controllers, self._report)
         self._faults = FaultQueue(self._file, self._records, limit, self._interrupts)
@@ -124,34 +128,9 @@ class RiscvIommuUnit:
         self._problem = ""
 
     @property
-    def memory(self) -> WritableMemory:
-        """See `Unit`."""
-        return self._memory
-
-    @property
-    def coverage(self) -> Coverage:
-        """See `Unit`."""
-        return self._coverage
-
-    @property
-    def granule(self) -> int:
-        """See `Unit`: 4 KiB."""
-        return _GRANULE
-
-    @property
-    def evidence(self) -> Sequence[tuple[int, int]]:
-        """See `Unit`: fqt, fqcsr, ipsr."""
-        return _EVIDENCE
-
-    @property
     def registers(self) -> RiscvIommuRegisters:
         """The registers that translation depends on, as they are now, and what the implementation chose."""
         return self._present
-
-    @property
-    def keeps_first_record(self) -> bool:
-        """See `Unit`: each has a record."""
-        return False
 
     def reset(self) -> None:
         """See `Unit`."""
@@ -232,17 +211,6 @@ class RiscvIommuUnit:
             self._present = present
             self._caches.set_registers(present)
 
-    def _engine_of(self, registers: RiscvIommuRegisters, memory: Memory) -> RiscvIommuEngine:
-        """An engine; programs set the same registers again and again, so it is kept."""
-        # The memories are those of the cache model, which live as long as this unit.
-        key = registers, id(memory)
-        engine = self._engines.get(key)
-        if engine is None:
-            if len(self._engines) >= _MOST_ENGINES:
-                self._engines.clear()
-            engine = self._engines[key] = RiscvIommuEngine(registers, memory)
-        return engine
-
     @property
     def _engine(self) -> RiscvIommuEngine:
         engine = self._caches.engine
@@ -255,7 +223,7 @@ class RiscvIommuUnit:
         assert register.layout is not None
         for entry in register.layout.fields:
             if part.bits & entry.mask & (register.settled | _GO & register.fixed) & ~register.zeros:
-                self._coverage.note("register", f"{register.name}.{entry.name}")
+                self.coverage.note("register", f"{register.name}.{entry.name}")
 
     def _check(self) -> None:
         if self._problem:
@@ -267,14 +235,14 @@ class RiscvIommuUnit:
         values = self._file.values
         while True:
             queue = CommandQueue(values["cqb"], values["cqh"], values["cqt"], values["cqcsr"])
-            taken = take_command(self._present, self._memory, queue)
+            taken = take_command(self._present, self.memory, queue)
             if taken is None:
                 return
             if self._configuration.mode_is_unknown:
                 raise NotModelled("a command is carried out, and nothing is known of ddtp.iommu_mode")
             values["cqh"], values["cqcsr"] = taken.head, taken.csr
             if taken.command:
-                self._coverage.note("command", command_name(self._present, taken.command))
+                self.coverage.note("command", command_name(self._present, taken.command))
             for write in taken.result.writes:
                 self._records.write(write.address, write.data)
                 self._stores.add(write.address)
@@ -283,46 +251,31 @@ class RiscvIommuUnit:
                 self._interrupts.pend(COMMANDS)
 
     def _translate_request(self) -> None:
-        """Chapter 7. A virtual interrupt file in memory is not reached this way: cause 260."""
+        """Chapter 7."""
         file = self._file
         if file.unknown("tr_req_iova") or file.unknown("tr_req_ctl"):
             raise NotModelled("a translation is requested, and not all of the request is known")
         access = requested_access(file.values["tr_req_iova"], file.values["tr_req_ctl"])
         if access is None:
             raise NotModelled("tr_req_ctl asks for execution and for writing: what happens then is not specified")
-        allowed = [self._request_outcome(access, outcome) for outcome in self._allowed(access)]
+        allowed = [answer_of(access, outcome, self._engine) for outcome in self._allowed(access)]
         answer = response(allowed, has_memory_types=self._present.has("Svpbmt"))
         file.store("tr_response", _ALL_OF_64, answer.value)
         file.forget("tr_response", ~answer.known)
         if len(allowed) > 1 and any(isinstance(outcome, Fault) for outcome in allowed):
             raise NotModelled("a translation is requested, of which caches say whether there is a fault to record")
-        if self._sets_flags and _writes(self._engine.translate(access)):
-            raise NotModelled("a translation is requested that may set flags, or may not")
+        if self._sets_flags:
+            present = self._engine.translate(access)
+            if not isinstance(present, Bypassed) and present.writes:
+                raise NotModelled("a translation is requested that may set flags, or may not")
         fault = allowed[0]
         if isinstance(fault, Fault) and isinstance(fault.record, RiscvIommuFaultRecord):
             self._report(fault.record)
-
-    def _request_outcome(self, access: Access, outcome: Outcome) -> Outcome:
-        if not isinstance(outcome, Translated) or not outcome.attributes & _MRIF:
-            return outcome
-        cause = RiscvIommuCause.TRANSACTION_TYPE_DISALLOWED
-        record = RiscvIommuFaultRecord(
-            cause=cause,
-            transaction_type=transaction_type(access.kind, access.address_type),
-            device_id=access.requester,
-            process_id=access.pasid,
-            privileged=access.privileged,
-            iotval=access.iova,
-        )
-        device = self._engine.find_device(access.requester)
-        is_suppressed = isinstance(device, DeviceContext) and device.dtf
-        return Fault(cause, access.requester, access.iova, False, record=None if is_suppressed else record)
 
     # --- memory and requests ---
 
     def store(self, address: int, data: bytes) -> None:
         """See `Unit`."""
-        self._records.keep()
         self._caches.memory.write(address, data)
 
     def outcomes(self, access: Access) -> Sequence[Outcome]:
@@ -337,7 +290,9 @@ class RiscvIommuUnit:
     def settle(self, access: Access, outcome: Outcome) -> Sequence[MemoryWrite | AnyBytes]:
         """See `Unit`: flags where caches may have spared the walk, and what of a record has no meaning."""
         self._check()
-        flags = self._set_flags(access, outcome) if self._sets_flags else ()
+        flags: tuple[MemoryWrite, ...] = ()
+        if self._sets_flags:
+            flags = self._records.set_flags(access, outcome, partial(_is_same, access))
         free, self._free = self._free, ()
         if isinstance(outcome, Fault) and isinstance(outcome.record, RiscvIommuFaultRecord):
             return (*flags, *free, *self._faults.add(outcome.record))
@@ -359,7 +314,7 @@ class RiscvIommuUnit:
         """See `InterruptUnit`."""
         if isinstance(outcome, PostedInterrupt):
             for posted in outcome.writes:
-                self._record(posted)
+                self._records.put(posted)
             if outcome.notify is not None:
                 self._interrupts.send(outcome.notify.address, outcome.notify.data)
         elif isinstance(outcome, Fault) and isinstance(outcome.record, RiscvIommuFaultRecord):
@@ -379,33 +334,10 @@ class RiscvIommuUnit:
         """Every outcome that caches allow, the one without them first."""
         if self._configuration.mode_is_unknown:
             raise NotModelled("nothing is known of ddtp.iommu_mode")
-        allowed = self._caches.allowed(access)
-        if len(allowed) == 1:
-            return tuple(allowed)
-        present = _without_writes(self._caches.engine.translate(access))
-        return (present, *(allowed - {present}))
-
-    def _set_flags(self, access: Access, outcome: Outcome) -> tuple[MemoryWrite, ...]:
-        """Set the flags that the walk of an outcome sets; those that caches may have spared it are returned."""
-        present = self._caches.engine.translate(access)
-        writes = _writes(present)
-        if not writes or _as_message(access, _without_writes(present)) != outcome:
-            return ()
-        if not self._caches.memory.is_empty:
-            return writes
-        for write in writes:
-            self._record(write)
-        return ()
+        return self._caches.outcomes(access)
 
     def _report(self, record: RiscvIommuFaultRecord) -> None:
         self._free += self._faults.add(record)
-
-    def _record(self, write: MemoryWrite) -> None:
-        try:
-            self._records.write(write.address, write.data)
-        except OutsideMemory:
-            # Nothing answers, and nothing is told of it.
-            return
 
     # --- a point to come back to, and names ---
 
@@ -439,19 +371,13 @@ class RiscvIommuUnit:
         return None
 
 
-def _writes(outcome: Outcome) -> tuple[MemoryWrite, ...]:
-    return () if isinstance(outcome, Bypassed) else outcome.writes
-
-
-def _without_writes(outcome: Outcome) -> Outcome:
-    if isinstance(outcome, Translated | Fault) and outcome.writes:
-        bare: Outcome = replace(outcome, writes=())
-        return bare
-    return outcome
-
-
 def _as_message(access: Access, outcome: Outcome) -> Outcome:
     """The outcome of an access to a memory-resident interrupt file as that of an interrupt."""
     if isinstance(outcome, Translated) and outcome.attributes & _MRIF:
         return Bypassed(access.iova, _INTERRUPT)
     return outcome
+
+
+def _is_same(access: Access, present: Outcome, outcome: Outcome) -> bool:
+    """Whether an outcome, which may be that of an interrupt, is the present one."""
+    return _as_message(access, present) == outcome

@@ -23,11 +23,12 @@ from harness.model.access import Access, Bypassed, Fault, MemoryWrite, Outcome
 from harness.model.caches.companions import Source
 from harness.model.caches.history import HistoryMemory
 from harness.model.caches.iotlb import CacheModel
+from harness.model.caches.past_walks import keep_engines
 from harness.model.caches.policies import SMMUV3
+from harness.model.caches.records import Records
 from harness.model.engine import CommandResult, MsiWrite, NotModelled
 from harness.model.explanation import Explanation
 from harness.model.memory import OutsideMemory, WritableMemory
-from harness.model.smmuv3.capabilities import Smmuv3Capabilities
 from harness.model.smmuv3.command_names import command_name
 from harness.model.smmuv3.commands import COMMAND_SIZE, Smmuv3Opcode
 from harness.model.smmuv3.engine import Smmuv3Engine
@@ -48,7 +49,6 @@ from harness.model.smmuv3.registers import (
     Smmuv3Registers,
 )
 from harness.model.smmuv3.reporting import Reporter, Reports, queue_of
-from harness.model.undo import UndoMemory
 from harness.model.unit import Coverage, Place, Readout
 
 __all__ = ["Smmuv3Unit"]
@@ -81,7 +81,15 @@ class Smmuv3Unit:
         coverage: where commands and register fields are noted.
         sources: requesters, each with a PASID or None, that may bring something into caches unasked.
         merges_events: the SMMU may let one record stand for several like events (7.3.1).
+
+    Attributes:
+        capabilities: what the SMMU can do.
+        evidence: the write index of the Event queue with its overflow flag, and the global errors.
+        keeps_first_record: each has a record.
     """
+
+    evidence = ((_EVENTQ_PROD, 4), (_GERROR, 4))
+    keeps_first_record = False
 
     def __init__(
         self,
@@ -92,52 +100,28 @@ class Smmuv3Unit:
         sources: Iterable[Source] = (),
         merges_events: bool = False,
     ) -> None:
+        self.memory = memory
         self.coverage = coverage
-        self._capabilities = capabilities = registers.capabilities
-        self._memory = UndoMemory(memory)
+        self.capabilities = capabilities = registers.capabilities
         self._file = RegisterFile(registers)
         self._writes = RegisterWrites(self._file, capabilities)
         self._merges = merges_events
         self._none = Smmuv3Registers(capabilities=capabilities)
-        self._cache = CacheModel(Smmuv3Engine, self._none, self._memory, SMMUV3, sources=sources)
-        self._granule = self._cache.engine.granule
-        self._reporter = Reporter(self._file, self._writes, self._memory, self._none)
+        self._caches = CacheModel(keep_engines(Smmuv3Engine), self._none, memory, SMMUV3, sources=sources)
+        self.granule = self._caches.engine.granule
+        self._records = Records(self._caches)
+        self._reporter = Reporter(self._file, self._writes, self._records, self._none)
         self._pending = PendingInvalidations()
         self.reset()
 
     @property
-    def capabilities(self) -> Smmuv3Capabilities:
-        """What the SMMU can do."""
-        return self._capabilities
-
-    @property
-    def memory(self) -> WritableMemory:
-        """See `Unit`."""
-        return self._memory
-
-    @property
-    def granule(self) -> int:
-        """See `Unit`."""
-        return self._granule
-
-    @property
     def history(self) -> HistoryMemory:
         """What memory held that caches may still have."""
-        return self._cache.memory
-
-    @property
-    def evidence(self) -> Sequence[tuple[int, int]]:
-        """See `Unit`: the write index of the Event queue with its overflow flag, and the global errors."""
-        return ((_EVENTQ_PROD, 4), (_GERROR, 4))
-
-    @property
-    def keeps_first_record(self) -> bool:
-        """See `Unit`: each has a record."""
-        return False
+        return self._caches.memory
 
     def reset(self) -> None:
         """See `Unit`."""
-        self._memory.keep()
+        self._records.keep()
         self._file.reset()
         self._writes.reset()
         self._pending.clear()
@@ -169,7 +153,7 @@ class Smmuv3Unit:
         """See `Unit`."""
         if self._writes.lost:
             return
-        self._memory.keep()
+        self._records.keep()
         taken = self._writes.write(offset, size, value)
         self._changed = True
         for word, part in taken:
@@ -198,18 +182,17 @@ class Smmuv3Unit:
 
     def store(self, address: int, data: bytes) -> None:
         """See `Unit`."""
-        self._memory.keep()
         entries = self._command_entries
         if entries.start <= address and address + len(data) <= entries.stop:
             # No table is there, and what was there is no command any more.
-            self._memory.write(address, data)
+            self.memory.write(address, data)
             return
-        cache = self._current()
+        caches = self._current()
         if not self._has_translated:
-            self._memory.write(address, data)
+            self.memory.write(address, data)
             return
-        cache.memory.write(address, data)
-        self._last_change = cache.memory.now
+        caches.memory.write(address, data)
+        self._last_change = caches.memory.now
 
     def structure_at(self, address: int) -> Place | None:
         """See `Unit`: a record of the Event queue, with the name and layout of its type."""
@@ -218,7 +201,7 @@ class Smmuv3Unit:
             return None
         start = address & -EVENT_SIZE
         try:
-            number = self._memory.read(start, 1)[0]
+            number = self.memory.read(start, 1)[0]
         except OutsideMemory:
             return None
         layout = event_layout(number)
@@ -228,34 +211,31 @@ class Smmuv3Unit:
 
     def outcomes(self, access: Access) -> Sequence[Outcome]:
         """See `Unit`."""
-        cache = self._current()
+        caches = self._current()
         if self._writes.lost or self._unsure:
             raise NotModelled(self._writes.lost or self._unsure or "", hint="reset the machine, and set its SMMU up")
-        found = cache.allowed(access)
+        found: Sequence[Outcome] = caches.outcomes(access)
         if self._other_bypass is not None:
-            found |= {self._other_bypass.translate(access)}
-        if len(found) > 1:
-            present = _bare(cache.engine.translate(access))
-            ordered: Sequence[Outcome] = (present, *sorted(found - {present}, key=str))
-        else:
-            ordered = tuple(found)
-        if not any(isinstance(outcome, Fault) and outcome.record is not None for outcome in ordered):
-            return ordered
-        return [variant for outcome in ordered for variant in self._variants(outcome, cache)]
+            found = (*found, self._other_bypass.translate(access))
+        if not any(isinstance(outcome, Fault) and outcome.record is not None for outcome in found):
+            return found
+        return [variant for outcome in found for variant in self._variants(outcome, caches)]
 
     def settle(self, access: Access, outcome: Outcome) -> Sequence[MemoryWrite]:
         """See `Unit`."""
         if isinstance(outcome, Fault) and isinstance(outcome.record, Smmuv3Event):
             self._reporter.record(outcome.record)
-        if self._capabilities.hardware_access_flag and not isinstance(outcome, Bypassed):
-            return self._set_flags(access, outcome)
+        if self.capabilities.hardware_access_flag and not isinstance(outcome, Bypassed):
+            # Descriptors are updated (3.13) whether the fault is recorded or not.
+            self._current()
+            return self._records.set_flags(access, outcome, _is_same)
         return ()
 
     def explain(self, access: Access) -> Explanation:
         """See `Unit`."""
         return self._current().engine.explain(access)
 
-    def _variants(self, outcome: Outcome, cache: CacheModel[Smmuv3Registers]) -> list[Outcome]:
+    def _variants(self, outcome: Outcome, caches: CacheModel[Smmuv3Registers]) -> list[Outcome]:
         """An outcome, and the same without its record where that is left open."""
         if not isinstance(outcome, Fault) or not isinstance(outcome.record, Smmuv3Event):
             return [outcome]
@@ -265,39 +245,27 @@ class Smmuv3Unit:
         self._reporter.check()
         variants: list[Outcome] = [outcome]
         # 6.3.12: with RECINVSID, C_BAD_STREAMID is permitted to be recorded.
-        if record.type == Smmuv3EventType.C_BAD_STREAMID or self._may_merge(record, cache):
+        if record.type == Smmuv3EventType.C_BAD_STREAMID or self._may_merge(record, caches):
             variants.append(replace(outcome, record=None))
         return variants
 
-    def _may_merge(self, record: Smmuv3Event, cache: CacheModel[Smmuv3Registers]) -> bool:
+    def _may_merge(self, record: Smmuv3Event, caches: CacheModel[Smmuv3Registers]) -> bool:
         last = self._reporter.last
-        engine = cache.engine
+        engine = caches.engine
         return self._merges and last is not None and isinstance(engine, Smmuv3Engine) and engine.may_merge(last, record)
-
-    def _set_flags(self, access: Access, outcome: Outcome) -> Sequence[MemoryWrite]:
-        """The updates of descriptors (3.13): made where caches can have nothing, else made or not."""
-        cache = self._current()
-        present = cache.engine.translate(access)
-        if isinstance(present, Bypassed) or not present.writes or not _is_same(present, outcome):
-            return ()
-        if not cache.memory.is_empty:
-            return present.writes
-        for write in present.writes:
-            write.apply(self._memory)
-        return ()
 
     def _current(self) -> CacheModel[Smmuv3Registers]:
         """The cache model, with the registers that translation depends on as they are."""
-        cache = self._cache
+        caches = self._caches
         if self._changed:
             self._changed = False
             registers = self._translation_registers()
-            cache.set_registers(registers)
+            caches.set_registers(registers)
             if not self._has_translated:
                 # What was cached before the reset, or written since, is in no cache.
-                cache.reset()
+                caches.reset()
                 self._has_translated = registers.enabled
-        return cache
+        return caches
 
     def _translation_registers(self) -> Smmuv3Registers:
         file = self._file
@@ -318,7 +286,7 @@ class Smmuv3Unit:
             self._unsure = self._unknown_of_translation()
         elif not file.known(_GBPA) & _ABORT:
             other = replace(registers, gbpa=registers.gbpa ^ _ABORT)
-            self._other_bypass = Smmuv3Engine(other, self._memory)
+            self._other_bypass = Smmuv3Engine(other, self.memory)
         return registers
 
     def _unknown_of_translation(self) -> str | None:
@@ -348,7 +316,7 @@ class Smmuv3Unit:
             writes.lose("whether commands are taken is not known: GERRORN.CMDQ_ERR was toggled (IHI 0070 6.3.20)")
         if queue is None or writes.lost:
             return
-        consumer, results = take_commands(queue, self._memory, self._take)
+        consumer, results = take_commands(queue, self.memory, self._take)
         error = results[-1].error if results else None
         # 7.1: at an error RD stays at the command, and ERR says why.
         file.put(_CMDQ_CONS, consumer, _INDEX)
@@ -358,16 +326,16 @@ class Smmuv3Unit:
 
     def _take(self, command: int) -> CommandResult:
         """One command, with what it leads to."""
-        cache = self._current()
-        result: CommandResult = cache.engine.submit(command)
+        caches = self._current()
+        result: CommandResult = caches.engine.submit(command)
         self.coverage.note("command", command_name(command, is_illegal=result.error is not None))
         if result.error is not None:
             return result
         if result.invalidations and self._has_translated:
-            self._pending.add(cache.memory.tick(), result.invalidations)
+            self._pending.add(caches.memory.tick(), result.invalidations)
         if command & 0xFF == Smmuv3Opcode.CMD_SYNC:
             for moment, invalidation in self._pending.complete(self._last_change):
-                cache.invalidate((invalidation,), moment)
+                caches.invalidate((invalidation,), moment)
         for write in result.writes:
             self._reporter.send(write)
         return result
@@ -380,8 +348,8 @@ class Smmuv3Unit:
             _CMDQ_PROD,
             _CMDQ_CONS,
             entry_size=COMMAND_SIZE,
-            most=self._capabilities.command_queue_bits,
-            address_bits=self._capabilities.address_bits,
+            most=self.capabilities.command_queue_bits,
+            address_bits=self.capabilities.address_bits,
         )
 
     def _find_command_entries(self) -> range:
@@ -399,22 +367,17 @@ class Smmuv3Unit:
 
     def save(self) -> Reports:
         """See `Unit`."""
-        self._memory.mark()
+        self._records.mark()
         return self._reporter.save()
 
     def restore(self, state: Reports) -> None:
         """See `Unit`."""
-        self._memory.rollback()
+        self._records.rollback()
         self._reporter.restore(state)
-
-
-def _bare(outcome: Outcome) -> Outcome:
-    """The outcome without the flags that the walk sets."""
-    return outcome if isinstance(outcome, Bypassed) or not outcome.writes else replace(outcome, writes=())
 
 
 def _is_same(present: Outcome, outcome: Outcome) -> bool:
     """Whether an outcome is the present one, recorded or not."""
     if isinstance(present, Fault) and isinstance(outcome, Fault):
-        return replace(present, writes=(), record=None) == replace(outcome, writes=(), record=None)
-    return _bare(present) == _bare(outcome)
+        return replace(present, record=None) == replace(outcome, record=None)
+    return present == outcome

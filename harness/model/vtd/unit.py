@@ -11,16 +11,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from harness.model.access import Access, Fault, MemoryWrite, Outcome, Translated
+from harness.model.access import Access, Fault, MemoryWrite, Outcome
 from harness.model.caches.companions import Source
-from harness.model.caches.hardware_memory import HardwareMemory
 from harness.model.caches.iotlb import CacheModel
+from harness.model.caches.past_walks import keep_engines
 from harness.model.caches.policies import vtd_policy
 from harness.model.caches.policy import CachePolicy
+from harness.model.caches.records import Records
 from harness.model.engine import CommandResult, MsiOutcome, MsiWrite, NotModelled, PostedInterrupt
 from harness.model.explanation import Explanation
-from harness.model.memory import Memory, OutsideMemory, WritableMemory
-from harness.model.undo import UndoMemory
+from harness.model.memory import WritableMemory
 from harness.model.unit import Coverage, Place, Readout, UnitState
 from harness.model.vtd.command_names import descriptor_name, register_command_name
 from harness.model.vtd.engine import VtdEngine
@@ -36,8 +36,6 @@ from harness.model.vtd.reporting.events import Event, write_ics, write_iectl, wr
 
 __all__ = ["VtdUnit"]
 
-_GRANULE = 4096
-_MOST_ENGINES = 64  # that are kept to be used again
 _MOST_WALKS = 512  # that are tried for one request
 _STATUS_SIZE = 8
 _TRANSLATION_KEYS = ("gsts", "rtaddr", "irta", "pmen", "plmbase", "plmlimit", "phmbase", "phmlimit")
@@ -73,7 +71,12 @@ class VtdUnit:
 
     Attributes:
         registers: as at first.
+        evidence: the fault status register and the fault recording registers.
+        keeps_first_record: until software clears it.
     """
+
+    granule = 4096
+    keeps_first_record = True
 
     def __init__(
         self,
@@ -85,8 +88,8 @@ class VtdUnit:
         sources: Iterable[Source] = (),
     ) -> None:
         self.registers = registers
-        self._memory = memory
-        self._coverage = coverage
+        self.memory = memory
+        self.coverage = coverage
         self._sources = tuple(sources)
         self._remaps_interrupts = registers.extended.interrupt_remapping
         self._file = RegisterFile(registers, compresses=compresses)
@@ -96,37 +99,13 @@ class VtdUnit:
             for command, state in _STATES.items()
             if there.get(command, self._remaps_interrupts)
         )
-        self._engines: dict[tuple[VtdRegisters, int], VtdEngine] = {}
+        records = [entry.offset for entry in self._file.map if entry.key == "frcd"]
+        self.evidence = ((0x34, 4), *((offset + half, 8) for offset in records for half in (0, 8)))
+        self._engine_of = keep_engines(VtdEngine)
         self._models: dict[str, CacheModel[VtdRegisters]] = {}
         self._stores: set[int] = set()  # where wait descriptors have stored
         self._interrupts: list[MsiWrite] = []
         self.reset()
-
-    @property
-    def memory(self) -> WritableMemory:
-        """See `Unit`."""
-        return self._memory
-
-    @property
-    def coverage(self) -> Coverage:
-        """See `Unit`."""
-        return self._coverage
-
-    @property
-    def granule(self) -> int:
-        """See `Unit`: 4 KiB."""
-        return _GRANULE
-
-    @property
-    def evidence(self) -> Sequence[tuple[int, int]]:
-        """See `Unit`: the fault status register and the fault recording registers."""
-        records = [entry.offset for entry in self._file.map if entry.key == "frcd"]
-        return ((0x34, 4), *((offset + half, 8) for offset in records for half in (0, 8)))
-
-    @property
-    def keeps_first_record(self) -> bool:
-        """See `Unit`: until software clears it."""
-        return True
 
     def reset(self) -> None:
         """See `Unit`."""
@@ -229,7 +208,7 @@ class VtdUnit:
         key = register.key
         result, after = (write_ccmd if key == "ccmd" else write_iotlb)(file.now, value)
         if name := register_command_name(key, value):
-            self._coverage.note("command", name)
+            self.coverage.note("command", name)
         file.now = after
         file.remember(register)
         if result.error is VtdWrongRequest.QUEUE_ENABLED:
@@ -261,7 +240,7 @@ class VtdUnit:
                 raise NotModelled("RTADDR_REG.TTM is changed while caches may hold something of the other mode")
             model.reset()
         self._caches = model
-        self._records = UndoMemory(HardwareMemory(model.memory))
+        self._records = Records(model)
         model.set_registers(present)
         mode = present.translation_table_mode
         self._sets_flags = mode is not TranslationTableMode.LEGACY and present.translation_enabled
@@ -271,28 +250,17 @@ class VtdUnit:
         return CacheModel(
             self._engine_of,
             present,
-            self._memory,
+            self.memory,
             policy,
             sources=self._sources,
             interrupts=self._remaps_interrupts,
             walk_limit=_MOST_WALKS,
         )
 
-    def _engine_of(self, registers: VtdRegisters, memory: Memory) -> VtdEngine:
-        """An engine; programs set the same registers again and again, so it is kept."""
-        # The memories are those of the cache models, which live as long as this unit.
-        key = registers, id(memory)
-        engine = self._engines.get(key)
-        if engine is None:
-            if len(self._engines) >= _MOST_ENGINES:
-                self._engines.clear()
-            engine = self._engines[key] = VtdEngine(registers, memory)
-        return engine
-
     def _note(self, register: VtdRegister, bits: int) -> None:
         for mask, name in register.names:
             if bits & mask:
-                self._coverage.note("register", name)
+                self.coverage.note("register", name)
 
     # --- the invalidation queue ---
 
@@ -301,10 +269,10 @@ class VtdUnit:
         if not file.now.queued_invalidation_enabled or file.now.iqh == file.now.iqt:
             return
         file.check_known("iqa", "iqt")
-        run = process_queue(file.snapshot(), self._memory)
+        run = process_queue(file.snapshot(), self.memory)
         for step in run.steps:
             if step.descriptor is not None:
-                self._coverage.note("command", descriptor_name(step.descriptor, step.result.error))
+                self.coverage.note("command", descriptor_name(step.descriptor, step.result.error))
             self._obey(step.result)
         file.take(run.registers)
         self._interrupts += run.interrupts
@@ -312,45 +280,39 @@ class VtdUnit:
     def _obey(self, result: CommandResult) -> None:
         self._caches.invalidate(result.invalidations)
         for write in result.writes:
-            self._record(write)
+            self._records.put(write)
             self._stores.add(write.address & -_STATUS_SIZE)
 
     # --- memory and requests ---
 
     def store(self, address: int, data: bytes) -> None:
         """See `Unit`."""
-        self._records.keep()
         self._caches.memory.write(address, data)
 
     def outcomes(self, access: Access) -> Sequence[Outcome]:
         """See `Unit`."""
-        allowed = self._caches.allowed(access)
-        if len(allowed) == 1:
-            return tuple(allowed)
-        present = _without_writes(self._caches.engine.translate(access))
-        return (present, *(allowed - {present}))
+        return self._caches.outcomes(access)
 
     def settle(self, access: Access, outcome: Outcome) -> Sequence[MemoryWrite]:
         """See `Unit`: flags where caches may have spared the walk."""
-        flags = self._set_flags(access, outcome) if self._sets_flags else ()
+        flags = self._records.set_flags(access, outcome) if self._sets_flags else ()
         if isinstance(outcome, Fault) and isinstance(outcome.record, VtdFaultRecord):
             self._write_down(outcome.record)
         return flags
 
     def interrupts(self, write: MsiWrite) -> Sequence[MsiOutcome]:
         """See `InterruptUnit`."""
+        if self._remaps_interrupts:
+            return self._caches.interrupts(write)
         engine = self._caches.engine
         assert isinstance(engine, VtdEngine)
-        present = engine.remap_msi(write)
-        if not self._remaps_interrupts:
-            return (present,)
-        return (present, *(self._caches.allowed_interrupts(write) - {present}))
+        return (engine.remap_msi(write),)
 
     def settle_interrupt(self, write: MsiWrite, outcome: MsiOutcome) -> None:
         """See `InterruptUnit`."""
         if isinstance(outcome, PostedInterrupt):
             for posted in outcome.writes:
-                self._record(posted)
+                self._records.put(posted)
         elif isinstance(outcome, Fault) and isinstance(outcome.record, VtdFaultRecord):
             self._write_down(outcome.record)
 
@@ -368,23 +330,6 @@ class VtdUnit:
         recorded = self._file.log.record(record)
         self._file.log = recorded.log
         self._send(recorded.interrupt)
-
-    def _set_flags(self, access: Access, outcome: Outcome) -> tuple[MemoryWrite, ...]:
-        """Set the flags that the walk of an outcome sets; those that caches may have spared it are returned."""
-        present = self._caches.engine.translate(access)
-        if not isinstance(present, Translated | Fault) or not present.writes or _without_writes(present) != outcome:
-            return ()
-        if not self._caches.memory.is_empty:
-            return present.writes
-        for write in present.writes:
-            self._record(write)
-        return ()
-
-    def _record(self, write: MemoryWrite) -> None:
-        try:
-            self._records.write(write.address, write.data)
-        except OutsideMemory:
-            return  # nothing there takes it
 
     # --- a point to come back to, and names ---
 
@@ -415,10 +360,3 @@ def _asks_for_less_than_all(register: VtdRegister, value: int) -> bool:
     layout = register.layout
     go, asked = ("ICC", "CIRG") if register.key == "ccmd" else ("IVT", "IIRG")
     return bool(layout[go].get(value)) and layout[asked].get(value) > Granularity.GLOBAL
-
-
-def _without_writes(outcome: Outcome) -> Outcome:
-    if isinstance(outcome, Translated | Fault) and outcome.writes:
-        bare: Outcome = replace(outcome, writes=())
-        return bare
-    return outcome
