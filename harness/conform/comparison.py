@@ -90,15 +90,21 @@ class Comparison:
         narrow = f" by {size}" if size < _NARROW else ""
         return f"{place.name}{narrow}: {', '.join(fields)}{_after(requests)}"
 
-    def unrecorded(self, step: int, requests: Sequence[Request]) -> None:
-        """Report faults that were not recorded, of a unit that keeps the first record."""
+    def unrecorded(self, step: int, requests: Sequence[Request], probe: Probe | None) -> None:
+        """Report faults that were not recorded, of a unit that keeps the first record.
+
+        Args:
+            step: number of the program's step.
+            requests: that had them.
+            probe: what shows it.
+        """
         for request in requests:
             other = AccessKind.READ if request.access.kind is AccessKind.WRITE else AccessKind.WRITE
             allowed = self._unit.outcomes(replace(request.access, kind=other))
             page = f" where a {other} may pass" if any(isinstance(each, Translated) for each in allowed) else ""
             detail = f"{request.access}: {request.outcome}; no record of it"
             text = f"{_said(request.outcome)}{page} is not recorded"
-            self._say(Kind.REGISTER, step, text, "", [detail, *self._walks([request])], None)
+            self._say(Kind.REGISTER, step, text, "", [detail, *self._walks([request])], probe)
 
     def writes(self, step: int, requests: Sequence[Request]) -> frozenset[int]:
         """Find out which writes of devices went where they must not, or did not go where they must.

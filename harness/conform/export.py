@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from harness.conform.board import Board
 from harness.conform.command import Clock, MachineWords, machine_words
@@ -21,10 +22,43 @@ from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store
 from harness.errors import SpecError
 from harness.model.access import AccessKind
 
-__all__ = ["qtest_script"]
+__all__ = ["QtestScript", "qtest_script"]
 
 _LETTER = {1: "b", 2: "w", 4: "l", 8: "q"}
 _SLOWLY = 'while read -r line; do echo "$line"; sleep 0.02; done'
+
+
+@dataclass(frozen=True, slots=True)
+class QtestScript:
+    """A script, and the command line that it is piped into.
+
+    Attributes:
+        words: QEMU's command line, the emulator's name first.
+        commands: of qtest, one a line.
+        probes: what the last of them show.
+        clock: of the build that it is for.
+    """
+
+    words: tuple[str, ...]
+    commands: tuple[str, ...]
+    probes: tuple[Probe, ...]
+    clock: Clock
+
+    def text(self, comments: Sequence[str] = ()) -> str:
+        """All of it, with a head that says how it is run.
+
+        Args:
+            comments: lines for the head.
+        """
+        feed = "grep -v '^#' FILE" if self.clock is Clock.QTEST else f"grep -v '^#' FILE | {_SLOWLY}"
+        head = [*comments, "", "Run it with", f"  {feed} | {shlex.join(self.words)}"]
+        if self.probes:
+            head += ["", "The last lines of the output, what they must be, and what they are:"]
+            head += [
+                f"  {each.command}: {each.wanted:#x} in the bits {each.known:#x}; {each.seen:#x}"
+                for each in self.probes
+            ]
+        return "".join(f"# {text}".rstrip() + "\n" for text in head) + "".join(f"{line}\n" for line in self.commands)
 
 
 def qtest_script(
@@ -37,8 +71,7 @@ def qtest_script(
     binary: str,
     prepare: Sequence[str] = (),
     looks: Sequence[str] = (),
-    comments: Sequence[str] = (),
-) -> str:
+) -> QtestScript:
     """The script.
 
     Args:
@@ -50,22 +83,12 @@ def qtest_script(
         binary: name of the emulator.
         prepare: qtest commands for the IOMMU itself, before all others.
         looks: qtest commands that read what tells of faults, before the probes.
-        comments: lines for the head.
 
     Raises:
         SpecError: it resets the machine, or plugs devices: no qtest command does that on every board.
     """
-    ids = {step.device for step in program.steps if isinstance(step, Dma)}
-    devices = [entry for entry in DEVICES if entry.id in ids]
-    line = shlex.join([binary, *machine_words(words, clock, devices), "-qtest", "stdio", "-qtest-log", "none"])
-    feed = "grep -v '^#' FILE" if clock is Clock.QTEST else f"grep -v '^#' FILE | {_SLOWLY}"
-    head = [*comments, "", "Run it with", f"  {feed} | {line}"]
-    if probes:
-        head += ["", "The last lines of the output, what they must be, and what they are:"]
-        head += [
-            f"  {probe.command}: {probe.wanted:#x} in the bits {probe.known:#x}; {probe.seen:#x}" for probe in probes
-        ]
-    lines = [
+    devices = _devices_of(program)
+    commands = (
         *place(words.board, devices),
         *prepare,
         *_load_buffers(words.board, devices, program, clock),
@@ -73,8 +96,20 @@ def qtest_script(
         *_commands(program.steps, words.board, registers, clock),
         *looks,
         *(probe.command for probe in probes),
+    )
+    line = (binary, *machine_words(words, clock, devices), "-qtest", "stdio", "-qtest-log", "none")
+    return QtestScript(line, commands, tuple(probes), clock)
+
+
+def _devices_of(program: Program) -> list[DmaDevice]:
+    """Those that do DMA, and the first function of each one's slot: a root port powers no slot that lacks it."""
+    ids = {step.device for step in program.steps if isinstance(step, Dma)}
+    slots = {(entry.address.bus, entry.address.device) for entry in DEVICES if entry.id in ids}
+    return [
+        entry
+        for entry in DEVICES
+        if entry.id in ids or (not entry.address.function and (entry.address.bus, entry.address.device) in slots)
     ]
-    return "".join(f"# {text}".rstrip() + "\n" for text in head) + "".join(f"{line}\n" for line in lines)
 
 
 def _load_buffers(board: Board, devices: Sequence[DmaDevice], program: Program, clock: Clock) -> Iterator[str]:

@@ -8,14 +8,15 @@ program.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 
 from harness.conform.buffers import check_buffers, fill_buffers
 from harness.conform.command import RAM_BYTES
 from harness.conform.comparison import LETTERS, Comparison
-from harness.conform.divergence import Divergence, Kind
+from harness.conform.divergence import Divergence, Kind, Probe
 from harness.conform.edu import BUFFER_BYTES, CLOCK_STEP, order
 from harness.conform.layout import DEVICES, DmaDevice, device
 from harness.conform.machine import ConformMachine
@@ -267,11 +268,39 @@ class Runner:
             return self._fits(evidence)
 
         requests = self._predictor.choose(round.dmas, requests, fits)
-        self._comparison.unrecorded(self._step, self._predictor.silent)
-        if self._unit.keeps_first_record and not self._tells_the_same(evidence):
-            requests, unrecorded = self._predictor.find_unrecorded(round.dmas, requests, fits)
-            self._comparison.unrecorded(self._step, unrecorded)
+        silent = self._predictor.silent
+        complete = not self._unit.keeps_first_record or self._tells_the_same(evidence)
+        if silent:
+            probe = self._probe_of(self._with_records_of(silent), evidence) if complete else None
+            self._comparison.unrecorded(self._step, silent, probe)
+        if complete:
+            return requests
+        wanted = self._told()
+        requests, unrecorded = self._predictor.find_unrecorded(round.dmas, requests, fits)
+        self._comparison.unrecorded(self._step, unrecorded, self._probe_of(wanted, evidence))
         return requests
+
+    def _told(self) -> list[Readout]:
+        """What the registers that tell of faults must say now."""
+        return [self._unit.read(offset, size) for offset, size in self._evidence]
+
+    def _with_records_of(self, silent: Sequence[Request]) -> list[Readout]:
+        """The same had these requests been recorded as well; nothing that follows comes back to a point before."""
+        state = self._unit.save()
+        for request in silent:
+            recorded = (each for each in self._unit.outcomes(request.access) if isinstance(each, Fault) and each.record)
+            for outcome in islice(recorded, 1):
+                self._unit.settle(request.access, outcome)
+        wanted = self._told()
+        self._unit.restore(state)
+        return wanted
+
+    def _probe_of(self, wanted: Sequence[Readout], evidence: Sequence[int]) -> Probe | None:
+        """A look at the first of these registers that is not as wanted."""
+        for (offset, size), must, seen in zip(self._evidence, wanted, evidence, strict=True):
+            if not must.agrees(seen):
+                return Probe(self._read_line(offset, size), must.value, must.known, seen)
+        return None
 
     def _take_evidence(self, round: _Round) -> list[int]:
         """What the registers say that tell of faults, once all DMA is done; nothing where there was none."""

@@ -8,7 +8,7 @@ from typing import Self
 from harness.artifacts.qemu import QemuBuild
 from harness.conform.command import Clock, MachineWords, with_native_hotplug
 from harness.conform.divergence import Divergence
-from harness.conform.export import qtest_script
+from harness.conform.export import QtestScript, qtest_script
 from harness.conform.machine import ConformMachine
 from harness.conform.program import Program
 from harness.conform.run import Result, Runner
@@ -99,21 +99,29 @@ class Session:
     def script(self, program: Program, divergence: Divergence | None) -> str:
         """The program as a qtest script that ends with what shows a divergence; empty where it cannot be said so."""
         shown = [] if divergence is None else [divergence.signature, *divergence.detail.splitlines()]
-        probe = None if divergence is None else divergence.probe
         try:
-            return qtest_script(
-                program,
-                self.words,
-                self.runner.bound.registers,
-                self.clock,
-                [probe] if probe else [],
-                binary=self._build.binary.name,
-                prepare=self._target.prepare,
-                looks=self.runner.evidence_lines,
-                comments=[f"QEMU {self._build.version}, {program.target}", *shown],
-            )
+            script = self.qtest_script(program, divergence)
         except SpecError:
             return ""
+        return script.text([f"QEMU {self._build.version}, {program.target}", *shown])
+
+    def qtest_script(self, program: Program, divergence: Divergence | None) -> QtestScript:
+        """The same with its parts.
+
+        Raises:
+            SpecError: as `export.qtest_script` does.
+        """
+        probe = None if divergence is None else divergence.probe
+        return qtest_script(
+            program,
+            self.words,
+            self.runner.bound.registers,
+            self.clock,
+            [probe] if probe else [],
+            binary=self._build.binary.name,
+            prepare=self._target.prepare,
+            looks=self.runner.evidence_lines,
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -195,3 +195,21 @@ def test_a_script_alone_shows_on_qemu_what_was_seen() -> None:
         qemu.kill()
         stop.cancel()
     assert int(answers[-1].split()[1], 16) == probe.seen != probe.wanted
+
+
+def test_a_script_has_the_first_function_of_each_slot_in_which_a_device_stands() -> None:
+    """A root port powers no slot without it, and nothing that the script orders would happen."""
+    program = _program(_write(_PAGE, "edu25"))
+    script = replay_program(program, "sid").script
+    assert "id=edu24,bus=bus-port,addr=0.0" in script
+    assert "id=edu25,bus=bus-port,addr=0.1" in script
+    assert "id=edu26" not in script
+
+
+def test_a_fault_that_is_not_recorded_is_shown_by_the_register_that_would_tell_of_it() -> None:
+    """VT-d keeps the first record: FSTS_REG.PPF would be set (VT-d 11.4.7.1), and nothing in memory shows it."""
+    program = Program.load(ROOT / "ci/divergences/vtd-pass-through-width.json")
+    (found,) = replay_program(program, "sid").divergences
+    assert found.signature.endswith("is not recorded")
+    assert found.probe is not None
+    assert (found.probe.command, found.probe.wanted & 2, found.probe.seen & 2) == ("readl 0xfed90034", 2, 0)
