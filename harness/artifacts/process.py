@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from harness.errors import HostError
 
-__all__ = ["Finished", "pipe", "require", "run"]
+__all__ = ["Finished", "guarded", "pipe", "require", "run"]
 
 _POLL_SECONDS = 0.05
 
@@ -56,7 +56,7 @@ def require(program: str, why: str) -> str:
     return path
 
 
-def _guarded(argv: Sequence[str]) -> list[str]:
+def guarded(argv: Sequence[str]) -> list[str]:
     """The command line under which the kernel kills the program when this process dies, whatever kills it."""
     return [require("setpriv", "to leave no process behind"), "--pdeathsig", "KILL", "--", *argv]
 
@@ -81,7 +81,7 @@ def run(argv: Sequence[str], *, watch: Callable[[], int], stall_seconds: float) 
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         # A process group of its own: Ctrl-C in the terminal comes to this process alone, which then kills the group.
         child = subprocess.Popen(
-            _guarded(argv),
+            guarded(argv),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -119,7 +119,7 @@ def pipe(first: Sequence[str], second: Sequence[str], *, deadline_seconds: float
     """
     with tempfile.TemporaryFile() as err:
         left = subprocess.Popen(
-            _guarded(first),
+            guarded(first),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=err,
@@ -129,7 +129,7 @@ def pipe(first: Sequence[str], second: Sequence[str], *, deadline_seconds: float
         children = [left]
         try:
             right = subprocess.Popen(
-                _guarded(second),
+                guarded(second),
                 stdin=left.stdout,
                 stdout=subprocess.DEVNULL,
                 stderr=err,

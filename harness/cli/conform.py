@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,13 @@ import typer
 from rich.console import Console
 
 from harness.cli.options import shown_progress
+from harness.conform.bug_reports import write_reports
 from harness.conform.campaign import CellResult, cells_of, run_cells
 from harness.conform.page import page
 from harness.conform.program import Program
 from harness.conform.replay import Replayed, replay_program
 from harness.conform.results import exit_code, print_coverage, print_results, write_results
+from harness.conform.target import Target
 from harness.conform.targets.registry import TARGETS, select
 from harness.conform.triage import KnownDivergences
 from harness.defaults import defaults
@@ -53,6 +56,10 @@ def conform(
     page_: Annotated[
         Path | None, typer.Option("--page", help="Write the page of what is understood there, and do no more.")
     ] = None,
+    reports: Annotated[
+        Path | None,
+        typer.Option(help=f"Write a report there for each mistake that {_BUILDS[-1]}, or --qemu, has; and do no more."),
+    ] = None,
     known: Annotated[Path, typer.Option(help="What is understood: a file with [[divergence]] entries.")] = KNOWN_ISSUES,
     out: Annotated[Path, typer.Option(help="Where results.json and the programs go.")] = Path("reports/conform"),
 ) -> None:
@@ -66,6 +73,9 @@ def conform(
     if page_ is not None:
         page_.write_text(page(KnownDivergences.load(known)), encoding="utf-8")
         return
+    if reports is not None:
+        chosen_build = (qemu or [_BUILDS[-1]])[-1]
+        raise typer.Exit(_write_reports(KnownDivergences.load(known), select(target or ["*"]), chosen_build, reports))
     if all and qemu:
         raise SpecError("--all and --qemu: either all builds, or those that are named")
     if seconds is not None and seconds <= 0:
@@ -100,6 +110,17 @@ def conform(
         if coverage:
             print_coverage(results, console)
     raise typer.Exit(exit_code(results))
+
+
+def _write_reports(known: KnownDivergences, targets: Sequence[Target], qemu: str, directory: Path) -> int:
+    """Write them, say which could not be written, and give the exit code."""
+    with shown_progress() as progress:
+        attempts = list(write_reports(known, targets, qemu, ROOT, directory, progress))
+    refused = [attempt for attempt in attempts if attempt.why_not]
+    for attempt in refused:
+        sys.stdout.write(f"no report of {attempt.entry.id}: {attempt.why_not}\n")
+    sys.stdout.write(f"{len(attempts) - len(refused)} reports in {directory}\n")
+    return int(bool(refused))
 
 
 def replay(

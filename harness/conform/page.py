@@ -7,7 +7,7 @@ from itertools import groupby
 
 from harness.conform.triage import Effect, Known, KnownDivergences, Nature
 
-__all__ = ["page"]
+__all__ = ["page", "worst_first"]
 
 _HEAD = """\
 # Where QEMU's IOMMUs and their specifications differ
@@ -29,8 +29,13 @@ _EFFECTS = list(Effect)
 
 def page(known: KnownDivergences) -> str:
     """The whole page, in Markdown: a table, then a section for each entry."""
-    entries = sorted(known.entries, key=_order)
+    entries = worst_first(known)
     return "\n".join([_HEAD, *_table(entries), "", *(line for entry in entries for line in _section(entry))])
+
+
+def worst_first(known: KnownDivergences) -> list[Known]:
+    """All entries, by what they do; those that are allowed come last."""
+    return sorted(known.entries, key=_order)
 
 
 def _order(entry: Known) -> tuple[bool, int, str]:

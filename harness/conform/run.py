@@ -288,7 +288,11 @@ class Runner:
         """The same had these requests been recorded as well; nothing that follows comes back to a point before."""
         state = self._unit.save()
         for request in silent:
-            recorded = (each for each in self._unit.outcomes(request.access) if isinstance(each, Fault) and each.record)
+            recorded = (
+                each
+                for each in self._unit.outcomes(request.access)
+                if isinstance(each, Fault) and each.record is not None
+            )
             for outcome in islice(recorded, 1):
                 self._unit.settle(request.access, outcome)
         wanted = self._told()
