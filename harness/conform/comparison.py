@@ -11,7 +11,7 @@ from harness.conform.memory import DATA, TwinMemory
 from harness.conform.prediction import Predictor, Request
 from harness.model.access import AccessKind, Bypassed, Fault, Outcome, Translated
 from harness.model.engine import Interrupt, MsiOutcome
-from harness.model.unit import Readout, Unit
+from harness.model.unit import Place, Readout, Unit
 
 __all__ = ["LETTERS", "Comparison"]
 
@@ -82,6 +82,11 @@ class Comparison:
         """The signature of what `register` would report, were there no requests."""
         return f"{self._target}: {Kind.REGISTER}: {self._register_text(offset, size, wanted, seen, ())}"
 
+    def record_signature(self, at: int) -> str:
+        """The signature of what `memory` would report of a word of a record, were there no requests; else empty."""
+        place = self._unit.structure_at(at + self._ram)
+        return "" if place is None else f"{self._target}: {Kind.MEMORY}: {self._record_text(place, at)}"
+
     def _register_text(self, offset: int, size: int, wanted: Readout, seen: int, requests: Sequence[Request]) -> str:
         place = self._unit.register_at(offset)
         if place is None:
@@ -124,15 +129,25 @@ class Comparison:
             explained |= self._write(step, request, [at for at in differing if at not in explained])
         return frozenset(explained)
 
-    def memory(self, step: int, requests: Sequence[Request], explained: frozenset[int] = frozenset()) -> None:
-        """Find out what else differs in memory; afterwards nothing does: the twin has what is there.
+    def memory(
+        self,
+        step: int,
+        requests: Sequence[Request],
+        explained: frozenset[int] = frozenset(),
+        *,
+        records_only: bool = False,
+    ) -> None:
+        """Find out what else differs in memory; afterwards nothing of that does: the twin has what is there.
 
         Args:
             step: number of the program's step.
             requests: that may have changed it.
             explained: words that `writes` has told of.
+            records_only: look only where the unit itself writes.
         """
         differing = list(self._memory.differences())
+        if records_only:
+            differing = [at for at in differing if self._unit.structure_at(at + self._ram) is not None]
         try:
             for at in differing:
                 if at not in explained:
@@ -199,11 +214,25 @@ class Comparison:
         text = f"memory changed in {'data' if at in DATA else 'tables or queues'}{_after(requests)}"
         section = ""
         if place is not None:
-            fields = differing_fields(place, address, probe.wanted, probe.seen, probe.known)
-            text = f"{place.name}: {', '.join(fields)}"
+            text = self._record_text(place, at) + self._uncalled_for(place, requests)
             section = place.layout.section if place.layout else ""
         detail = f"memory at {address:#x}: must be {probe.wanted:#018x}, is {probe.seen:#018x}"
         self._say(Kind.MEMORY, step, text, section, [detail, *self._walks(requests)], probe)
+
+    def _record_text(self, place: Place, at: int) -> str:
+        probe = self._probe(at)
+        fields = differing_fields(place, at + self._ram, probe.wanted, probe.seen, probe.known)
+        return f"{place.name}: {', '.join(fields)}"
+
+    def _uncalled_for(self, place: Place, requests: Sequence[Request]) -> str:
+        """Of a record where there must be none: what there was that must leave none, as far as that is one thing."""
+        at = place.start - self._ram
+        if any(self._memory.twin[at : at + place.size]):
+            return ""
+        if not requests:
+            return " where no request was made"
+        faults = [request.outcome for request in requests if isinstance(request.outcome, Fault)]
+        return " where a fault must have no record" if any(fault.record is None for fault in faults) else ""
 
     def _said(self, request: Request) -> str:
         """What must become of a request; and whether it is blocked only because it is not privileged."""

@@ -28,6 +28,7 @@ __all__ = ["Predictor", "Request", "WatchedMemory"]
 _FIRST = {entry.id: first_buffer(number) for number, entry in enumerate(DEVICES)}
 _MOST_CHOICES = 256  # that are tried for one round
 _MORE_CHOICES = 8
+_HEAD = 8  # bytes of a record
 
 
 class Request(NamedTuple):
@@ -145,6 +146,8 @@ class Predictor:
         records: the twin, by physical addresses, as the unit writes it.
         twin: the same, for what devices write.
         board: that the machine stands on.
+        is_known: whether the word of a record at that offset of memory, which differs from the twin's, does so in
+            nothing but what is known to.
 
     Attributes:
         silent: requests of the last round that were taken for blocked though they have no record, which they should.
@@ -157,8 +160,10 @@ class Predictor:
         records: WatchedMemory,
         twin: WritableMemory,
         board: Board,
+        is_known: Callable[[int], bool] = lambda at: False,
     ) -> None:
         self._unit = unit
+        self._is_known = is_known
         self._granule = unit.granule
         self._memory = memory
         self._records = records
@@ -418,7 +423,8 @@ class Predictor:
     def _shows(self, request: Request, outcomes: Sequence[Outcome]) -> bool:
         """Whether the real memory has what a request leads to; only of one with a choice that is asked of its data."""
         # Of a record only its head: what else differs is for the comparison to say.
-        if not all(self._memory.real_has(at - self._ram, data[:8]) for at, data in self._records.writes):
+        heads = ((at - self._ram, data[:_HEAD]) for at, data in self._records.writes)
+        if not all(self._memory.real_has(at, head) or (at % _HEAD == 0 and self._is_known(at)) for at, head in heads):
             return False
         if not outcomes or request.dma.kind is not AccessKind.WRITE:
             return True

@@ -8,16 +8,17 @@ program.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import islice
 
 from harness.conform.buffers import check_buffers, fill_buffers
 from harness.conform.command import RAM_BYTES
 from harness.conform.comparison import LETTERS, Comparison
-from harness.conform.divergence import Divergence, Kind, Probe
+from harness.conform.divergence import Divergence, Kind
 from harness.conform.edu import BUFFER_BYTES, CLOCK_STEP, order
+from harness.conform.ending import ending
+from harness.conform.evidence import Evidence
 from harness.conform.layout import DEVICES, DmaDevice, device
 from harness.conform.machine import ConformMachine
 from harness.conform.memory import TwinMemory
@@ -30,11 +31,8 @@ from harness.model.caches.staleness import TooManyWalks
 from harness.model.engine import Interrupt, MsiOutcome, NotModelled
 from harness.model.memory import MappedMemory, OutsideMemory, Region
 from harness.model.unit import Coverage, Readout
-from harness.vmm.qemu.stacks import stacks
 
 __all__ = ["Result", "Runner"]
-
-_LAST_WORDS = 200  # characters of QEMU's last message that a signature has
 
 
 @dataclass
@@ -64,12 +62,14 @@ class _Round:
         reads: number of the line, number of the step, the step, and what must be read.
         dmas: in their order.
         busy: devices of those.
+        counts: registers are read that tell of faults, as records do; no DMA follows in the same round.
     """
 
     lines: list[str] = field(default_factory=list)
     reads: list[tuple[int, int, Read, Readout]] = field(default_factory=list)
     dmas: list[Dma] = field(default_factory=list)
     busy: set[str] = field(default_factory=set)
+    counts: bool = False
 
 
 class _Stop(Exception):
@@ -88,7 +88,7 @@ class Runner:
 
     Attributes:
         bound: the target on this machine.
-        evidence_lines: qtest commands that read what tells of faults.
+        evidence: registers that tell of faults.
 
     Raises:
         VmmError: DMA does not work on this machine as long as its IOMMU is as a reset leaves it.
@@ -115,12 +115,11 @@ class Runner:
         records = WatchedMemory(twin)
         self.bound: Bound = target.bind(machine, records, coverage)
         self._unit = self.bound.unit
-        self._predictor = Predictor(self._unit, self._memory, records, twin, machine.board)
+        self._predictor = Predictor(self._unit, self._memory, records, twin, machine.board, self._is_known_record)
         self._comparison = Comparison(
             target.name, self._unit, self.bound.registers, self._memory, self._ram, self._predictor, self._report
         )
-        self._evidence = tuple(self._unit.evidence)
-        self.evidence_lines = [self._read_line(offset, size) for offset, size in self._evidence]
+        self.evidence = Evidence(self._unit, self.bound.registers, self._is_known_register)
         self._absent: set[DmaDevice] = set()  # that are unplugged
         self._begin(thorough=False)
 
@@ -157,7 +156,7 @@ class Runner:
         except (VmmCrashed, VmmDied) as error:
             self._broke(Kind.CRASH, error)
         except VmmTimeout as error:
-            self._broke(Kind.HANG, error, stacks(self.machine.process.pid))
+            self._broke(Kind.HANG, error)
         return self._result
 
     def _begin(self, *, thorough: bool) -> None:
@@ -178,7 +177,7 @@ class Runner:
             case Dma(device=id) if any(entry.id == id for entry in self._absent):
                 pass
             case Dma():
-                if step.device in self._round.busy:
+                if step.device in self._round.busy or self._round.counts:
                     self._finish()
                 self._order(step)
             case Write(offset, size, value):
@@ -191,7 +190,8 @@ class Runner:
                     self._finish()
                 round = self._round
                 round.reads.append((len(round.lines), number, step, self._unit.read(offset, size)))
-                round.lines.append(self._read_line(offset, size))
+                round.lines.append(f"read{LETTERS[size]} {self.bound.registers + offset:#x}")
+                round.counts |= self.evidence.has(offset, size)
             case Store(address, data):
                 if self._round.lines:
                     self._finish()
@@ -251,14 +251,16 @@ class Runner:
         self._result.dmas += len(round.dmas)
         for request in requests:
             self._note(request)
+        agrees = self._memory.agrees() if self._thorough else self._memory.hot_agrees()
+        if not agrees and round.counts:
+            # Records first: they tell more than the registers that count them.
+            self._comparison.memory(self._step, (), records_only=True)
         for line, number, read, wanted in round.reads:
             self._comparison.register(number, read.offset, read.size, wanted, int(answers[line], 16))
-        agrees = self._memory.agrees() if self._thorough else self._memory.hot_agrees()
         if not agrees:
-            # Records first: they tell more than the registers that count them.
             explained = self._comparison.writes(self._step, requests)
             self._comparison.memory(self._step, requests, explained)
-        for (offset, size), seen in zip(self._evidence, evidence, strict=False):
+        for (offset, size), seen in zip(self.evidence.places, evidence, strict=False):
             self._comparison.register(self._step, offset, size, self._unit.read(offset, size), seen, requests)
 
     def _resolve(self, round: _Round, requests: list[Request], evidence: list[int]) -> list[Request]:
@@ -269,42 +271,16 @@ class Runner:
 
         requests = self._predictor.choose(round.dmas, requests, fits)
         silent = self._predictor.silent
-        complete = not self._unit.keeps_first_record or self._tells_the_same(evidence)
+        complete = not self._unit.keeps_first_record or self.evidence.agrees(evidence)
         if silent:
-            probe = self._probe_of(self._with_records_of(silent), evidence) if complete else None
+            probe = self.evidence.probe(self.evidence.wanted_with(silent), evidence) if complete else None
             self._comparison.unrecorded(self._step, silent, probe)
         if complete:
             return requests
-        wanted = self._told()
+        wanted = self.evidence.wanted()
         requests, unrecorded = self._predictor.find_unrecorded(round.dmas, requests, fits)
-        self._comparison.unrecorded(self._step, unrecorded, self._probe_of(wanted, evidence))
+        self._comparison.unrecorded(self._step, unrecorded, self.evidence.probe(wanted, evidence))
         return requests
-
-    def _told(self) -> list[Readout]:
-        """What the registers that tell of faults must say now."""
-        return [self._unit.read(offset, size) for offset, size in self._evidence]
-
-    def _with_records_of(self, silent: Sequence[Request]) -> list[Readout]:
-        """The same had these requests been recorded as well; nothing that follows comes back to a point before."""
-        state = self._unit.save()
-        for request in silent:
-            recorded = (
-                each
-                for each in self._unit.outcomes(request.access)
-                if isinstance(each, Fault) and each.record is not None
-            )
-            for outcome in islice(recorded, 1):
-                self._unit.settle(request.access, outcome)
-        wanted = self._told()
-        self._unit.restore(state)
-        return wanted
-
-    def _probe_of(self, wanted: Sequence[Readout], evidence: Sequence[int]) -> Probe | None:
-        """A look at the first of these registers that is not as wanted."""
-        for (offset, size), must, seen in zip(self._evidence, wanted, evidence, strict=True):
-            if not must.agrees(seen):
-                return Probe(self._read_line(offset, size), must.value, must.known, seen)
-        return None
 
     def _take_evidence(self, round: _Round) -> list[int]:
         """What the registers say that tell of faults, once all DMA is done; nothing where there was none."""
@@ -312,10 +288,10 @@ class Runner:
             return []
         machine = self.machine
         if machine.uses_clock_steps:
-            return [int(answer, 16) for answer in machine.qtest.batch(self.evidence_lines)]
+            return [int(answer, 16) for answer in machine.qtest.batch(self.evidence.lines)]
         last = machine.bars[round.dmas[-1].device]
         while True:
-            done, *answers = machine.qtest.batch([machine.is_done(last), *self.evidence_lines])
+            done, *answers = machine.qtest.batch([machine.is_done(last), *self.evidence.lines])
             if not int(done, 16) & 1:
                 return [int(answer, 16) for answer in answers]
             machine.wait_until_done(last)
@@ -329,35 +305,24 @@ class Runner:
                 self._broke(Kind.CRASH, error)
         except VmmTimeout as error:
             with suppress(_Stop):
-                self._broke(Kind.HANG, error, stacks(self.machine.process.pid))
+                self._broke(Kind.HANG, error)
 
     def _let_finish(self) -> None:
-        """Nobody looks at the round any more; but no DMA of it may come later."""
+        """Nobody judges what comes of the round any more: but QEMU has to live through it, and end its DMAs."""
+        self.machine.qtest.post(self._round.lines)
         self.machine.qtest.collect()
         for bar in self.machine.bars.values():
             self.machine.wait_until_done(bar)
 
     def _fits(self, evidence: list[int]) -> bool:
         """Whether what was seen agrees with the unit and the twin memory as they are."""
-        return self._tells_the_same(evidence) and self._memory.agrees()
+        return self.evidence.agrees(evidence) and self._memory.agrees()
 
-    def _tells_the_same(self, evidence: list[int]) -> bool:
-        """Whether the registers that tell of faults say what they must.
+    def _is_known_register(self, offset: int, size: int, wanted: Readout, seen: int) -> bool:
+        return self._carries_on(self._comparison.register_signature(offset, size, wanted, seen))
 
-        Where the first record alone is kept, what is known to be otherwise in it counts as the same: it would hide
-        which fault it is of.
-        """
-        for (offset, size), seen in zip(self._evidence, evidence, strict=True):
-            wanted = self._unit.read(offset, size)
-            if not wanted.agrees(seen) and not (
-                self._unit.keeps_first_record
-                and self._carries_on(self._comparison.register_signature(offset, size, wanted, seen))
-            ):
-                return False
-        return True
-
-    def _read_line(self, offset: int, size: int) -> str:
-        return f"read{LETTERS[size]} {self.bound.registers + offset:#x}"
+    def _is_known_record(self, at: int) -> bool:
+        return self._carries_on(self._comparison.record_signature(at))
 
     def _note(self, request: Request) -> None:
         outcome: Outcome | MsiOutcome = request.outcome
@@ -378,13 +343,10 @@ class Runner:
         if not self._carries_on(divergence.signature):
             raise _Stop
 
-    def _broke(self, kind: Kind, error: VmmError, doing: str = "") -> None:
+    def _broke(self, kind: Kind, error: VmmError) -> None:
         """QEMU is gone, or does not answer: that is a divergence too."""
-        process = self.machine.process
-        last = (process.stderr.strip().splitlines() or [process.status])[-1][:_LAST_WORDS]
-        detail = "\n".join(filter(None, (str(error), doing)))
         self._result.divergences.append(
-            Divergence(kind=kind, signature=f"{self._target.name}: {kind}: {last}", step=self._step, detail=detail)
+            ending(self._target.name, kind, error, self._step, self.machine, self._unit, self.bound.registers)
         )
         self._result.broken = True
 

@@ -120,7 +120,7 @@ class Session:
             [probe] if probe else [],
             binary=self._build.binary.name,
             prepare=self._target.prepare,
-            looks=self.runner.evidence_lines,
+            looks=self.runner.evidence.lines,
         )
 
     def __enter__(self) -> Self:

@@ -209,6 +209,12 @@ class Generation:
         devices = (make_command(AmdviOpcode.INVALIDATE_DEVTAB_ENTRY, {"DeviceID": device}) for device in requesters)
         self._submit(*devices, make_command(AmdviOpcode.INVALIDATE_IOMMU_ALL))
         self._tables.untold.clear()
+        self._look_at_log()
+
+    def _look_at_log(self) -> None:
+        """Tell what is logged of entries that are illegal when they are invalidated from what is logged of requests."""
+        if self._has(Oddity.DEVICE_RESERVED):
+            self._writer.read(_EVENT_TAIL, 8)
 
     def _write_control(self) -> None:
         self._writer.write(_CONTROL, 8, CONTROL.encode(self._control))
@@ -302,6 +308,7 @@ class Generation:
             if draw < 0.6:
                 commands += [self._every_page(domain.id) for domain in self._tables.domains]
             self._submit(*commands)
+            self._look_at_log()
         elif draw < 0.95:
             self._invalidate_all(told=True)
 

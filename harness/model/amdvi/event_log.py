@@ -142,15 +142,16 @@ class EventLog:
         return base <= address < base + size
 
     def place_at(self, address: int, memory: Memory) -> Place | None:
-        """The entry at an address, by the cause of the event that was written there last, and with its fields."""
+        """The entry at an address, with its fields, and by the cause of the event that is written there, if one is."""
         if not self.holds(address):
             return None
         start = address - address % EVENT_SIZE
         try:
-            event = AmdviEvent.decode(memory.read(start, EVENT_SIZE))
+            data = memory.read(start, EVENT_SIZE)
         except OutsideMemory:
             return None
-        cause = self._causes.get(start)
+        event = AmdviEvent.decode(data)
+        cause = self._causes.get(start) if any(data) else None
         name = "event log entry" if cause is None else f"event log entry of {cause}"
         return Place(name, start, EVENT_SIZE, event.layout)
 

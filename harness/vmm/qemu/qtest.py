@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 
-from harness.errors import SpecError, VmmError, VmmTimeout
+from harness.errors import GuestCrashed, SpecError, VmmCrashed, VmmDied, VmmError, VmmTimeout
 from harness.vmm.qemu.process import QemuProcess
 
 __all__ = ["Qtest", "QtestError", "Width"]
@@ -52,11 +52,13 @@ class Qtest:
 
     Attributes:
         tap: shown each batch of commands before it is sent; None where nobody looks.
+        unanswered: the first command that had no answer when a call gave up; empty while none has.
     """
 
     def __init__(self, connection: socket.socket, process: QemuProcess) -> None:
         """Take over a connected socket."""
         self.tap: Callable[[Sequence[str]], None] | None = None
+        self.unanswered = ""
         self._socket = connection
         self._process = process
         self._lock = threading.Lock()
@@ -138,7 +140,7 @@ class Qtest:
             except TimeoutError:
                 raise self._too_late(deadline) from None
             except (OSError, EOFError):
-                raise self._process.died(f"for qtest {self._posted[-1][:80]!r}") from None
+                raise self._died() from None
 
     def collect(self, *, deadline: float = 10.0) -> list[str]:
         """What follows the `OK` of each command that was posted.
@@ -153,7 +155,7 @@ class Qtest:
             except TimeoutError:
                 raise self._too_late(deadline) from None
             except (OSError, EOFError):
-                raise self._process.died(f"for qtest {self._posted[0][:80]!r}") from None
+                raise self._died() from None
             posted, self._posted = self._posted, []
             answers = self._lines[self._owed :]
             self._owed, self._lines = 0, []
@@ -175,12 +177,22 @@ class Qtest:
                 self._has_base64 = False
         return self._has_base64
 
+    def _died(self) -> GuestCrashed | VmmCrashed | VmmDied:
+        """QEMU has ended."""
+        self._note_unanswered()
+        return self._process.died(f"for qtest {self.unanswered[:80]!r}")
+
     def _too_late(self, deadline: float) -> VmmTimeout:
         """Whoever waited has given up: answers that still come belong to nobody."""
-        text = repr(self._posted[0][:80])
+        self._note_unanswered()
         self._owed += len(self._posted)
         self._posted = []
-        return self._process.timeout(f"qtest {text}", deadline)
+        return self._process.timeout(f"qtest {self.unanswered[:80]!r}", deadline)
+
+    def _note_unanswered(self) -> None:
+        """Find the first command without an answer; where all have one, it is the last that QEMU was given."""
+        answered = max(0, len(self._lines) - self._owed)
+        self.unanswered = self._posted[min(answered, len(self._posted) - 1)] if self._posted else ""
 
     def _receive(self, count: int, end: float) -> None:
         """Take answers until there are so many of them."""
