@@ -154,7 +154,7 @@ class Generation:
         for entry in DEVICES:
             self._attach(entry)
         self._turn_on()
-        for _ in range(random.randint(16, 28)):
+        for _ in range(random.randint(160, 280)):
             self._burst()
             self._driver.look_at_faults()
             if not self._has(Oddity.OVERFLOW) or random.random() < 0.4:
@@ -221,8 +221,10 @@ class Generation:
         iova = random.choice((0, random.getrandbits(width), random.getrandbits(31), (1 << width) - 1)) & -size
         if iova >> 20 == 0xFEE or (size == _SIZES[2] and iova == 0xC000_0000):
             return  # interrupts are there
-        if any(iova < other + length and other < iova + size for other, length in domain.pages):
-            return  # it is taken
+        # A page of 1 GiB has tables in it, so devices go to some parts of it only: it must be where they never went.
+        taken = domain.places if size == _SIZES[2] else domain.pages
+        if any(iova < other + length and other < iova + size for other, length in taken):
+            return
         rights = random.choice((1, 2, 3, 3)) if self._has(Oddity.RIGHTS) else 3
         if self._setup.first_stage:
             rights |= 1
@@ -260,7 +262,9 @@ class Generation:
             number = domain.number
             self._setup.attach(entry.requester, number, domain.table)
         self._domain_of[entry.requester] = number
-        self._traffic.places[entry.id] = places
+        for other in DEVICES:
+            if other.requester == entry.requester:
+                self._traffic.places[other.id] = places
 
     def _change(self) -> None:
         """Change a table, and tell the IOMMU of it, or not.
@@ -342,13 +346,13 @@ class Generation:
         if driver.queued and self._has(Oddity.ILLEGAL_COMMANDS) and random.random() < 0.5:
             driver.submit_illegal(random, self._illegal())
             self._dirty = False
-        if self._has(Oddity.SWITCHING):
+        if self._has(Oddity.SWITCHING) and random.random() < 0.05:
             driver.switch(on=False)
             self._burst_untranslated()
             if random.random() < 0.5:
                 driver.set_root(self._setup.root)
             driver.switch(on=True)
-        if self._has(Oddity.RESET) and random.random() < 0.3:
+        if self._has(Oddity.RESET) and random.random() < 0.03:
             self._writer.reset()
             self._burst_untranslated()
             self._turn_on()

@@ -103,7 +103,7 @@ class Legacy:
             {"FPD": 1},
             {"RSVD": 1 << random.randrange(8)},
             {"RSVD_HIGH": 1 << random.randrange(40)},
-            {"AW": random.randrange(8)},
+            {"AW": _wrong_width(random, self._levels)},
             {"TT": TranslationType.RESERVED},
             {"TT": TranslationType.RESERVED, "FPD": 1},
             {"TT": TranslationType.SECOND_STAGE_DEVICE_TLB},
@@ -161,7 +161,7 @@ class _Scalable:
                 {"P": 0},
                 {"FPD": 1},
                 {"PGTT": random.choice((0, PasidTranslation.NESTED, 5, 6, 7))},
-                {"AW": random.randrange(8)} if self._has_second_stage else {"FPD": 1},
+                {"AW": _wrong_width(random, self._levels)} if self._has_second_stage else {"FPD": 1},
                 {"SSPTPTR": random.choice(_OUTSIDE)},
                 {"FSPTPTR": random.choice(_OUTSIDE) << 128},
             )
@@ -218,3 +218,8 @@ class FirstStage(_Scalable):
 def _bad_second_stage_leaves(registers: VtdRegisters) -> tuple[Mapping[str, int], ...]:
     beyond = 1 << registers.host_address_width
     return ({"ADDR": beyond}, {"ADDR": RAM_BYTES}, {"SNP": 1}, {"PS": 1}, {"IGN_52": 1}, {"R": 0, "W": 0})
+
+
+def _wrong_width(random: Random, levels: int) -> int:
+    """An AW field of no width, or of more levels than the tables have: with fewer, devices would write over tables."""
+    return random.choice([0, *range(levels - 1, 8)])

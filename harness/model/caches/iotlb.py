@@ -268,9 +268,10 @@ class CacheModel(Generic[RegistersT]):
         """
         if not self._interrupts:
             raise SpecError("this model keeps no history for interrupts", hint="make it with interrupts=True")
-        if self.memory.is_empty and len(self._past.interrupt_roots.all) == 1 and not self.memory.lost:
-            remapper = cast(InterruptRemapper, self.engine)
-            return (remapper.remap_msi(write),)
+        if len(self._past.interrupt_roots.all) == 1 and not self.memory.lost:
+            outcome = self._past.present_interrupt(write)
+            if outcome is not None:
+                return (outcome,)
 
         def explain(engine: _InterruptEngine) -> Explained[MsiOutcome]:
             return engine.explain_msi(write)

@@ -20,7 +20,7 @@ from harness.model.caches.moments import FOREVER, Moments, either
 from harness.model.caches.policy import CachePolicy
 from harness.model.caches.staleness import TOO_MANY_HINT, TooManyWalks
 from harness.model.caches.traces import Trace
-from harness.model.engine import Engine, MsiOutcome
+from harness.model.engine import Engine, InterruptRemapper, MsiOutcome, MsiWrite
 from harness.model.explanation import Step
 from harness.model.memory import Memory
 
@@ -178,6 +178,12 @@ class PastWalks(Generic[RegistersT]):
         """The present outcome, where nothing has a past that it comes from; None where something has."""
         self._replay.begin([])
         outcome = self.roots.all[0].engine.translate(access)
+        return None if self._replay.widths else outcome
+
+    def present_interrupt(self, write: MsiWrite) -> MsiOutcome | None:
+        """As `present`, for a write to the interrupt address range."""
+        self._replay.begin([])
+        outcome = cast(InterruptRemapper, self.interrupt_roots.all[0].engine).remap_msi(write)
         return None if self._replay.widths else outcome
 
     def present_walk(self, access: Access) -> CachedWalk:

@@ -92,7 +92,7 @@ def test_a_program_is_mostly_dma_and_can_be_written_down(plan: Plan) -> None:
     for seed in range(5):
         program = generate(plan, seed)
         assert Program.from_json(program.to_json()) == program
-        assert 200 <= sum(isinstance(step, Dma) for step in program.steps) <= 900
+        assert 200 <= sum(isinstance(step, Dma) for step in program.steps)
 
 
 @pytest.mark.parametrize("plan", PLANS)
