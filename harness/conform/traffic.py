@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from harness.conform.command import RAM_BYTES
 from harness.conform.edu import LANDING, MESSAGES, PAYLOADS
 from harness.conform.layout import DmaDevice
-from harness.conform.memory import HOT_DATA
+from harness.conform.memory import DATA, HOT_DATA
 from harness.conform.writer import ProgramWriter
 from harness.model.access import AccessKind
 
 __all__ = ["Traffic"]
 
 _WORD = 4
+_NEAR = 0x4_0000
 _BOARD_END = 1 << 32  # below it is everything that a board has
 
 
@@ -63,6 +66,27 @@ class Traffic:
         """A DMA of 4 bytes of one kind; nobody looks at what is read."""
         area = PAYLOADS if kind is AccessKind.WRITE else LANDING
         self.writer.dma(entry.id, kind, self._iova(entry.id, _WORD), _WORD, self._offset(area, _WORD))
+
+    def show(self, entry: DmaDevice, iova: int) -> None:
+        """A write of 4 bytes that tell themselves apart from others: it shows where it goes."""
+        offset = PAYLOADS.start + self.random.randrange(len(PAYLOADS) // _WORD) * _WORD
+        self.writer.dma(entry.id, AccessKind.WRITE, iova, _WORD, offset)
+
+    def untranslated(self, entry: DmaDevice, far: Callable[[], int]) -> None:
+        """A write that is not translated: to data, or to where nothing is, for the board has devices elsewhere.
+
+        Args:
+            entry: the device.
+            far: chooses the highest bit of an address that is far away.
+        """
+        random, ram = self.random, self.writer.ram
+        draw = random.random()
+        if draw < 0.8:
+            iova = ram + random.choice((HOT_DATA, DATA)).start + random.randrange(_NEAR) // _WORD * _WORD
+        else:
+            base = ram + RAM_BYTES if draw < 0.9 else 1 << far()
+            iova = base + random.getrandbits(20) // _WORD * _WORD
+        self.show(entry, iova)
 
     def message(self, entry: DmaDevice, address: int, number: int) -> None:
         """A write of 4 bytes with a small number in them, as an interrupt is."""

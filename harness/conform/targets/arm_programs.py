@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 
 from harness.conform.board import ARM
 from harness.conform.command import RAM_BYTES
-from harness.conform.edu import PAYLOADS
 from harness.conform.layout import DEVICES, DmaDevice
-from harness.conform.memory import DATA, HOT_DATA, TABLES
+from harness.conform.memory import TABLES
 from harness.conform.program import Program
+from harness.conform.targets.address_spaces import PageChanges
 from harness.conform.targets.arm_driver import Driver
-from harness.conform.targets.arm_tables import Descriptor, Mapped, Space, Tables, Vm
+from harness.conform.targets.arm_tables import Space, Tables, Vm
 from harness.conform.traffic import Traffic
 from harness.conform.writer import ProgramWriter
-from harness.errors import HarnessError
-from harness.model.access import AccessKind
 from harness.model.smmuv3.capabilities import Smmuv3Capabilities
 from harness.model.smmuv3.commands import Smmuv3Opcode
 from harness.model.smmuv3.stream import Config
@@ -25,6 +24,7 @@ __all__ = ["Generation"]
 
 _OP = Smmuv3Opcode
 _OUTSIDE = ARM.ram + RAM_BYTES  # nothing answers there
+_FIRST_BEYOND, _BEYOND = 43, (44, 45, 48, 52, 63)  # address bits above those of the board
 # Streams have to reach the highest requester id of the layout.
 _STREAM_BITS = max(entry.requester for entry in DEVICES).bit_length()
 _BAD_STES: tuple[dict[str, int], ...] = (
@@ -133,8 +133,7 @@ class Generation:
         self.tables = Tables(self.streams.pages, random, capabilities, ARM.ram)
         self.vms: list[Vm] = []
         self.spaces: list[Space] = []
-        # What was spoiled last of an address space, by its identity.
-        self.spoiled: dict[int, tuple[Mapped, Descriptor]] = {}
+        self.changes = PageChanges(random)
         self.behind: dict[str, tuple[Space | None, Vm | None]] = {}
         # Devices whose requests keep their address: they are to stay where there is memory, or nothing at all.
         self.passing: set[str] = set()
@@ -274,19 +273,11 @@ class Generation:
                 self.pass_through(entry)
 
     def pass_through(self, entry: DmaDevice) -> None:
-        """DMA to memory, or to where there is nothing: the board has devices elsewhere."""
-        random = self.random
-        draw = random.random()
-        if draw < 0.8:
-            iova = ARM.ram + random.choice((HOT_DATA, DATA)).start + random.randrange(0x4_0000) // 4 * 4
-        elif draw < 0.9:
-            iova = _OUTSIDE + random.getrandbits(20) // 4 * 4
-        elif self.is_on and random.random() < 0.99:
-            iova = 1 << 43 | random.getrandbits(20) // 4 * 4
-        else:
-            iova = 1 << random.choice((44, 45, 48, 52, 63)) | random.getrandbits(20) // 4 * 4
-        offset = PAYLOADS.start + random.randrange(len(PAYLOADS) // 4) * 4
-        self.writer.dma(entry.id, AccessKind.WRITE, iova, 4, offset)
+        """DMA to memory, or to where there is nothing."""
+        self.traffic.untranslated(entry, lambda: _FIRST_BEYOND if self._stays_near() else self.random.choice(_BEYOND))
+
+    def _stays_near(self) -> bool:
+        return self.is_on and self.random.random() < 0.99
 
     # Changes.
 
@@ -334,10 +325,9 @@ class Generation:
         """Map, unmap, spoil or mend a page of stage 1."""
         space = self.random.choice(self.spaces)
         vmid = space.vm.vmid if space.vm is not None else 0
-        page = self._change_pages(space, space.mapped, stage=1)
-        if page is None:
-            self.tables.map_stage1(space)
-            page = space.mapped[-1] if space.mapped else None
+        page = self.changes.change(
+            space, map_one=partial(self.tables.map_stage1, space), spoil=self.tables.spoil_stage1
+        )
         self._refresh()
         if page is not None:
             self.driver.invalidate_stage1(vmid, space.asid, page.input, page.size)
@@ -345,43 +335,10 @@ class Generation:
     def change_stage2(self) -> None:
         """The same of stage 2."""
         vm = self.random.choice(self.vms)
-        page = self._change_pages(vm, vm.mapped, stage=2)
-        if page is None:
-            self.tables.map_stage2(vm)
-            page = vm.mapped[-1] if vm.mapped else None
+        page = self.changes.change(vm, map_one=partial(self.tables.map_stage2, vm), spoil=self.tables.spoil_stage2)
         self._refresh()
         if page is not None:
             self.driver.invalidate_stage2(vm.vmid, page.input, page.size)
-
-    def _change_pages(self, owner: Space | Vm, mapped: list[Mapped], *, stage: int) -> Mapped | None:
-        """The page that was changed; None where one is to be mapped instead."""
-        random = self.random
-        spoiled = self.spoiled.get(id(owner))
-        if spoiled is not None and random.random() < 0.7:
-            del self.spoiled[id(owner)]
-            page, descriptor = spoiled
-            descriptor.restore()
-            return page
-        if not mapped or random.random() < 0.3:
-            return None
-        page = random.choice(mapped)
-        table = owner.table
-        if isinstance(owner, Space) and owner.upper is not None and page.input >> 63:
-            table = owner.upper
-        draw = random.random()
-        if draw < 0.65 and spoiled is None:
-            spoil = self.tables.spoil_leaf if draw < 0.45 else self.tables.spoil_table
-            before = spoil(table, page, stage=stage)
-            if before is not None:
-                self.spoiled[id(owner)] = page, before
-            return page
-        try:
-            table.unmap(page.input & (1 << table.width) - 1, page.size)
-        except HarnessError:
-            return page
-        if random.random() < 0.7:
-            mapped.remove(page)
-        return page
 
     def _refresh(self) -> None:
         for entry in DEVICES:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 from harness.conform.command import RAM_BYTES
 from harness.conform.memory import DATA, HOT_DATA, TABLES
+from harness.conform.targets.address_spaces import AddressSpace, Before, Mapped, set_fields
 from harness.errors import HarnessError
 from harness.model.access import PERMISSIONS
-from harness.model.memory import WritableMemory
 from harness.model.radix import PageAllocator, RadixTable
 from harness.model.smmuv3.capabilities import Smmuv3Capabilities
 from harness.model.smmuv3.formats import Stage1Format, Stage2Format
 from harness.model.smmuv3.tables import Smmuv3ContextTable
 
-__all__ = ["Descriptor", "Mapped", "Space", "Tables", "Vm"]
+__all__ = ["Space", "Tables", "Vm"]
 
 _PAGE = 4096
 _BLOCK = 1 << 21
 _MOST_ROOT_BITS = 14
 _FOR_THE_PRIVILEGED = 0.02
 _CONCATENATED = 0.03
+_LEAVES = 0.45 / 0.65  # of what is spoiled
 _ROOM = 0x6_0000  # a few tables of the largest granule
 # What a Block or Page descriptor of either stage is made wrong with.
 _BAD_LEAVES = (
@@ -38,78 +39,36 @@ _BAD_STAGE2_LEAVES = ({"S2AP": 0}, {"S2AP": 1}, {"XN": 1}, {"XN": 2}, {"MEMATTR"
 _BAD_STAGE1_TABLES = ({"UXNTABLE": 1}, {"PXNTABLE": 1}, {"NSTABLE": 1})
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """A page of a stage.
-
-    Attributes:
-        input: its first address.
-        size: bytes.
-        level: of its descriptor, 1 for the last.
-        inside: the part of it that is worth going to: first input address and size.
-        output: where that part leads.
-    """
-
-    input: int
-    size: int
-    level: int
-    inside: tuple[int, int]
-    output: int
-
-
-@dataclass(frozen=True, slots=True)
-class Descriptor:
-    """A descriptor as it was.
-
-    Attributes:
-        memory: that it is in,
-        address: and where.
-        bits: that it had.
-    """
-
-    memory: WritableMemory
-    address: int
-    bits: int
-
-    def restore(self) -> None:
-        """Write it as it was."""
-        self.memory.write_u64(self.address, self.bits)
-
-
-@dataclass(slots=True)
-class Vm:
+@dataclass(eq=False, slots=True, kw_only=True)
+class Vm(AddressSpace):
     """A stage 2 address space.
 
     Attributes:
         vmid: VMID.
-        table: its tables.
-        mapped: its pages.
     """
 
     vmid: int
-    table: RadixTable
-    mapped: list[Mapped] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Space:
-    """A stage 1 address space.
+@dataclass(eq=False, slots=True, kw_only=True)
+class Space(AddressSpace):
+    """A stage 1 address space, whose lower half `table` is for, with TTB0.
 
     Attributes:
         asid: ASID.
         contexts: its CD.
-        table: for TTB0.
         upper: for TTB1.
         vm: behind which it is; None without stage 2.
-        mapped: its pages, with sign-extended addresses.
     """
 
     asid: int
     contexts: Smmuv3ContextTable
-    table: RadixTable
     upper: RadixTable | None
     vm: Vm | None
-    mapped: list[Mapped] = field(default_factory=list)
+
+    def table_of(self, page: Mapped) -> RadixTable:
+        """See `AddressSpace`: those of the half that the page is in."""
+        return self.upper if self.upper is not None and page.input >> 63 else self.table
 
 
 @dataclass(slots=True)
@@ -150,7 +109,7 @@ class Tables:
         if levels > 1 and roots <= 4 and roots + granule - 3 <= _MOST_ROOT_BITS and random.random() < _CONCATENATED:
             levels -= 1
         table = RadixTable(self.pages, entries, levels)
-        vm = Vm(vmid, table)
+        vm = Vm(vmid=vmid, table=table)
         if holds_tables:
             size = TABLES.stop + (0 if granule == 12 else -TABLES.stop % (1 << granule))
             table.map(self.ram, self.ram, size, largest_page=_BLOCK if random.random() < 0.8 else 1 << granule)
@@ -168,7 +127,7 @@ class Tables:
             upper_entries = Stage1Format(self._granule(), input_bits=random.choice([48, 39, 32]))
             upper = RadixTable(self.pages, upper_entries, upper_entries.levels)
         contexts = Smmuv3ContextTable(self.pages)
-        space = Space(asid, contexts, table, upper, vm)
+        space = Space(asid=asid, contexts=contexts, table=table, upper=upper, vm=vm)
         contexts.describe(0, table, upper=upper, asid=asid)
         return space
 
@@ -185,7 +144,15 @@ class Tables:
         """Map a page of stage 2 somewhere."""
         self._map(vm.table, vm.mapped, 0, None, (3, 3, 3, 3, 7) if self.random.random() < 0.97 else (0, 1, 1, 2))
 
-    def spoil_leaf(self, table: RadixTable, page: Mapped, *, stage: int) -> Descriptor | None:
+    def spoil_stage1(self, table: RadixTable, page: Mapped, draw: float) -> Before | None:
+        """Make a descriptor on the way to a page of stage 1 wrong: see `PageChanges`."""
+        return (self._spoil_leaf if draw < _LEAVES else self._spoil_table)(table, page, stage=1)
+
+    def spoil_stage2(self, table: RadixTable, page: Mapped, draw: float) -> Before | None:
+        """The same of stage 2."""
+        return (self._spoil_leaf if draw < _LEAVES else self._spoil_table)(table, page, stage=2)
+
+    def _spoil_leaf(self, table: RadixTable, page: Mapped, *, stage: int) -> Before | None:
         """Set fields of a page's descriptor as they should not be; what it was before, None where it is not there."""
         random = self.random
         values = random.choice([*_BAD_LEAVES, *(_BAD_STAGE1_LEAVES if stage == 1 else _BAD_STAGE2_LEAVES)])
@@ -193,9 +160,9 @@ class Tables:
             values = {"ADDR": random.choice((1 << 43, 1 << 44, 1 << 46, self.ram + RAM_BYTES))}
         elif stage == 1 and random.random() < _FOR_THE_PRIVILEGED:
             values = {"AP": random.choice((0b00, 0b10))}
-        return _set(table, page.input, page.level, values)
+        return set_fields(table, page.input, page.level, values)
 
-    def spoil_table(self, table: RadixTable, page: Mapped, *, stage: int) -> Descriptor | None:
+    def _spoil_table(self, table: RadixTable, page: Mapped, *, stage: int) -> Before | None:
         """The same of a descriptor that leads to a table."""
         random = self.random
         if page.level >= table.levels:
@@ -213,7 +180,7 @@ class Tables:
             values = {"APTABLE": random.choice((1, 2, 2, 3))}
         else:
             values = {"ADDR": random.choice((1 << 43, 1 << 45, self.ram + RAM_BYTES, table.root & ~0xFFF))}
-        return _set(table, page.input, level, values)
+        return set_fields(table, page.input, level, values)
 
     def _granule(self) -> int:
         others = sorted(self.capabilities.granules - {12})
@@ -255,7 +222,7 @@ class Tables:
             table.map(address, output, size, PERMISSIONS[random.choice(permissions)], largest_page=size)
         except HarnessError:
             return  # it is taken, or a table that leads there is not as it should be
-        mapped.append(Mapped(base + address, size, page.level, (base + address + offset, length), output + offset))
+        mapped.append(Mapped(base + address, size, page.level, (base + address + offset, length)))
 
     def _place_in_data(self, size: int) -> tuple[int, int, int]:
         """Where a page of a size goes, and which part of it is data: offset and size."""
@@ -267,16 +234,3 @@ class Tables:
         address = self.ram & -size
         offset = self.ram + DATA.start - address
         return address, offset, random.choice((_PAGE, len(HOT_DATA)))
-
-
-def _set(table: RadixTable, address: int, level: int, values: dict[str, int]) -> Descriptor | None:
-    """Set fields of a descriptor; what it was before."""
-    address &= (1 << table.width) - 1
-    memory = table.pages.memory
-    try:
-        at = table.entry_address(address, level)
-        before = memory.read_u64(at)
-        table.set_fields(address, level, values)
-    except HarnessError:
-        return None
-    return Descriptor(memory, at, before)

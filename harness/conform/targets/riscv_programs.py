@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from random import Random
 
 from harness.conform.board import RISCV
 from harness.conform.command import RAM_BYTES
-from harness.conform.edu import PAYLOADS
 from harness.conform.layout import DEVICES, DmaDevice
-from harness.conform.memory import DATA, HOT_DATA, TABLES
+from harness.conform.memory import DATA, TABLES
 from harness.conform.program import Program
+from harness.conform.targets.address_spaces import PageChanges
 from harness.conform.targets.riscv_driver import Driver
-from harness.conform.targets.riscv_tables import Entry, Mapped, Space, Tables, Vm
+from harness.conform.targets.riscv_tables import Space, Tables, Vm
 from harness.conform.traffic import Traffic
 from harness.conform.writer import ProgramWriter
-from harness.errors import HarnessError
 from harness.model.access import AccessKind
 from harness.model.riscv.registers import RiscvIommuRegisters
 from harness.model.riscv.tables import RiscvIommuTables
@@ -22,6 +22,7 @@ from harness.model.riscv.tables import RiscvIommuTables
 __all__ = ["Generation"]
 
 _OUTSIDE = RISCV.ram + RAM_BYTES  # nothing answers there
+_BEYOND = (43, 44, 48, 52, 55)  # address bits above those of the board
 _PD8 = 1
 # Of an address space whose tables are not there, which no other has.
 _OWN_PSCID, _OWN_GSCID = 0xFFFFE, 0xFFFE
@@ -123,8 +124,7 @@ class Generation:
         self.vms: list[Vm] = []
         self.plain: Vm | None = None
         self.spaces: list[Space] = []
-        # What was spoiled last of an address space, by its identity.
-        self.spoiled: dict[int, tuple[Mapped, Entry]] = {}
+        self.changes = PageChanges(random)
         self.behind: dict[int, tuple[Space | None, Vm | None]] = {}
         self.has_processes: set[int] = set()
         # Requester ids whose requests keep their address: they are to stay where there is memory, or nothing at all.
@@ -342,17 +342,8 @@ class Generation:
                 self.traffic.one(entry)
 
     def pass_through(self, entry: DmaDevice) -> None:
-        """DMA to memory, or to where there is nothing: the board has devices elsewhere."""
-        random = self.random
-        draw = random.random()
-        if draw < 0.8:
-            iova = RISCV.ram + random.choice((HOT_DATA, DATA)).start + random.randrange(0x4_0000) // 4 * 4
-        elif draw < 0.9:
-            iova = _OUTSIDE + random.getrandbits(20) // 4 * 4
-        else:
-            iova = 1 << random.choice((43, 44, 48, 52, 55)) | random.getrandbits(20) // 4 * 4
-        offset = PAYLOADS.start + random.randrange(len(PAYLOADS) // 4) * 4
-        self.writer.dma(entry.id, AccessKind.WRITE, iova, 4, offset)
+        """DMA to memory, or to where there is nothing."""
+        self.traffic.untranslated(entry, lambda: self.random.choice(_BEYOND))
 
     # Changes.
 
@@ -381,10 +372,7 @@ class Generation:
     def change_first_stage(self) -> None:
         """Map, unmap, spoil or mend a page of a first stage."""
         space = self.random.choice(self.spaces)
-        page = self._change_pages(space)
-        if page is None:
-            self.tables.map_first_stage(space)
-            page = space.mapped[-1] if space.mapped else None
+        page = self.changes.change(space, map_one=partial(self.tables.map_first_stage, space), spoil=self.tables.spoil)
         self._refresh()
         if page is not None:
             gscid = space.vm.gscid if space.vm is not None else None
@@ -393,38 +381,10 @@ class Generation:
     def change_second_stage(self) -> None:
         """The same of a second stage."""
         vm = self.random.choice([*self.vms, *([] if self.plain is None else [self.plain])])
-        page = self._change_pages(vm)
-        if page is None:
-            self.tables.map_second_stage(vm)
-            page = vm.mapped[-1] if vm.mapped else None
+        page = self.changes.change(vm, map_one=partial(self.tables.map_second_stage, vm), spoil=self.tables.spoil)
         self._refresh()
         if page is not None:
             self.driver.invalidate_second_stage(vm.gscid, page.input, page.size)
-
-    def _change_pages(self, owner: Space | Vm) -> Mapped | None:
-        """The page that was changed; None where one is to be mapped instead."""
-        random = self.random
-        spoiled = self.spoiled.get(id(owner))
-        if spoiled is not None and random.random() < 0.7:
-            del self.spoiled[id(owner)]
-            page, entry = spoiled
-            entry.restore()
-            return page
-        if not owner.mapped or random.random() < 0.3:
-            return None
-        page = random.choice(owner.mapped)
-        if random.random() < 0.65 and spoiled is None:
-            before = self.tables.spoil(owner.table, page)
-            if before is not None:
-                self.spoiled[id(owner)] = page, before
-            return page
-        try:
-            owner.table.unmap(page.input & (1 << owner.table.width) - 1, page.size)
-        except HarnessError:
-            return page
-        if random.random() < 0.7:
-            owner.mapped.remove(page)
-        return page
 
     def _refresh(self) -> None:
         for entry in DEVICES:

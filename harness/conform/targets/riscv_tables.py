@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 from harness.conform.board import RISCV
 from harness.conform.command import RAM_BYTES
 from harness.conform.memory import DATA, HOT_DATA, TABLES
+from harness.conform.targets.address_spaces import AddressSpace, Before, Mapped, set_fields
 from harness.errors import HarnessError
 from harness.model.access import PERMISSIONS
-from harness.model.memory import OffsetMemory, WritableMemory
+from harness.model.memory import OffsetMemory
 from harness.model.radix import PageAllocator, RadixTable
 from harness.model.riscv.registers import RiscvIommuRegisters
 from harness.model.riscv.tables import new_page_table
 
-__all__ = ["Entry", "Mapped", "Space", "Tables", "Vm"]
+__all__ = ["Space", "Tables", "Vm"]
 
 _PAGE, _NAPOT = 4096, 1 << 16
 _TOLD_APART = 56
@@ -65,76 +66,32 @@ _OVERLOOKED_TABLES: tuple[dict[str, int], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Mapped:
-    """A page of a stage.
-
-    Attributes:
-        input: its first address.
-        size: bytes.
-        level: of its entry, 1 for the last.
-        inside: the part of it that is worth going to: first input address and size.
-    """
-
-    input: int
-    size: int
-    level: int
-    inside: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An entry of a table as it was.
-
-    Attributes:
-        memory: that it is in,
-        address: and where.
-        bits: that it had.
-    """
-
-    memory: WritableMemory
-    address: int
-    bits: int
-
-    def restore(self) -> None:
-        """Write it as it was."""
-        self.memory.write_u64(self.address, self.bits)
-
-
-@dataclass(slots=True)
-class Vm:
-    """A second-stage address space.
+@dataclass(eq=False, slots=True, kw_only=True)
+class Vm(AddressSpace):
+    """A second-stage address space; tables of the guest are no pages of it to devices.
 
     Attributes:
         gscid: GSCID.
-        table: its tables.
         pages: where first-stage tables and process directories of the guest come from, by their guest addresses.
         end: first guest address behind these.
-        mapped: its pages, without those of tables.
     """
 
     gscid: int
-    table: RadixTable
     pages: PageAllocator
     end: int
-    mapped: list[Mapped] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Space:
+@dataclass(eq=False, slots=True, kw_only=True)
+class Space(AddressSpace):
     """A first-stage address space.
 
     Attributes:
         pscid: PSCID.
-        table: its tables.
         vm: behind which it is; None where the second stage is Bare.
-        mapped: its pages, with sign-extended addresses.
     """
 
     pscid: int
-    table: RadixTable
     vm: Vm | None
-    mapped: list[Mapped] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -170,13 +127,13 @@ class Tables:
         chunk = self.pages.take(_GUEST_PAGES)
         first = random.choice((chunk, 0x1000_0000, 0x20_0000_0000 - _GUEST_PAGES))
         table.map(first, chunk, _GUEST_PAGES, largest_page=_PAGE)
-        return Vm(
-            gscid, table, PageAllocator(OffsetMemory(self.pages.memory, chunk - first), first), first + _GUEST_PAGES
-        )
+        pages = PageAllocator(OffsetMemory(self.pages.memory, chunk - first), first)
+        return Vm(gscid=gscid, table=table, pages=pages, end=first + _GUEST_PAGES)
 
     def make_space(self, pscid: int, vm: Vm | None) -> Space:
         """A first-stage address space."""
-        return Space(pscid, new_page_table(self.pages if vm is None else vm.pages, self._scheme("")), vm)
+        pages = self.pages if vm is None else vm.pages
+        return Space(pscid=pscid, table=new_page_table(pages, self._scheme("")), vm=vm)
 
     def map_second_stage(self, vm: Vm) -> None:
         """Map a page of a guest somewhere."""
@@ -237,23 +194,14 @@ class Tables:
         room = min(size - offset, 1 << 16)
         mapped.append(Mapped(iova, size, level, (iova + offset, room)))
 
-    def spoil(self, table: RadixTable, page: Mapped) -> Entry | None:
-        """Make an entry on the way to a page wrong, or another one; what it was before."""
+    def spoil(self, table: RadixTable, page: Mapped, draw: float) -> Before | None:
+        """Make an entry on the way to a page wrong, or another one: see `PageChanges`."""
         random = self.random
         level = page.level if random.random() < 0.75 else random.randint(page.level, table.levels)
-        try:
-            address = table.entry_address(page.input, level)
-            memory = table.pages.memory
-            before = Entry(memory, address, memory.read_u64(address))
-            if level > page.level:
-                values = random.choice(_OVERLOOKED_TABLES if self.is_thorough else _BAD_TABLES)
-            elif random.random() < 0.7:
-                values = random.choice(_OVERLOOKED_LEAVES if self.is_thorough else _BAD_LEAVES)
-            else:
-                values = {
-                    "PPN": random.choice((RISCV.ram + RAM_BYTES >> 12, RISCV.ram + HOT_DATA.start >> 12, 1 << 43))
-                }
-            table.set_fields(page.input, level, values)
-        except HarnessError:
-            return None
-        return before
+        if level > page.level:
+            values = random.choice(_OVERLOOKED_TABLES if self.is_thorough else _BAD_TABLES)
+        elif random.random() < 0.7:
+            values = random.choice(_OVERLOOKED_LEAVES if self.is_thorough else _BAD_LEAVES)
+        else:
+            values = {"PPN": random.choice(_OTHER_PAGES)}
+        return set_fields(table, page.input, level, values)
