@@ -8,13 +8,17 @@ from random import Random
 from typing import Protocol
 
 from harness.conform.command import MachineWords
+from harness.conform.layout import DEVICES
 from harness.conform.machine import ConformMachine
 from harness.conform.program import Program
 from harness.model.memory import WritableMemory
 from harness.model.unit import Coverage, Unit
 from harness.vmm.qemu.capabilities import Capabilities
 
-__all__ = ["Bound", "Target"]
+__all__ = ["SOURCES", "Bound", "Target"]
+
+SOURCES = tuple((entry.requester, None) for entry in DEVICES)
+"""What the board's devices are to a unit: requesters without PASID, which may bring something into its caches."""
 
 
 @dataclass(frozen=True, slots=True)

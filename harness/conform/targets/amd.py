@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from harness.conform.layout import DEVICES
 from harness.conform.machine import ConformMachine
 from harness.conform.placing import configuration
 from harness.conform.program import Program
-from harness.conform.target import Bound
+from harness.conform.target import SOURCES, Bound
 from harness.conform.targets.amd_programs import Generation
 from harness.conform.targets.amd_universe import UNREACHABLE, universe
 from harness.errors import Unsupported, VmmError
@@ -48,25 +47,10 @@ class AmdIommu:
     remaps_interrupts: bool = False
     root_bus_only: bool = False
 
-    @property
-    def arch(self) -> str:
-        """See `Target`."""
-        return PC.arch
-
-    @property
-    def trace_events(self) -> tuple[str, ...]:
-        """See `Target`."""
-        return ("amdvi_*",)
-
-    @property
-    def prepare(self) -> tuple[str, ...]:
-        """See `Target`: nothing."""
-        return ()
-
-    @property
-    def unreachable(self) -> Mapping[tuple[str, str], str]:
-        """See `Target`."""
-        return UNREACHABLE
+    arch = PC.arch
+    trace_events = ("amdvi_*",)
+    unreachable = UNREACHABLE
+    prepare = ()
 
     def words(self, capabilities: Capabilities) -> MachineWords:
         """See `Target`."""
@@ -86,8 +70,7 @@ class AmdIommu:
 
     def bind(self, machine: ConformMachine, memory: WritableMemory, coverage: Coverage) -> Bound:
         """See `Target`."""
-        sources = [(entry.requester, None) for entry in DEVICES]
-        unit = AmdviUnit(_registers(machine), memory, coverage=coverage, sources=sources)
+        unit = AmdviUnit(_registers(machine), memory, coverage=coverage, sources=SOURCES)
         return Bound(unit, _REGISTERS)
 
     def universe(self, machine: ConformMachine) -> frozenset[tuple[str, str]]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
 from harness.conform.board import ARM
 from harness.conform.command import MachineWords
-from harness.conform.layout import DEVICES
 from harness.conform.machine import ConformMachine
 from harness.conform.program import Program
-from harness.conform.target import Bound
+from harness.conform.target import SOURCES, Bound
 from harness.conform.targets.arm_programs import Generation
 from harness.conform.targets.arm_universe import UNREACHABLE, universe
 from harness.errors import Unsupported
@@ -41,20 +39,10 @@ class ArmSmmuv3:
     name: str
     stages: frozenset[int]
 
-    @property
-    def arch(self) -> str:
-        """See `Target`."""
-        return ARM.arch
-
-    @property
-    def trace_events(self) -> tuple[str, ...]:
-        """See `Target`."""
-        return ("smmu*",)
-
-    @property
-    def unreachable(self) -> Mapping[tuple[str, str], str]:
-        """See `Target`."""
-        return UNREACHABLE
+    arch = ARM.arch
+    trace_events = ("smmu*",)
+    unreachable = UNREACHABLE
+    prepare = ()
 
     def words(self, capabilities: Capabilities) -> MachineWords:
         """See `Target`."""
@@ -72,19 +60,13 @@ class ArmSmmuv3:
         machine = tuple(word.replace("virt,", _SINGLE_STAGE_BOARD) for word in ARM.words)
         return MachineWords(ARM, ("-global", f"arm-smmuv3.stage={min(self.stages)}"), machine=machine)
 
-    @property
-    def prepare(self) -> tuple[str, ...]:
-        """See `Target`: nothing."""
-        return ()
-
     def bind(self, machine: ConformMachine, memory: WritableMemory, coverage: Coverage) -> Bound:
         """See `Target`."""
         registers = Smmuv3Registers.read(lambda offset, size: machine.read(_REGISTERS + offset, size))
         has = registers.capabilities
         if self.stages != {stage for stage, there in ((1, has.stage1), (2, has.stage2)) if there}:
             raise Unsupported(f"this build of arm-smmuv3 does not have the stages of {self.name}")
-        sources = [(entry.requester, None) for entry in DEVICES]
-        return Bound(Smmuv3Unit(registers, _BoardMemory(memory), coverage=coverage, sources=sources), _REGISTERS)
+        return Bound(Smmuv3Unit(registers, _BoardMemory(memory), coverage=coverage, sources=SOURCES), _REGISTERS)
 
     def universe(self, machine: ConformMachine) -> frozenset[tuple[str, str]]:
         """See `Target`."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
 from harness.conform.board import PC
 from harness.conform.command import MachineWords
-from harness.conform.layout import DEVICES
 from harness.conform.machine import ConformMachine
 from harness.conform.program import Program
-from harness.conform.target import Bound
+from harness.conform.target import SOURCES, Bound
 from harness.conform.targets.intel_programs import Generation, Plan
 from harness.conform.targets.intel_tables import FirstStage, SecondStage
 from harness.conform.targets.intel_universe import UNREACHABLE, universe
@@ -44,25 +42,10 @@ class IntelIommu:
     plan: Plan
     options: tuple[tuple[str, ...], ...] = ()
 
-    @property
-    def arch(self) -> str:
-        """See `Target`."""
-        return PC.arch
-
-    @property
-    def trace_events(self) -> tuple[str, ...]:
-        """See `Target`."""
-        return ("vtd_*",)
-
-    @property
-    def prepare(self) -> tuple[str, ...]:
-        """See `Target`: nothing."""
-        return ()
-
-    @property
-    def unreachable(self) -> Mapping[tuple[str, str], str]:
-        """See `Target`."""
-        return UNREACHABLE
+    arch = PC.arch
+    trace_events = ("vtd_*",)
+    unreachable = UNREACHABLE
+    prepare = ()
 
     def words(self, capabilities: Capabilities) -> MachineWords:
         """See `Target`."""
@@ -78,8 +61,7 @@ class IntelIommu:
 
     def bind(self, machine: ConformMachine, memory: WritableMemory, coverage: Coverage) -> Bound:
         """See `Target`. QEMU records no second fault of a device whose first is pending: vtd_try_collapse_fault."""
-        sources = [(entry.requester, None) for entry in DEVICES]
-        unit = VtdUnit(_registers(machine), memory, coverage=coverage, compresses=True, sources=sources)
+        unit = VtdUnit(_registers(machine), memory, coverage=coverage, compresses=True, sources=SOURCES)
         return Bound(unit, _REGISTERS)
 
     def universe(self, machine: ConformMachine) -> frozenset[tuple[str, str]]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
 from harness.conform.board import RISCV
 from harness.conform.command import MachineWords
-from harness.conform.layout import DEVICES, MIB
+from harness.conform.layout import MIB
 from harness.conform.machine import ConformMachine
 from harness.conform.placing import configuration
 from harness.conform.program import Program
-from harness.conform.target import Bound
+from harness.conform.target import SOURCES, Bound
 from harness.conform.targets.riscv_programs import Generation
 from harness.conform.targets.riscv_universe import UNREACHABLE, universe
 from harness.errors import Unsupported
@@ -48,20 +47,9 @@ class RiscvIommu:
     name: str
     options: str
 
-    @property
-    def arch(self) -> str:
-        """See `Target`."""
-        return RISCV.arch
-
-    @property
-    def trace_events(self) -> tuple[str, ...]:
-        """See `Target`."""
-        return ("riscv_iommu_*",)
-
-    @property
-    def unreachable(self) -> Mapping[tuple[str, str], str]:
-        """See `Target`."""
-        return UNREACHABLE
+    arch = RISCV.arch
+    trace_events = ("riscv_iommu_*",)
+    unreachable = UNREACHABLE
 
     def words(self, capabilities: Capabilities) -> MachineWords:
         """See `Target`."""
@@ -84,8 +72,7 @@ class RiscvIommu:
 
     def bind(self, machine: ConformMachine, memory: WritableMemory, coverage: Coverage) -> Bound:
         """See `Target`."""
-        sources = [(entry.requester, None) for entry in DEVICES]
-        unit = RiscvIommuUnit(_registers(machine), memory, coverage=coverage, sources=sources, vectors=_VECTORS)
+        unit = RiscvIommuUnit(_registers(machine), memory, coverage=coverage, sources=SOURCES, vectors=_VECTORS)
         return Bound(unit, _REGISTERS)
 
     def universe(self, machine: ConformMachine) -> frozenset[tuple[str, str]]:
