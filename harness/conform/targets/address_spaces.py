@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import TypeAlias
 
 from harness.errors import HarnessError
 from harness.model.memory import WritableMemory
 from harness.model.radix import RadixTable
 
-__all__ = ["AddressSpace", "Before", "Mapped", "PageChanges", "set_fields"]
+__all__ = ["AddressSpace", "Before", "Mapped", "PageChanges", "Spoil", "set_fields"]
 
 _SPOILS, _MENDS, _MAPS, _FORGETS = 0.65, 0.7, 0.3, 0.7
 
@@ -49,6 +50,10 @@ class Before:
     def restore(self) -> None:
         """Write it as it was."""
         self.memory.write_u64(self.address, self.bits)
+
+
+Spoil: TypeAlias = Callable[[RadixTable, Mapped, float], Before | None]
+"""Makes an entry on the way to a page wrong, given a number below 1 to choose by; what the entry was, or None."""
 
 
 def set_fields(table: RadixTable, address: int, level: int, values: dict[str, int]) -> Before | None:
@@ -97,14 +102,14 @@ class PageChanges:
         space: AddressSpace,
         *,
         map_one: Callable[[], None],
-        spoil: Callable[[RadixTable, Mapped, float], Before | None],
+        spoil: Spoil,
     ) -> Mapped | None:
         """Change a page of an address space; which one, None where there is none.
 
         Args:
             space: whose.
             map_one: maps a page of it, if there is room.
-            spoil: makes an entry on the way to a page wrong, given a number below 1 to choose by, and says what it was.
+            spoil: makes an entry on the way to a page of it wrong.
         """
         random = self._random
         spoiled = self._spoiled.get(space)

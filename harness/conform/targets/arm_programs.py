@@ -9,10 +9,10 @@ from harness.conform.board import ARM
 from harness.conform.command import RAM_BYTES
 from harness.conform.layout import DEVICES, DmaDevice
 from harness.conform.memory import TABLES
-from harness.conform.program import Program
-from harness.conform.targets.address_spaces import PageChanges
+from harness.conform.targets.address_spaces import AddressSpace
 from harness.conform.targets.arm_driver import Driver
 from harness.conform.targets.arm_tables import Space, Tables, Vm
+from harness.conform.targets.course import Course
 from harness.conform.traffic import Traffic
 from harness.conform.writer import ProgramWriter
 from harness.model.smmuv3.capabilities import Smmuv3Capabilities
@@ -106,7 +106,7 @@ _BAD_CDS: tuple[dict[str, int], ...] = (
 )
 
 
-class Generation:
+class Generation(Course):
     """One program in the making.
 
     Args:
@@ -116,50 +116,30 @@ class Generation:
         capabilities: of the SMMU.
     """
 
+    BEFORE = 0.1
+    CHANGES = 0.55
+
     def __init__(self, name: str, seed: int, random: Random, capabilities: Smmuv3Capabilities) -> None:
-        self.random = random
         self.capabilities = capabilities
-        self.writer = ProgramWriter(name, seed, ARM.ram)
-        self.driver = Driver(self.writer, random, capabilities)
+        writer = ProgramWriter(name, seed, ARM.ram)
+        self.driver = Driver(writer, random, capabilities)
         # What skips stage 1 must lie within the OAS.
         narrow = capabilities.stage2 and random.random() < 0.95
         width = min(43, capabilities.address_bits - 1) if narrow else 48
-        self.traffic = Traffic(self.writer, random, width, widest=width if narrow else 64)
+        super().__init__(writer, random, Traffic(writer, random, width, widest=width if narrow else 64))
         split = random.choice((None, None, 6, 8, 10)) if capabilities.two_level_streams else None
         bits = min(random.choice((_STREAM_BITS, _STREAM_BITS, 12, 16)), capabilities.stream_id_bits)
         if split is None:
             bits = min(bits, 12)
-        self.streams = Smmuv3Tables(self.writer.memory, ARM.ram + TABLES.start, bits=bits, split=split)
+        self.streams = Smmuv3Tables(writer.memory, ARM.ram + TABLES.start, bits=bits, split=split)
         self.tables = Tables(self.streams.pages, random, capabilities, ARM.ram)
         self.vms: list[Vm] = []
         self.spaces: list[Space] = []
-        self.changes = PageChanges(random)
         self.behind: dict[str, tuple[Space | None, Vm | None]] = {}
         # Devices whose requests keep their address: they are to stay where there is memory, or nothing at all.
         self.passing: set[str] = set()
         self.is_on = False
         self.unplugged = False
-
-    def program(self) -> Program:
-        """All of it."""
-        random = self.random
-        self.make_tables()
-        for entry in DEVICES:
-            self.attach(entry)
-        self.driver.set_up(self.streams)
-        if random.random() < 0.1:
-            self.while_off()
-        self.turn_on()
-        for _ in range(random.randint(9, 15)):
-            self.burst()
-            if random.random() < 0.35:
-                self.driver.look()
-            if random.random() < 0.55:
-                self.change()
-            if random.random() < 0.12:
-                self.rarely()
-        self.driver.look()
-        return self.writer.program()
 
     # Tables.
 
@@ -209,13 +189,20 @@ class Generation:
         (self.passing.add if is_passing else self.passing.discard)(entry.id)
         self.find_places(entry)
 
-    def find_places(self, entry: DmaDevice) -> None:
-        """Tell the traffic where the device has pages."""
+    def space_of(self, entry: DmaDevice) -> AddressSpace | None:
+        """See `Course`."""
         space, vm = self.behind[entry.id]
-        mapped = space.mapped if space is not None else vm.mapped if vm is not None else []
-        self.traffic.places[entry.id] = [each.inside for each in mapped]
+        return space if space is not None else vm
 
     # The SMMU.
+
+    def set_up(self) -> None:
+        """See `Course`."""
+        self.driver.set_up(self.streams)
+
+    def look(self) -> None:
+        """See `Course`."""
+        self.driver.look()
 
     def turn_on(self) -> None:
         """Enable it; sometimes queues first."""
@@ -240,7 +227,7 @@ class Generation:
             self.is_on = False
             if random.random() < 0.5:
                 self.burst()
-            self.driver.set_up(self.streams)
+            self.set_up()
             self.turn_on()
         elif draw < 0.3:
             self.driver.disable()
@@ -325,21 +312,13 @@ class Generation:
         """Map, unmap, spoil or mend a page of stage 1."""
         space = self.random.choice(self.spaces)
         vmid = space.vm.vmid if space.vm is not None else 0
-        page = self.changes.change(
-            space, map_one=partial(self.tables.map_stage1, space), spoil=self.tables.spoil_stage1
-        )
-        self._refresh()
+        page = self.change_page(space, partial(self.tables.map_stage1, space), self.tables.spoil_stage1)
         if page is not None:
             self.driver.invalidate_stage1(vmid, space.asid, page.input, page.size)
 
     def change_stage2(self) -> None:
         """The same of stage 2."""
         vm = self.random.choice(self.vms)
-        page = self.changes.change(vm, map_one=partial(self.tables.map_stage2, vm), spoil=self.tables.spoil_stage2)
-        self._refresh()
+        page = self.change_page(vm, partial(self.tables.map_stage2, vm), self.tables.spoil_stage2)
         if page is not None:
             self.driver.invalidate_stage2(vm.vmid, page.input, page.size)
-
-    def _refresh(self) -> None:
-        for entry in DEVICES:
-            self.find_places(entry)

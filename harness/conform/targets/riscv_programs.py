@@ -9,8 +9,8 @@ from harness.conform.board import RISCV
 from harness.conform.command import RAM_BYTES
 from harness.conform.layout import DEVICES, DmaDevice
 from harness.conform.memory import DATA, TABLES
-from harness.conform.program import Program
-from harness.conform.targets.address_spaces import PageChanges
+from harness.conform.targets.address_spaces import AddressSpace
+from harness.conform.targets.course import Course
 from harness.conform.targets.riscv_driver import Driver
 from harness.conform.targets.riscv_tables import Space, Tables, Vm
 from harness.conform.traffic import Traffic
@@ -86,7 +86,7 @@ _OVERLOOKED_MESSAGES: tuple[dict[str, int], ...] = (
 _OVERLOOKED_PROCESSES: tuple[dict[str, int], ...] = ({"RSVD_ta_3": 1}, {"RSVD_fsc_44": 1})
 
 
-class Generation:
+class Generation(Course):
     """One program in the making.
 
     Args:
@@ -96,8 +96,12 @@ class Generation:
         registers: with the capabilities of the IOMMU.
     """
 
+    BEFORE = 0.15
+    CHANGES = 0.65
+
     def __init__(self, name: str, seed: int, random: Random, registers: RiscvIommuRegisters) -> None:
-        self.random = random
+        writer = ProgramWriter(name, seed, RISCV.ram)
+        super().__init__(writer, random, Traffic(writer, random, 48))
         self.registers = registers
         draw = random.random()
         self.only_writes, self.only_reads = draw < 0.1, 0.1 <= draw < 0.15
@@ -107,12 +111,10 @@ class Generation:
         # Where records may be wrong it cannot be seen what came of a request that caches leave a choice.
         self.has_good_records = not self.with_processes and not registers.has("Sv39x4")
         self.is_lazy = draw > 0.8 and self.has_good_records
-        self.writer = ProgramWriter(name, seed, RISCV.ram)
-        self.driver = Driver(self.writer, random, registers, is_thorough=self.is_thorough, is_lazy=self.is_lazy)
-        self.traffic = Traffic(self.writer, random, 48)
+        self.driver = Driver(writer, random, registers, is_thorough=self.is_thorough, is_lazy=self.is_lazy)
         self.levels = 1 if random.random() < 0.05 else random.choice((2, 3))
         self.devices = RiscvIommuTables(
-            self.writer.memory, RISCV.ram + TABLES.start, self.levels, registers.extended_contexts
+            writer.memory, RISCV.ram + TABLES.start, self.levels, registers.extended_contexts
         )
         self.tables = Tables(
             self.devices.pages,
@@ -124,7 +126,6 @@ class Generation:
         self.vms: list[Vm] = []
         self.plain: Vm | None = None
         self.spaces: list[Space] = []
-        self.changes = PageChanges(random)
         self.behind: dict[int, tuple[Space | None, Vm | None]] = {}
         self.has_processes: set[int] = set()
         # Requester ids whose requests keep their address: they are to stay where there is memory, or nothing at all.
@@ -132,27 +133,6 @@ class Generation:
         self.is_on = False
         self.is_bare = True
         self.unplugged = False
-
-    def program(self) -> Program:
-        """All of it."""
-        random = self.random
-        self.make_tables()
-        for entry in DEVICES:
-            self.attach(entry)
-        self.driver.set_up()
-        if random.random() < 0.15:
-            self.while_off()
-        self.turn_on()
-        for _ in range(random.randint(9, 15)):
-            self.burst()
-            if random.random() < 0.35:
-                self.driver.look()
-            if random.random() < 0.65:
-                self.change()
-            if random.random() < 0.12:
-                self.rarely()
-        self.driver.look()
-        return self.writer.program()
 
     # Tables.
 
@@ -253,13 +233,20 @@ class Generation:
         """Bits of a device_id that the directory takes."""
         return (6 if self.registers.extended_contexts else 7) + 9 * (self.levels - 1)
 
-    def find_places(self, entry: DmaDevice) -> None:
-        """Tell the traffic where the device has pages."""
+    def space_of(self, entry: DmaDevice) -> AddressSpace | None:
+        """See `Course`."""
         space, vm = self.behind[entry.requester]
-        mapped = space.mapped if space is not None else vm.mapped if vm is not None else []
-        self.traffic.places[entry.id] = [each.inside for each in mapped]
+        return space if space is not None else vm
 
     # The IOMMU.
+
+    def set_up(self) -> None:
+        """See `Course`."""
+        self.driver.set_up()
+
+    def look(self) -> None:
+        """See `Course`."""
+        self.driver.look()
 
     def turn_on(self) -> None:
         """Translate."""
@@ -291,7 +278,7 @@ class Generation:
             if random.random() < 0.5:
                 self.burst()
             self.driver.turn_off()
-            self.driver.set_up()
+            self.set_up()
             self.turn_on()
         elif draw < 0.3:
             self.turn_off()
@@ -372,8 +359,7 @@ class Generation:
     def change_first_stage(self) -> None:
         """Map, unmap, spoil or mend a page of a first stage."""
         space = self.random.choice(self.spaces)
-        page = self.changes.change(space, map_one=partial(self.tables.map_first_stage, space), spoil=self.tables.spoil)
-        self._refresh()
+        page = self.change_page(space, partial(self.tables.map_first_stage, space), self.tables.spoil)
         if page is not None:
             gscid = space.vm.gscid if space.vm is not None else None
             self.driver.invalidate_first_stage(gscid, space.pscid, page.input, page.size)
@@ -381,12 +367,6 @@ class Generation:
     def change_second_stage(self) -> None:
         """The same of a second stage."""
         vm = self.random.choice([*self.vms, *([] if self.plain is None else [self.plain])])
-        page = self.changes.change(vm, map_one=partial(self.tables.map_second_stage, vm), spoil=self.tables.spoil)
-        self._refresh()
+        page = self.change_page(vm, partial(self.tables.map_second_stage, vm), self.tables.spoil)
         if page is not None:
             self.driver.invalidate_second_stage(vm.gscid, page.input, page.size)
-
-    def _refresh(self) -> None:
-        for entry in DEVICES:
-            if entry.requester in self.behind:
-                self.find_places(entry)
