@@ -40,15 +40,13 @@ from harness.model.smmuv3.register_map import REGISTERS, SPACE, register_of
 from harness.model.smmuv3.register_writes import RegisterWrites
 from harness.model.smmuv3.registers import (
     CR0,
-    CR2,
-    GBPA,
     QUEUE_CONS,
     QUEUE_PROD,
-    STRTAB_BASE,
     Queue,
     Smmuv3Registers,
 )
 from harness.model.smmuv3.reporting import Reporter, Reports, queue_of
+from harness.model.smmuv3.translation_registers import other_bypass, translation_registers, unknown_register
 from harness.model.unit import Coverage, Place, Readout
 
 __all__ = ["Smmuv3Unit"]
@@ -58,14 +56,11 @@ def _start(name: str) -> int:
     return REGISTERS[f"SMMU_{name}"].start
 
 
-_CR0, _CR2, _GBPA = _start("CR0"), _start("CR2"), _start("GBPA")
+_CR0 = _start("CR0")
 _GERROR, _GERRORN = _start("GERROR"), _start("GERRORN")
-_STRTAB_BASE, _STRTAB_BASE_CFG = _start("STRTAB_BASE"), _start("STRTAB_BASE_CFG")
 _CMDQ_BASE, _CMDQ_PROD, _CMDQ_CONS = _start("CMDQ_BASE"), _start("CMDQ_PROD"), _start("CMDQ_CONS")
 _EVENTQ_PROD = _start("EVENTQ_PROD")
-_SMMUEN, _CMDQEN = CR0["SMMUEN"].mask, CR0["CMDQEN"].mask
-_OF_TRANSLATION = _SMMUEN | CR0["ATSCHK"].mask | CR0["VMW"].mask
-_RECINVSID, _E2H, _ABORT = CR2["RECINVSID"].mask, CR2["E2H"].mask, GBPA["ABORT"].mask
+_CMDQEN = CR0["CMDQEN"].mask
 _INDEX = QUEUE_PROD["WR"].mask
 # Registers after whose writes commands may be taken: the queue was enabled, or has more, or its error is acknowledged.
 _STARTS_COMMANDS = frozenset({_CR0, _CMDQ_PROD, _GERRORN})
@@ -106,11 +101,11 @@ class Smmuv3Unit:
         self._file = RegisterFile(registers)
         self._writes = RegisterWrites(self._file, capabilities)
         self._merges = merges_events
-        self._none = Smmuv3Registers(capabilities=capabilities)
-        self._caches = CacheModel(keep_engines(Smmuv3Engine), self._none, memory, SMMUV3, sources=sources)
+        off = Smmuv3Registers(capabilities=capabilities)
+        self._caches = CacheModel(keep_engines(Smmuv3Engine), off, memory, SMMUV3, sources=sources)
         self.granule = self._caches.engine.granule
         self._records = Records(self._caches)
-        self._reporter = Reporter(self._file, self._writes, self._records, self._none)
+        self._reporter = Reporter(self._file, self._writes, self._records, off)
         self._pending = PendingInvalidations()
         self.reset()
 
@@ -259,7 +254,8 @@ class Smmuv3Unit:
         caches = self._caches
         if self._changed:
             self._changed = False
-            registers = self._translation_registers()
+            registers = translation_registers(self._file, self.capabilities)
+            self._find_unknown(registers)
             caches.set_registers(registers)
             if not self._has_translated:
                 # What was cached before the reset, or written since, is in no cache.
@@ -267,38 +263,14 @@ class Smmuv3Unit:
                 self._has_translated = registers.enabled
         return caches
 
-    def _translation_registers(self) -> Smmuv3Registers:
-        file = self._file
-        cr2, gbpa = file.value(_CR2), file.value(_GBPA)
-        if not file.known(_CR2) & _RECINVSID:
-            # What it permits is not more than what both of its values do.
-            cr2 |= _RECINVSID
-        registers = replace(
-            self._none,
-            cr0=file.value(_CR0) & _OF_TRANSLATION,
-            cr2=cr2,
-            gbpa=gbpa & _ABORT,
-            strtab_base=file.value64(_STRTAB_BASE) & STRTAB_BASE["ADDR"].mask,
-            strtab_base_cfg=file.value(_STRTAB_BASE_CFG),
-        )
+    def _find_unknown(self, registers: Smmuv3Registers) -> None:
+        """What of the registers that translation depends on is not known."""
         self._unsure = self._other_bypass = None
         if registers.enabled:
-            self._unsure = self._unknown_of_translation()
-        elif not file.known(_GBPA) & _ABORT:
-            other = replace(registers, gbpa=registers.gbpa ^ _ABORT)
-            self._other_bypass = Smmuv3Engine(other, self.memory)
-        return registers
-
-    def _unknown_of_translation(self) -> str | None:
-        """Which register translation depends on without its being known; None where all are."""
-        file = self._file
-        fields = (
-            ("SMMU_STRTAB_BASE", ~file.known64(_STRTAB_BASE) & STRTAB_BASE["ADDR"].mask),
-            ("SMMU_STRTAB_BASE_CFG", ~file.known(_STRTAB_BASE_CFG) & file.fields(_STRTAB_BASE_CFG)),
-            ("SMMU_CR2", ~file.known(_CR2) & file.fields(_CR2) & _E2H),
-        )
-        name = next((name for name, unknown in fields if unknown), None)
-        return None if name is None else f"{name} is UNKNOWN, and SMMUEN is 1"
+            unknown = unknown_register(self._file)
+            self._unsure = None if unknown is None else f"{unknown} is UNKNOWN, and SMMUEN is 1"
+        elif (gbpa := other_bypass(self._file)) is not None:
+            self._other_bypass = Smmuv3Engine(replace(registers, gbpa=gbpa), self.memory)
 
     # Commands.
 
