@@ -235,8 +235,10 @@ class Comparison:
         return " where a fault must have no record" if any(fault.record is None for fault in faults) else ""
 
     def _said(self, request: Request) -> str:
-        """What must become of a request; and whether it is blocked only because it is not privileged."""
+        """What must become of a request; by what page, and whether it is blocked only because it is not privileged."""
         text = _said(request.outcome) + self._reason(request)
+        if isinstance(request.outcome, Translated) and request.outcome.size > self._unit.granule:
+            text += " by a large page"
         if isinstance(request.outcome, Fault) and not request.access.privileged:
             others = self._unit.outcomes(replace(request.access, privileged=True))
             if not any(isinstance(each, Fault) for each in others):

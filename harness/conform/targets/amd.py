@@ -26,8 +26,8 @@ from harness.vmm.qemu.capabilities import Capabilities
 __all__ = ["AMD_TARGETS", "AmdIommu"]
 
 _REGISTERS = 0xFED8_0000  # QEMU, hw/i386/amd_iommu.h: AMDVI_BASE_ADDR
+_DMA_REMAP = "dma-remap"
 _SLOTS = 32
-_FIRST_RELEASE = 7  # QEMU, hw/i386/amd_iommu.c: up to 5.2 amdvi_writeq_raw takes value and offset for each other
 _AMD = 0x1022
 _IOMMU_CLASS = 0x0806
 _CAPABILITIES, _SECURE_DEVICE = 0x34, 0x0F
@@ -56,17 +56,13 @@ class AmdIommu:
         """See `Target`."""
         if not capabilities.has_device("amd-iommu"):
             raise Unsupported(f"QEMU {capabilities.version} has no device amd-iommu")
-        if int(capabilities.version.split(".")[0]) < _FIRST_RELEASE:
-            raise Unsupported(
-                f"the amd-iommu of QEMU {capabilities.version} writes its status over its own base registers",
-                hint="use a later QEMU: what it logs and where its tables are it overwrites itself",
-            )
-        translates = capabilities.has_property("amd-iommu", "dma-remap")
+        translates = capabilities.has_property("amd-iommu", _DMA_REMAP)
         if translates is self.root_bus_only:
-            other = "translates behind bridges as well" if translates else "takes every device for one on the root bus"
-            raise Unsupported(f"the amd-iommu of QEMU {capabilities.version} {other}: {self.name} is not for it")
+            has = "has the property" if translates else "has no property"
+            so = "translates behind bridges as well" if translates else "takes every device for one on the root bus"
+            raise Unsupported(f"the amd-iommu of QEMU {capabilities.version} {has} {_DMA_REMAP}, and so {so}")
         options = f"amd-iommu,intremap={'on' if self.remaps_interrupts else 'off'}"
-        return MachineWords(PC, ("-device", f"{options},dma-remap=on" if translates else options))
+        return MachineWords(PC, ("-device", f"{options},{_DMA_REMAP}=on" if translates else options))
 
     def bind(self, machine: ConformMachine, memory: WritableMemory, coverage: Coverage) -> Bound:
         """See `Target`."""

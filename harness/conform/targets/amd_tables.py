@@ -115,6 +115,7 @@ class Tables:
         oddities: of the program.
         interrupts: interrupts are remapped.
         most_levels: of host page tables.
+        domain_bits: that DomainIDs may have set.
 
     Attributes:
         tables: the device table, and what hangs below it.
@@ -126,7 +127,14 @@ class Tables:
     """
 
     def __init__(
-        self, memory: WritableMemory, random: Random, oddities: frozenset[Oddity], *, interrupts: bool, most_levels: int
+        self,
+        memory: WritableMemory,
+        random: Random,
+        oddities: frozenset[Oddity],
+        *,
+        interrupts: bool,
+        most_levels: int,
+        domain_bits: int,
     ) -> None:
         self.tables = AmdviTables(memory, TABLES.start, _DEVICE_TABLE_PAGES)
         self.domains: list[Domain] = []
@@ -138,6 +146,7 @@ class Tables:
         self._oddities = oddities
         self._interrupts = interrupts
         self._most_levels = most_levels
+        self._domain_bits = domain_bits
         # One for all: devices whose entries differ would make each other's translations a question.
         self._interrupt_table: InterruptTable | None = None
         self._interrupt_fields = random.choice(_DEVICE_INTERRUPT_FIELDS)
@@ -161,7 +170,8 @@ class Tables:
         entries = HostFormat(every_size=random.random() < 0.5, skips=skips)
         table = RadixTable(self.tables.pages, entries, levels)
         taken = {domain.id for domain in self.domains}
-        ids = [id for id in (0, 1, 0xFFFF, random.randrange(2, 0xFFFF)) if id not in taken]
+        ids = [id & self._domain_bits for id in (0, 1, 0xFFFF, random.randrange(2, 0xFFFF))]
+        ids = [id for id in ids if id not in taken]
         if taken and random.random() < 0.03:
             ids = sorted(taken)
         domain = Domain(random.choice(ids), table, skipped)
