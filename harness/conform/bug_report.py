@@ -13,7 +13,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from harness.conform.divergence import Divergence, Probe
+from harness.conform.divergence import Divergence, Kind, Probe
 from harness.conform.export import QtestScript
 from harness.conform.reproducer import Answers
 from harness.conform.triage import Effect, Known
@@ -80,6 +80,8 @@ def report_text(reproduced: Reproduced) -> str:
     """The report, in Markdown."""
     entry, script, answers = reproduced.entry, reproduced.script, reproduced.answers
     detail = reproduced.divergence.detail.splitlines()
+    if reproduced.divergence.kind is Kind.HANG:
+        del detail[1:]  # backtraces of this one process, in libraries without symbols
     return (
         _environment()
         .get_template("bug_report.md.j2")

@@ -12,6 +12,7 @@ from harness.artifacts.qemu import QemuBuild, find_qemu
 from harness.conform.bug_report import Reproduced, index_text, report_text
 from harness.conform.campaign import capabilities_of
 from harness.conform.command import Clock
+from harness.conform.divergence import Kind
 from harness.conform.page import worst_first
 from harness.conform.program import Program
 from harness.conform.reproducer import run_script
@@ -23,6 +24,8 @@ from harness.errors import SpecError, Unsupported, VmmError
 from harness.model.unit import Coverage
 
 __all__ = ["Attempt", "write_reports"]
+
+_BROKEN = frozenset({Kind.CRASH, Kind.HANG})
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +111,9 @@ def _reproduce(
             divergence = next((each for each in seen if entry.describes(each.signature)), None)
             if divergence is None:
                 return f"{entry.program} does not show it on QEMU {build.version}"
-            until_seen = program.with_steps(program.steps[: divergence.step + 1])
-            script = session.qtest_script(until_seen, divergence)
+            # QEMU can have broken at a step that was not done to its end.
+            steps = program.steps if divergence.kind in _BROKEN else program.steps[: divergence.step + 1]
+            script = session.qtest_script(program.with_steps(steps), divergence)
     except (SpecError, VmmError) as error:
         return error.message
     answers = run_script(build, script)

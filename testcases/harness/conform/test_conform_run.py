@@ -142,6 +142,7 @@ def test_a_qemu_that_does_not_answer_is_told_with_what_its_threads_do(
     os.kill(machine.process.pid, signal.SIGSTOP)
     result = session.run(_program(_write(_PAGE)))
     assert [found.kind for found in result.divergences] == [Kind.HANG]
+    assert result.divergences[0].signature == f"{_TARGET}: hang: outb"
     assert "thread" in result.divergences[0].detail.lower()
 
 
@@ -213,3 +214,31 @@ def test_a_fault_that_is_not_recorded_is_shown_by_the_register_that_would_tell_o
     assert found.signature.endswith("is not recorded")
     assert found.probe is not None
     assert (found.probe.command, found.probe.wanted & 2, found.probe.seen & 2) == ("readl 0xfed90034", 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "signature"),
+    [
+        ("amd-iommu-no-event-log", "crash: was killed by signal 8 (SIGFPE) at writeq of CommandBufferTail"),
+        (
+            "amd-iommu-event-without-request",
+            "memory: event log entry: Operand1 differs, EventCode is 0x1 for 0x0 where no request was made",
+        ),
+        (
+            "amd-iommu-suppression",
+            "memory: event log entry: Operand1 differs, EventCode is 0x2 for 0x0 where a fault must have no record",
+        ),
+    ],
+)
+def test_what_breaks_qemu_and_what_calls_for_no_record_is_told(name: str, signature: str) -> None:
+    program = Program.load(ROOT / f"ci/divergences/{name}.json")
+    assert replay_program(program, "sid").divergences[-1].signature == f"{program.target}: {signature}"
+
+
+def test_qemu_has_to_live_through_what_the_model_cannot_judge() -> None:
+    """A tail pointer beyond the ring is undefined (AMD-Vi 3.4); QEMU 7.2 never comes out of it."""
+    replayed = replay_program(Program.load(ROOT / "ci/divergences/amd-iommu-tail-beyond.json"), "bookworm")
+    assert "undefined" in replayed.unjudged
+    assert [found.signature for found in replayed.divergences] == [
+        "amd-iommu/root-bus: hang: writeq of CommandBufferTail"
+    ]
