@@ -48,7 +48,6 @@ def test_programs_have_hundreds_of_dmas(name: str) -> None:
     counts = [sum(isinstance(step, Dma) for step in make(name, seed).steps) for seed in SEEDS]
     assert min(counts) > 100
     assert sum(counts) / len(counts) > 150
-    assert max(counts) <= 900
 
 
 def test_most_dmas_are_about_what_is_set_up(name: str) -> None:
