@@ -13,7 +13,7 @@ from typing import Self
 from harness.model.access import format_requester
 from harness.model.bits import Field, Layout
 
-__all__ = ["FRCD_REG", "VtdBlocked", "VtdFaultReason", "VtdFaultRecord", "meaningful_bits"]
+__all__ = ["FRCD_REG", "VtdBlocked", "VtdFaultReason", "VtdFaultRecord", "is_interrupt_fault", "meaningful_bits"]
 
 
 class VtdFaultReason(IntEnum):
@@ -206,8 +206,8 @@ class VtdBlocked(Enum):
     """VT-d 11.4.8.1: DMA to a protected memory region; it is not reported."""
 
 
-# Their records hold the interrupt_index in FI, bits 63:48; in those of the other interrupt faults FI is undefined
-# (VT-d 11.4.7.6, FI), and zero here.
+# Their records hold the interrupt_index in FI, bits 63:48, and zero in bits 47:12; in those of the other interrupt
+# faults FI is undefined (VT-d 11.4.7.6, FI), and zero here.
 _REASONS_WITH_INDEX = frozenset(
     {
         VtdFaultReason.INTERRUPT_INDEX_BEYOND_TABLE,
@@ -242,28 +242,36 @@ FRCD_REG = Layout(
     ),
 )
 
-_F, _PP, _FR = FRCD_REG["F"].mask, FRCD_REG["PP"].mask, FRCD_REG["FR"]
-_INDEX = FRCD_REG["FI"].mask >> _INDEX_LOW << _INDEX_LOW & FRCD_REG["FI"].mask
-_WITH_PASID = sum(FRCD_REG[name].mask for name in ("PV", "EXE", "PRIV"))
-_OF_DMA = sum(FRCD_REG[name].mask for name in ("FI", "T1", "T2"))
+_F, _PP, _FR, _FI = FRCD_REG["F"].mask, FRCD_REG["PP"].mask, FRCD_REG["FR"], FRCD_REG["FI"].mask
+_T1, _T2, _AT, _EXE = (FRCD_REG[name].mask for name in ("T1", "T2", "AT", "EXE"))
+_WITH_PASID = FRCD_REG["PV"].mask | FRCD_REG["PRIV"].mask | _EXE
+_OF_DMA = _T1 | _T2 | _AT | _PP | _WITH_PASID
 _ALL = sum(entry.mask for entry in FRCD_REG.fields if not entry.name.startswith("RSVD"))
 
 
 def meaningful_bits(record: int) -> int:
     """The bits of a fault recording register that mean something, beside reserved ones (VT-d 11.4.7.6).
 
-    Without F none does but F itself; PV, EXE and PRIV are there with PP. Of an interrupt fault FI holds the
-    interrupt_index, or nothing, and the type of the request nothing.
+    Without F none does but F itself. Of an interrupt fault FI holds the interrupt_index, or nothing; what tells of the
+    type of a request, and of its PASID, is there for address translation faults alone. Of these PV and PRIV are there
+    with PP, EXE for read requests with PP, and AT for all but page requests.
     """
     if not record & _F:
         return _F
+    if is_interrupt_fault(record):
+        return _ALL & ~_OF_DMA if _FR.get(record) in _REASONS_WITH_INDEX else _ALL & ~_OF_DMA & ~_FI
     known = _ALL if record & _PP else _ALL & ~_WITH_PASID
-    reason = _FR.get(record)
-    if reason in _INTERRUPT_REASONS:
-        known &= ~_OF_DMA
-        if reason in _REASONS_WITH_INDEX:
-            known |= _INDEX
+    kind = record & (_T1 | _T2)
+    if kind != _T1:  # no read request
+        known &= ~_EXE
+    if kind == _T2:  # a page request
+        known &= ~_AT
     return known
+
+
+def is_interrupt_fault(record: int) -> bool:
+    """Whether a fault recording register holds an interrupt remapping fault (VT-d 5.1.4.1)."""
+    return bool(record & _F) and _FR.get(record) in _INTERRUPT_REASONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from harness.model.vtd.registers import VtdRegisters
 from harness.model.vtd.reporting.events import EVENT_CONTROL, FSTS_REG, ICS_REG, PRS_REG
 from harness.model.vtd.reporting.page_requests import PQA_REG
 
-__all__ = ["GCMD_REG", "IRTA_REG", "VtdRegister", "register_map"]
+__all__ = ["GCMD_REG", "INTERRUPT_RECORD", "IRTA_REG", "VtdRegister", "register_map"]
 
 GCMD_REG = Layout(
     "GCMD_REG",
@@ -102,8 +102,9 @@ def register_map(registers: VtdRegisters) -> tuple[VtdRegister, ...]:
         ),
     ]
     protected = CAP_REG["PLMR"].get(registers.cap) or CAP_REG["PHMR"].get(registers.cap)
+    # Without protected memory regions PMEN_REG is there nevertheless, to be read only (11.4.8.1).
+    found.append(_read_only("pmen", "PMEN_REG", 0x64, PMEN_REG, 4))
     if protected:
-        found.append(VtdRegister("pmen", "PMEN_REG", 0x64, 4, PMEN_REG, settled=_all(PMEN_REG)))
         found += [
             VtdRegister(key, f"{key.upper()}_REG", offset, size, _PLAIN_64 if size == 8 else _PLAIN_32)
             for key, offset, size in (
@@ -136,7 +137,9 @@ def register_map(registers: VtdRegisters) -> tuple[VtdRegister, ...]:
             _writable("pqa", "PQA_REG", 0xD0, PQA_REG, _all(PQA_REG) & address),
             *_event("pe", "PE", 0xE0, upper=extended.extended_interrupts),
         ]
-    records, layout = 16 * CAP_REG["FRO"].get(registers.cap), _record_layout(registers.guest_address_width)
+    records = 16 * CAP_REG["FRO"].get(registers.cap)
+    # Hardware treats the bits above the guest address width as reserved.
+    layout = _record_layout("FI", "FI above MGAW", registers.guest_address_width)
     found += [
         VtdRegister("frcd", "FRCD_REG", records + 16 * index, 16, layout, settled=_all(FRCD_REG), index=index)
         for index in range(registers.fault_recording_registers)
@@ -144,11 +147,15 @@ def register_map(registers: VtdRegisters) -> tuple[VtdRegister, ...]:
     return tuple(found)
 
 
-def _record_layout(width: int) -> Layout:
-    """FRCD_REG with the bits of FI that hardware treats as reserved, those above MGAW, as a field of their own."""
-    address = (Field("FI", 12, width - 12, in_place=True), Field("FI above MGAW", width, 64 - width, in_place=True))
+def _record_layout(below: str, above: str, bit: int) -> Layout:
+    """FRCD_REG with the bits of FI below and above a bit as fields of their own."""
+    parts = (Field(below, 12, bit - 12, in_place=True), Field(above, bit, 64 - bit, in_place=True))
     before, *behind = (entry for entry in FRCD_REG.fields if entry.name != "FI")
-    return Layout(FRCD_REG.name, FRCD_REG.section, (before, *address, *behind))
+    return Layout(FRCD_REG.name, FRCD_REG.section, (before, *parts, *behind))
+
+
+INTERRUPT_RECORD = _record_layout("FI below the index", "interrupt_index", 48)
+"""FRCD_REG as it is for an interrupt remapping fault."""
 
 
 def _read_only(key: str, name: str, offset: int, layout: Layout, size: int = 8) -> VtdRegister:

@@ -24,13 +24,13 @@ from harness.model.memory import WritableMemory
 from harness.model.unit import Coverage, Place, Readout, UnitState
 from harness.model.vtd.command_names import descriptor_name, register_command_name
 from harness.model.vtd.engine import VtdEngine
-from harness.model.vtd.faults import VtdFaultRecord
+from harness.model.vtd.faults import VtdFaultRecord, is_interrupt_fault
 from harness.model.vtd.invalidation.by_register import VtdWrongRequest, write_ccmd, write_iotlb
-from harness.model.vtd.invalidation.descriptors import Granularity
+from harness.model.vtd.invalidation.descriptors import DescriptorType, Granularity, descriptor_type
 from harness.model.vtd.invalidation.queue import process_queue
 from harness.model.vtd.register_file import RegisterFile, is_defined
 from harness.model.vtd.register_layouts import GSTS_REG, PMEN_REG, TranslationTableMode
-from harness.model.vtd.register_map import GCMD_REG, VtdRegister
+from harness.model.vtd.register_map import GCMD_REG, INTERRUPT_RECORD, VtdRegister
 from harness.model.vtd.registers import VtdRegisters
 from harness.model.vtd.reporting.events import Event, write_ics, write_iectl, write_pectl, write_prs
 
@@ -38,6 +38,7 @@ __all__ = ["VtdUnit"]
 
 _MOST_WALKS = 512  # that are tried for one request
 _STATUS_SIZE = 8
+_QIES = GSTS_REG["QIES"].mask
 _TRANSLATION_KEYS = ("gsts", "rtaddr", "irta", "pmen", "plmbase", "plmlimit", "phmbase", "phmlimit")
 """What an outcome depends on, beside capabilities."""
 
@@ -112,6 +113,7 @@ class VtdUnit:
         self._file.reset()
         self._stores.clear()
         self._interrupts.clear()
+        self._last_descriptor: int | None = None
         self._translation: tuple[int, ...] = ()
         self._has_translated = False  # so that caches may hold something
         self._use_registers()
@@ -131,20 +133,17 @@ class VtdUnit:
         """
         self._records.keep()
         register = self._file.find(offset)
-        if register is None:
-            return  # reserved: writes are ignored
-        if not is_defined(register, offset, size):
-            self._write_undefined(register, offset, size)
+        if register is None or not is_defined(register, offset, size):
+            self._write_undefined(offset, size)
             return
         shift = 8 * (offset - register.offset)
         mask = ((1 << 8 * size) - 1) << shift
         self._note(register, value << shift)
         self._write_register(register, value << shift, mask)
 
-    def _write_undefined(self, first: VtdRegister, offset: int, size: int) -> None:
-        """An access that is not of the register's kind."""
-        touched = [first, *filter(None, (self._file.find(offset + at) for at in range(1, size)))]
-        for register in touched:
+    def _write_undefined(self, offset: int, size: int) -> None:
+        """An access that is not of the kind of the registers that it touches; where there are none it is ignored."""
+        for register in filter(None, (self._file.find(offset + at) for at in range(size))):
             if not register.writable:
                 raise NotModelled(
                     f"{size} bytes written at {offset:#x}, {register.name}: the effect is undefined (VT-d 11.2)"
@@ -172,7 +171,7 @@ class VtdUnit:
             case "plmbase" | "plmlimit" | "phmbase" | "phmlimit":
                 file.set(key, file.merged(register, bits, mask))
                 self._use_registers()
-            case "pmen":
+            case "pmen" if file.has("plmbase"):
                 enabled = PMEN_REG["EPM"].get(bits)
                 file.set(key, PMEN_REG.encode({"EPM": enabled, "PRS": enabled}))
                 self._use_registers()
@@ -198,6 +197,8 @@ class VtdUnit:
                 gsts |= state
         for command, state in self._states:
             gsts = gsts | state if bits & command else gsts & ~state
+        if file.now.gsts & ~gsts & _QIES and not self._is_quiesced():
+            raise NotModelled("the invalidation queue is disabled before it is quiesced (VT-d 6.5.2)")
         file.set_gsts(gsts)
         self._use_registers()
         self._run_queue()
@@ -273,9 +274,15 @@ class VtdUnit:
         for step in run.steps:
             if step.descriptor is not None:
                 self.coverage.note("command", descriptor_name(step.descriptor, step.result.error))
+                self._last_descriptor = step.descriptor
             self._obey(step.result)
         file.take(run.registers)
         self._interrupts += run.interrupts
+
+    def _is_quiesced(self) -> bool:
+        """Whether the queue is empty, and a wait descriptor was the last that it completed (VT-d 6.5.2)."""
+        now, last = self._file.now, self._last_descriptor
+        return now.iqh == now.iqt and last is not None and descriptor_type(last) is DescriptorType.WAIT
 
     def _obey(self, result: CommandResult) -> None:
         self._caches.invalidate(result.invalidations)
@@ -347,7 +354,12 @@ class VtdUnit:
     def register_at(self, offset: int) -> Place | None:
         """See `Unit`."""
         register = self._file.find(offset)
-        return None if register is None else Place(register.name, register.offset, register.size, register.layout)
+        if register is None:
+            return None
+        layout = register.layout
+        if register.key == "frcd" and is_interrupt_fault(self._file.log.records[register.index]):
+            layout = INTERRUPT_RECORD
+        return Place(register.name, register.offset, register.size, layout)
 
     def structure_at(self, address: int) -> Place | None:
         """See `Unit`: what a wait descriptor stored."""

@@ -13,7 +13,7 @@ from harness.model.memory import Region, SparseMemory
 from harness.model.radix import RadixTable
 from harness.model.vtd import VtdEngine, VtdFaultReason, VtdFaultRecord, VtdRegisters, VtdTables
 from harness.model.vtd.context import TranslationType
-from harness.model.vtd.faults import FRCD_REG, VtdBlocked
+from harness.model.vtd.faults import FRCD_REG, VtdBlocked, meaningful_bits
 from harness.model.vtd.registers import capabilities
 
 RID = 0x0128
@@ -371,6 +371,40 @@ def test_record_reads_back_from_its_register() -> None:
     record = VtdFaultRecord(address=0x1000, source_id=RID, reason=VtdFaultReason.READ_NOT_PERMITTED, is_read=True)
     assert record.encode() == 1 << 127 | 1 << 126 | 6 << 96 | RID << 64 | 0x1000
     assert VtdFaultRecord.decode(record.encode()) == record
+
+
+def known_fields(**fields: int) -> set[str]:
+    """The fields of a record that mean something as a whole."""
+    known = meaningful_bits(FRCD_REG.encode({"F": 1, **fields}))
+    return {field.name for field in FRCD_REG.fields if not field.mask & ~known}
+
+
+OF_EVERY_FAULT = {"F", "FR", "SID"}
+OF_TRANSLATION = {*OF_EVERY_FAULT, "FI", "T1", "T2", "PP", "AT"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "known"),
+    [
+        ({}, OF_TRANSLATION),
+        ({"T1": 1}, OF_TRANSLATION),
+        ({"T2": 1}, OF_TRANSLATION - {"AT"}),
+        ({"PP": 1}, {*OF_TRANSLATION, "PV", "PRIV"}),
+        ({"PP": 1, "T1": 1}, {*OF_TRANSLATION, "PV", "PRIV", "EXE"}),
+        ({"PP": 1, "T1": 1, "T2": 1}, {*OF_TRANSLATION, "PV", "PRIV"}),
+    ],
+)
+def test_record_fields_mean_something_for_the_requests_that_have_them_11_4_7_6(
+    kind: dict[str, int], known: set[str]
+) -> None:
+    assert known_fields(FR=VtdFaultReason.READ_NOT_PERMITTED, **kind) == known
+
+
+@pytest.mark.parametrize("reason", [reason for reason in VtdFaultReason if 0x20 <= reason <= 0x2B])
+def test_record_of_an_interrupt_fault_tells_no_request_type_and_no_pasid_11_4_7_6(reason: VtdFaultReason) -> None:
+    without_index = reason in (0x20, 0x25, 0x29, 0x2A, 0x2B)
+    known = OF_EVERY_FAULT if without_index else {*OF_EVERY_FAULT, "FI"}
+    assert known_fields(FR=reason, T1=1, PP=1) == known
 
 
 def test_register_without_f_holds_no_record() -> None:

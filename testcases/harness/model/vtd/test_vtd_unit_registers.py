@@ -6,7 +6,7 @@ import pytest
 from vtd_alive import IOVA, OUTPUT, QUEUE, RID, SRTP, TE, Alive, Offset
 
 from harness.model.access import Bypassed, BypassReason, Fault, Translated
-from harness.model.engine import NotModelled
+from harness.model.engine import MsiWrite, NotModelled
 from harness.model.vtd.faults import VtdBlocked
 from harness.model.vtd.invalidation.descriptors import DescriptorType, Granularity
 
@@ -74,6 +74,17 @@ def test_a_narrow_write_of_commands_is_not_modelled() -> None:
         Alive().write(Offset.GCMD + 3, 0x80, 1)
 
 
+def test_a_write_that_begins_at_a_reserved_offset_and_ends_in_a_register_is_undefined_for_it_11_2() -> None:
+    with pytest.raises(NotModelled, match="FSTS_REG"):
+        Alive().write(Offset.FSTS - 4, 0)
+
+
+def test_writes_to_reserved_offsets_are_ignored() -> None:
+    alive = Alive()
+    alive.write(Offset.FECTL + 0x10, ONES)
+    assert isinstance(alive.dma(), Translated)
+
+
 def test_read_only_registers_stay_as_they_are() -> None:
     alive = Alive()
     for offset, size, value in ((Offset.CAP, 8, alive.registers.cap), (Offset.ECAP, 8, alive.registers.ecap)):
@@ -121,6 +132,13 @@ def test_protected_memory_is_in_force_as_soon_as_epm_is_set_11_4_8() -> None:
     assert isinstance(alive.dma(OUTPUT), Bypassed)
 
 
+def test_pmen_is_read_only_without_protected_memory_11_4_8_1() -> None:
+    alive = Alive(on=False, protects=False)
+    alive.write(Offset.PMEN, 1 << 31, 4)
+    readout = alive.look(Offset.PMEN, 4)
+    assert (readout.value, readout.known) == (0, 1 << 31 | 1)
+
+
 def test_invalidation_through_registers_ends_at_once_and_says_what_was_done_11_4_6() -> None:
     alive = Alive()
     assert alive.read(Offset.CCMD) == Granularity.GLOBAL << 59
@@ -137,10 +155,24 @@ def test_what_becomes_of_invalidation_registers_while_the_queue_is_enabled_nobod
 def test_disabling_the_queue_sets_its_head_to_0_11_4_9_1() -> None:
     alive = Alive()
     alive.use_queue()
-    alive.submit(DescriptorType.IOTLB, G=Granularity.GLOBAL)
+    alive.submit(DescriptorType.WAIT)
     assert alive.read(Offset.IQH) == 16
     alive.write(Offset.GCMD, TE, 4)
     assert alive.read(Offset.IQH) == 0
+    assert alive.read(Offset.GSTS, 4) == TES | RTPS
+
+
+@pytest.mark.parametrize("last", [None, DescriptorType.IOTLB, DescriptorType.PASID_CACHE])
+def test_what_comes_of_disabling_a_queue_that_is_not_quiesced_is_not_modelled_6_5_2(
+    last: DescriptorType | None,
+) -> None:
+    alive = Alive()
+    alive.use_queue()
+    if last is not None:
+        alive.submit(DescriptorType.WAIT)
+        alive.submit(last, G=Granularity.GLOBAL)
+    with pytest.raises(NotModelled, match="quiesced"):
+        alive.write(Offset.GCMD, TE, 4)
 
 
 def test_a_reset_restores_registers_and_empties_caches_and_leaves_memory() -> None:
@@ -169,6 +201,18 @@ def test_every_register_is_named_with_its_fields() -> None:
     assert place.layout is not None
     assert place.layout["FR"].low == 96
     assert Alive().unit.register_at(0x60) is None
+
+
+def test_the_record_of_an_interrupt_fault_is_named_with_its_index_11_4_7_6() -> None:
+    alive = Alive(on=False)
+    for command in (SIRTP, IRE):
+        alive.write(Offset.GCMD, command, 4)
+    message = MsiWrite(requester=RID, address=0xFEE0_0010, data=0)
+    alive.unit.settle_interrupt(message, alive.unit.interrupts(message)[0])
+    place = alive.unit.register_at(Offset.FRCD)
+    assert place is not None
+    assert place.layout is not None
+    assert place.layout["interrupt_index"].low == 48
 
 
 def test_a_request_is_translated_as_the_tables_say() -> None:

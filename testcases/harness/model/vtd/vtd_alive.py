@@ -61,15 +61,16 @@ class Alive:
         records: fault recording registers.
         compresses: see `VtdUnit`.
         on: whether translation is turned on.
+        protects: whether there are protected memory regions.
     """
 
-    def __init__(self, records: int = 2, *, compresses: bool = False, on: bool = True) -> None:
+    def __init__(self, records: int = 2, *, compresses: bool = False, on: bool = True, protects: bool = True) -> None:
         self.memory = SparseMemory((Region(0, 0x100_0000),))
         self.tables = VtdTables(self.memory, 0x1000)
         self.table = RadixTable(self.tables.pages, SecondStageFormat(), 3)
         self.table.map(IOVA, OUTPUT, 0x1000)
         self.tables.attach(RID, DOMAIN, 3, table=self.table)
-        cap = capabilities(protected_memory=True, max_address_mask=18, fault_recording_registers=records)
+        cap = capabilities(protected_memory=protects, max_address_mask=18, fault_recording_registers=records)
         extended = ExtendedCapabilities(
             queued_invalidation=True,
             interrupt_remapping=True,
