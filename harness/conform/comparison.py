@@ -246,12 +246,9 @@ class Comparison:
         return text
 
     def _reason(self, request: Request) -> str:
-        """Why a request is blocked, where its fault has several reasons and the model tells which it is."""
-        if not isinstance(request.outcome, Fault):
-            return ""
+        """Why a request has its outcome, where there are several reasons and the model tells which it is."""
         explanation = self._unit.explain(request.access)
-        present = explanation.outcome
-        if not explanation.steps or not isinstance(present, Fault) or present.code is not request.outcome.code:
+        if not explanation.steps or _said(explanation.outcome) != _said(request.outcome):
             return ""
         reason = explanation.steps[-1].reason
         return f" ({reason})" if reason else ""
