@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from mmap import mmap
 
 from harness.conform.divergence import Divergence, Kind, Probe, differing_fields
 from harness.conform.edu import LANDING
@@ -164,7 +165,7 @@ class Comparison:
             words = set(range(at & -_WORD, at + len(data), _WORD))
             if words.isdisjoint(differing) or self._memory.real_has(at, data):
                 return set()
-            self._dma(step, request, "did not arrive", at)
+            self._dma(step, request, f"did not arrive{self._record_instead(request, differing)}", at)
             return words
         place = self._arrival(request, data, differing)
         if place is None:
@@ -201,7 +202,7 @@ class Comparison:
         text, source = f"{write} {seen}", ""
         if read is not None:
             source = f"\nwhat it wrote it had read before: {read.access}: {read.outcome}"
-            if seen == "did not arrive":
+            if seen.startswith("did not arrive"):
                 text = f"read with {self._said(read)}, and {write} of what was read {seen}"
         detail = f"{request.access}: must be {request.outcome}; it {seen} at {at + self._ram:#x}{source}"
         walks = self._walks([request] if read is None else [read, request])
@@ -214,15 +215,50 @@ class Comparison:
         text = f"memory changed in {'data' if at in DATA else 'tables or queues'}{_after(requests)}"
         section = ""
         if place is not None:
-            text = self._record_text(place, at) + self._uncalled_for(place, requests)
+            text = self._record_text(place, address, probe, requests)
             section = place.layout.section if place.layout else ""
         detail = f"memory at {address:#x}: must be {probe.wanted:#018x}, is {probe.seen:#018x}"
         self._say(Kind.MEMORY, step, text, section, [detail, *self._walks(requests)], probe)
 
-    def _record_text(self, place: Place, at: int) -> str:
-        probe = self._probe(at)
-        fields = differing_fields(place, at + self._ram, probe.wanted, probe.seen, probe.known)
-        return f"{place.name}: {', '.join(fields)}"
+    def _record_text(self, place: Place, address: int, probe: Probe, requests: Sequence[Request]) -> str:
+        """What differs in a record, with why its request is blocked; or which record is missing, or one too many."""
+        if place.layout is not None and place.source in place.layout:
+            record = self._record_at(place, self._memory.real)
+            wanted = place.layout[place.source].get(self._record_at(place, self._memory.twin))
+            seen = place.layout[place.source].get(record)
+            owner = _blocked(requests, wanted)
+            if wanted != seen:
+                others = [request for request in requests if request.access.requester == seen]
+                if others and _blocked(others, seen) is None:
+                    kind = place.layout.fields[0]
+                    said = self._said(others[0])
+                    present = others[0]._replace(outcome=self._unit.explain(others[0].access).outcome)
+                    if isinstance(present.outcome, Fault) and not isinstance(others[0].outcome, Fault):
+                        said += f", by now {self._said(present)}"
+                    return f"a record of {kind.name} {kind.get(record):#x} of {said}"
+                if owner is not None:
+                    return f"{self._said(owner)} is not recorded"
+            about, more = self._reason(owner) if owner is not None else "", ""
+        else:
+            about, more = "", self._uncalled_for(place, requests)
+        fields = differing_fields(place, address, probe.wanted, probe.seen, probe.known)
+        return f"{place.name}{about}: {', '.join(fields)}{more}"
+
+    def _record_instead(self, request: Request, differing: Sequence[int]) -> str:
+        """Of a write that did not arrive: which record of its requester is there that is not to be."""
+        for at in differing:
+            place = self._unit.structure_at(at + self._ram)
+            if place is None or place.layout is None or place.source not in place.layout:
+                continue
+            record, kind = self._record_at(place, self._memory.real), place.layout.fields[0]
+            if place.layout[place.source].get(record) == request.access.requester:
+                return f", but a record of {kind.name} {kind.get(record):#x}"
+        return ""
+
+    def _record_at(self, place: Place, copy: bytearray | mmap) -> int:
+        """The bits of a record in the real memory or its twin."""
+        at = place.start - self._ram
+        return int.from_bytes(copy[at : at + place.size], "little")
 
     def _uncalled_for(self, place: Place, requests: Sequence[Request]) -> str:
         """Of a record where there must be none: what there was that must leave none, as far as that is one thing."""
@@ -246,12 +282,15 @@ class Comparison:
         return text
 
     def _reason(self, request: Request) -> str:
-        """Why a request has its outcome, where there are several reasons and the model tells which it is."""
+        """What the model says of an outcome that tells it from others of its kind: why a request is blocked."""
         explanation = self._unit.explain(request.access)
-        if not explanation.steps or _said(explanation.outcome) != _said(request.outcome):
+        present, outcome = explanation.outcome, request.outcome
+        if type(present) is not type(outcome) or (
+            isinstance(present, Fault) and isinstance(outcome, Fault) and present.code is not outcome.code
+        ):
             return ""
-        reason = explanation.steps[-1].reason
-        return f" ({reason})" if reason else ""
+        reasons = dict.fromkeys(step.reason for step in explanation.steps if step.reason)
+        return f" ({'; '.join(reasons)})" if reasons else ""
 
     def _probe(self, at: int) -> Probe:
         """The 64-bit word of memory at an offset, both sides."""
@@ -277,6 +316,20 @@ class Comparison:
                 probe=probe,
             )
         )
+
+
+def _blocked(requests: Sequence[Request], requester: int) -> Request | None:
+    """The first request of a requester whose fault is recorded."""
+    return next(
+        (
+            request
+            for request in requests
+            if request.access.requester == requester
+            and isinstance(request.outcome, Fault)
+            and request.outcome.record is not None
+        ),
+        None,
+    )
 
 
 def _after(requests: Sequence[Request]) -> str:

@@ -24,7 +24,8 @@ class Step:
         value: the bits that were read; None where memory did not answer, or there are none.
         fields: field names, as the specification has them, with their values.
         note: what follows from it, where the fields do not say.
-        reason: why the walk ends here, where its outcome has several reasons: of a fault, mostly.
+        reason: why the walk ends here with a fault, where the code of that has several reasons; or what about this
+            step tells the outcome of the walk from others of its kind.
         size: bytes that were read at `address`.
         cached: under which tags the architecture lets an implementation cache what was read; None where it may not, or
             where it is no entry of a table.

@@ -66,12 +66,14 @@ class Place:
         start: offset or address of its first byte.
         size: bytes.
         layout: its fields, from `start` on; None where it has none.
+        source: of a record that moves up where an earlier one is missing: its field with the requester.
     """
 
     name: str
     start: int
     size: int
     layout: Layout | None = None
+    source: str = ""
 
 
 @dataclass

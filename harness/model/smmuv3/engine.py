@@ -248,11 +248,13 @@ class Smmuv3Engine:
         if context is None:
             # 3.4: stage 1 bypassed; its output is the input, and must lie within the IAS, which is the OAS.
             if iova >> self._address_bits:
+                _end_at_last(trace, "stage 1 bypassed")
                 return WalkFault(_TYPE.F_ADDR_SIZE, 1, None, _IN)
             ipa = iova
         else:
             table = context.select(iova)
             if table is None:
+                _end_at_last(trace, "no table")
                 return WalkFault(_TYPE.F_TRANSLATION, 1, None, _IN)
             output = translate_stage1(
                 memory,
@@ -426,6 +428,12 @@ def _attributes(entry: int, stream: Stream) -> Attributes:
     if not stream.two_privileges:
         return _ATTRIBUTES[0]
     return _ATTRIBUTES[(0 if entry & NOT_GLOBAL else 1) | (0 if entry & _UNPRIVILEGED_PAGE else 2)]
+
+
+def _end_at_last(trace: list[Step] | None, reason: str) -> None:
+    """Note at the last step why the walk ends there."""
+    if trace:
+        trace[-1] = replace(trace[-1], reason=reason)
 
 
 def _register(name: str, section: str, value: int, fields: tuple[tuple[str, int], ...]) -> Step:

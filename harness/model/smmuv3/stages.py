@@ -15,7 +15,7 @@ from harness.model.memory import Memory
 from harness.model.smmuv3.descriptors import STAGE1_LEAF
 from harness.model.smmuv3.events import Smmuv3EventClass, Smmuv3EventType
 from harness.model.smmuv3.permissions import READ, WRITE
-from harness.model.smmuv3.walk import ACCESS_FLAG, Found, Table, WalkFault, walk
+from harness.model.smmuv3.walk import ACCESS_FLAG, Found, Table, WalkFault, give_reason, walk
 
 __all__ = ["Nested", "Output", "check_leaf", "translate_stage1", "translate_stage2"]
 
@@ -96,6 +96,7 @@ def translate_stage2(
     """Stage 2 of an address: that of the access (CLASS IN), of a stage 1 descriptor (TT) or of a CD (CD)."""
     # 3.4: an IPA outside of what S2T0SZ describes is a Translation fault.
     if ipa >> table.input_bits:
+        give_reason(trace, "out of range", table, event_class)
         return WalkFault(_F_TRANSLATION, 2, None, event_class, ipa)
     found = walk(memory, table, ipa, event_class, None, trace)
     if isinstance(found, WalkFault):
@@ -106,6 +107,8 @@ def translate_stage2(
     if in_device_memory and event_class is not _IN and checked is not _F_ACCESS:
         checked = _F_PERMISSION
     if not isinstance(checked, tuple):
+        reason = "AF" if checked is _F_ACCESS else "S2PTW" if in_device_memory else "S2AP"
+        give_reason(trace, reason, table, event_class)
         return WalkFault(checked, 2, found.level, event_class, ipa, table_read=table_read)
     rights, updated, clean = checked
     if updated != found.entry:
@@ -174,6 +177,10 @@ def translate_stage1(
         return found
     checked = check_leaf(table, found.entry, found.hierarchy, needed, privileged, dirties)
     if not isinstance(checked, tuple):
+        if trace is not None:
+            alone = check_leaf(table, found.entry, 0, needed, privileged, dirties)
+            reason = "AF" if checked is _F_ACCESS else "APTable" if isinstance(alone, tuple) else "AP"
+            give_reason(trace, reason, table, _IN)
         return WalkFault(checked, 1, found.level, _IN)
     rights, updated, clean = checked
     if updated != found.entry:

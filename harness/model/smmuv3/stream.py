@@ -41,10 +41,11 @@ class Config(IntEnum):
 
 
 class StreamBlocked(NamedTuple):
-    """Why there is no STE to work with, and where its fetch failed."""
+    """Why there is no STE to work with, where its fetch failed, and which field of it is ILLEGAL."""
 
     event: Smmuv3EventType
     fetch_address: int = 0
+    reason: str = ""
 
 
 class StreamTable:
@@ -87,12 +88,11 @@ class StreamTable:
         if trace is not None:
             value = int.from_bytes(entry, "little")
             # An STE may be cached in any state (5.2.1).
-            domain = stream.domain if isinstance(stream, Stream) else None
+            domain, reason = (stream.domain, "") if isinstance(stream, Stream) else (None, stream.reason)
             tags = CachedEntry(kind=EntryKind.DEVICE, requester=stream_id, domain=domain)
             name = f"STE [{stream_id:#x}]"
-            trace.append(
-                Step(name, STE.section, address, value, shown_ste(value), size=STE_SIZE, cached=tags),
-            )
+            fields = shown_ste(value)
+            trace.append(Step(name, STE.section, address, value, fields, size=STE_SIZE, cached=tags, reason=reason))
         return stream
 
     def _find_level2(self, memory: Memory, stream_id: int, split: int, trace: list[Step] | None) -> int | StreamBlocked:
@@ -119,30 +119,29 @@ class StreamTable:
         return (L1STD["L2PTR"].get(entry) & -(STE_SIZE << span - 1)) + (index << 6)
 
     def _decode(self, ste: int) -> Stream | StreamBlocked:
-        illegal = StreamBlocked(_TYPE.C_BAD_STE)
         fields = dict(STE.decode(ste))
         capabilities = self._registers.capabilities
         if not fields["V"]:
-            return illegal
+            return _illegal("V")
         config = fields["CONFIG"]
         if not config & Config.BYPASS:
             return _ABORTS
         stage1, stage2 = bool(config & 0b001), bool(config & 0b010)
         # 5.2.2: a stage that is not there.
         if (stage1 and not capabilities.stage1) or (stage2 and not capabilities.stage2):
-            return illegal
+            return _illegal("CONFIG")
         ats = self._effective_ats(fields)
         if ats is None:
-            return illegal
+            return _illegal("EATS")
         # STRW counts only with stage 1 alone, on an SMMU with EL2 (5.2.2, IgnoreSTESTRW).
         world = StreamWorld.EL1
         if config == Config.STAGE1 and capabilities.el2_streams:
             if fields["STRW"] & 0b01:
-                return illegal
+                return _illegal("STRW")
             if fields["STRW"]:
                 world = StreamWorld.EL2_HOST if self._registers.el2_host else StreamWorld.EL2
-        if stage1 and self._stage1_is_illegal(fields):
-            return illegal
+        if stage1 and (wrong := self._wrong_stage1(fields)):
+            return _illegal(wrong)
         # S2VMID is ignored without stage 2 in the SMMU, in EL2, and where nothing translates (IgnoreSTES2VMID).
         domain = 0
         if world is not StreamWorld.EL1:
@@ -150,12 +149,13 @@ class StreamTable:
         elif capabilities.stage2 and config != Config.BYPASS:
             domain = fields["S2VMID"]
             if domain > 0xFF and not capabilities.wide_vmids:
-                return illegal
+                return _illegal("S2VMID")
         table = None
         if stage2:
-            table = self._stage2_table(fields, domain)
-            if table is None:
-                return illegal
+            found = self._stage2_table(fields, domain)
+            if isinstance(found, str):
+                return _illegal(found)
+            table = found
         overrides = capabilities.permission_overrides
         substreams = bool(capabilities.substream_id_bits and fields["S1CDMAX"])
         return Stream(
@@ -194,54 +194,55 @@ class StreamTable:
         # 0b11 needs a Device Permission Table, and behaves as 0b00 without one.
         return 0b00
 
-    def _stage1_is_illegal(self, fields: dict[str, int]) -> bool:
+    def _wrong_stage1(self, fields: dict[str, int]) -> str:
+        """The field of stage 1 that is ILLEGAL (5.2.2); nothing where none is."""
         capabilities = self._registers.capabilities
         if fields["S1STALLD"] and capabilities.stall_model in (0b01, 0b10):
-            return True
+            return "S1STALLD"
         if capabilities.substream_id_bits and fields["S1CDMAX"]:
             if fields["S1CDMAX"] > capabilities.substream_id_bits:
-                return True
+                return "S1CDMAX"
             if fields["S1FMT"] in (0b01, 0b10) and not capabilities.two_level_contexts:
-                return True
+                return "S1FMT"
         # 3.4.3: beyond the OAS, or in front of stage 2 beyond the IAS, which is the same here.
-        return bool(fields["S1CONTEXTPTR"] >> self._address_bits)
+        return "S1CONTEXTPTR" if fields["S1CONTEXTPTR"] >> self._address_bits else ""
 
-    def _stage2_table(self, fields: dict[str, int], domain: int) -> Table | None:
-        """The stage 2 table; None where the fields are ILLEGAL (5.2.2)."""
+    def _stage2_table(self, fields: dict[str, int], domain: int) -> Table | str:
+        """The stage 2 table; or the field that is ILLEGAL (5.2.2)."""
         capabilities = self._registers.capabilities
         stall_model = capabilities.stall_model
         if (stall_model == 0b01 and fields["S2S"]) or (stall_model == 0b10 and not fields["S2S"]):
-            return None
+            return "S2S"
         capabilities.check_modelled(fields["S2AA64"], "STE")
         if not fields["S2AA64"] or not capabilities.aarch64_tables:
-            return None
+            return "S2AA64"
         if (fields["S2HA"] or fields["S2HD"]) and not capabilities.hardware_access_flag:
-            return None
+            return "S2HA"
         if fields["S2HD"] and not capabilities.hardware_dirty_state:
-            return None
+            return "S2HD"
         # TTENDIAN 0b10 is little-endian only, 0b11 big-endian only.
         if capabilities.table_endianness == (0b10 if fields["S2ENDI"] else 0b11):
-            return None
+            return "S2ENDI"
         granule = GRANULE_OF_TG0[fields["S2TG"]]
         if granule not in capabilities.granules:
-            return None
+            return "S2TG"
         wide = bool(fields["S2DS"]) and capabilities.wide_descriptors
         large = self._address_bits == 52
         output_bits = min(ADDRESS_SIZES[fields["S2PS"]], self._address_bits)
         base = fields["S2TTB"] << 4
         if base >> (output_bits if granule == 16 or wide else min(output_bits, 48)):
-            return None
+            return "S2TTB"
         input_bits = 64 - fields["S2T0SZ"]
         longest = min(52 if granule == 16 or wide else 48, self._address_bits)
         shortest = 25 if not capabilities.small_tables else 17 if granule == 16 else 16
         levels = self._stage2_levels(fields, granule, wide=wide)
         if not shortest <= input_bits <= longest or levels is None:
-            return None
+            return "S2T0SZ"
         # DDI 0487 D8, S2InconsistentSL: at least one bit for the topmost table, at most 16 tables side by side.
         stride = granule - 3
         least = (levels - 1) * stride + granule + 1
         if not least <= input_bits <= least + stride - 1 + 4:
-            return None
+            return "S2SL0"
         device_mask = 0
         if fields["S2PTW"] and fields["CONFIG"] == Config.NESTED:
             # MemAttr[3:2] is 0 in device memory; with S2FWB, MemAttr[2] alone.
@@ -299,6 +300,10 @@ _ABORTS = Stream(
     merges=False,
     contexts={},
 )
+
+
+def _illegal(field: str) -> StreamBlocked:
+    return StreamBlocked(_TYPE.C_BAD_STE, reason=field)
 
 
 def _override(value: int) -> bool | None:

@@ -200,7 +200,7 @@ class Smmuv3Unit:
         except OutsideMemory:
             return None
         layout = event_layout(number)
-        return Place(layout.name, start, EVENT_SIZE, layout)
+        return Place(layout.name, start, EVENT_SIZE, layout, source="STREAMID")
 
     # Requests.
 

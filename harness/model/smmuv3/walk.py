@@ -31,7 +31,18 @@ from harness.model.smmuv3.descriptors import (
 from harness.model.smmuv3.events import Smmuv3EventClass, Smmuv3EventType
 from harness.model.smmuv3.permissions import Rights
 
-__all__ = ["ACCESS_FLAG", "NOT_GLOBAL", "Found", "Level", "Table", "WalkFault", "Walked", "make_table", "walk"]
+__all__ = [
+    "ACCESS_FLAG",
+    "NOT_GLOBAL",
+    "Found",
+    "Level",
+    "Table",
+    "WalkFault",
+    "Walked",
+    "give_reason",
+    "make_table",
+    "walk",
+]
 
 ACCESS_FLAG = STAGE1_LEAF["AF"].mask
 NOT_GLOBAL = STAGE1_LEAF["NG"].mask
@@ -42,6 +53,13 @@ _IN, _TT = Smmuv3EventClass.IN, Smmuv3EventClass.TT
 _PAGE = _TABLE = 0b11
 _BLOCK = 0b01
 _NO_LEAF = -1
+_CONCATENATED = "a concatenated table"
+# What a stage 2 walk is for.
+_STAGE2_OF = {
+    _IN: ", stage 2",
+    _TT: ", stage 2 of a descriptor",
+    Smmuv3EventClass.CD: ", stage 2 of a CD",
+}
 _LAYOUTS = {
     (1, False): STAGE1_TABLE,
     (1, True): STAGE1_LEAF,
@@ -252,7 +270,8 @@ def walk(
     base = table.base
     hierarchy = 0
     for level, shift, index_mask, leaf_type in table.levels:
-        at = fetched_from = base + ((address >> shift & index_mask) << 3)
+        index = address >> shift & index_mask
+        at = fetched_from = base + (index << 3)
         if outer is not None:
             translated = outer(at)
             if isinstance(translated, WalkFault):
@@ -272,11 +291,16 @@ def walk(
         kind = entry & 0b11
         if trace is not None:
             trace.append(_step(table, level, fetched_from, entry, is_leaf=kind == leaf_type))
+            if index >> table.granule - 3:
+                trace[-1] = replace(trace[-1], reason=_CONCATENATED)
         if kind not in (leaf_type, _TABLE):
             # Not valid, or a type that the level does not have.
+            is_block = kind == _BLOCK and level > 1
+            give_reason(trace, "a Block descriptor at such a level" if is_block else "not valid", table, event_class)
             return _stopped(_TYPE.F_TRANSLATION, table, level, event_class, address)
         found = entry & table_mask | (entry & wide_mask) << wide_shift
         if found >> output_bits:
+            give_reason(trace, "of a page" if kind == leaf_type else "of a table", table, event_class)
             return _stopped(_TYPE.F_ADDR_SIZE, table, level, event_class, address)
         if trace is not None:
             trace[-1] = replace(trace[-1], cached=_tags(table, shift, address, entry, is_leaf=kind == leaf_type))
@@ -287,6 +311,14 @@ def walk(
         hierarchy |= entry
         base = found
     raise AssertionError("level 1 has no Table descriptors")
+
+
+def give_reason(trace: list[Step] | None, reason: str, table: Table, event_class: Smmuv3EventClass) -> None:
+    """Note why a walk ends in a fault at the last step: which check of which stage, and of the translation of what."""
+    if trace:
+        what = "" if table.stage == 1 else _STAGE2_OF[event_class]
+        before = f"{_CONCATENATED}; " if trace[-1].reason == _CONCATENATED else ""
+        trace[-1] = replace(trace[-1], reason=f"{before}{reason}{what}")
 
 
 def _stopped(
