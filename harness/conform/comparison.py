@@ -86,7 +86,7 @@ class Comparison:
     def record_signature(self, at: int) -> str:
         """The signature of what `memory` would report of a word of a record, were there no requests; else empty."""
         place = self._unit.structure_at(at + self._ram)
-        return "" if place is None else f"{self._target}: {Kind.MEMORY}: {self._record_text(place, at)}"
+        return "" if place is None else f"{self._target}: {Kind.MEMORY}: {self._record_text(place, at, ())}"
 
     def _register_text(self, offset: int, size: int, wanted: Readout, seen: int, requests: Sequence[Request]) -> str:
         place = self._unit.register_at(offset)
@@ -215,13 +215,14 @@ class Comparison:
         text = f"memory changed in {'data' if at in DATA else 'tables or queues'}{_after(requests)}"
         section = ""
         if place is not None:
-            text = self._record_text(place, address, probe, requests)
+            text = self._record_text(place, at, requests) + self._uncalled_for(place, requests)
             section = place.layout.section if place.layout else ""
         detail = f"memory at {address:#x}: must be {probe.wanted:#018x}, is {probe.seen:#018x}"
         self._say(Kind.MEMORY, step, text, section, [detail, *self._walks(requests)], probe)
 
-    def _record_text(self, place: Place, address: int, probe: Probe, requests: Sequence[Request]) -> str:
+    def _record_text(self, place: Place, at: int, requests: Sequence[Request]) -> str:
         """What differs in a record, with why its request is blocked; or which record is missing, or one too many."""
+        about = ""
         if place.layout is not None and place.source in place.layout:
             record = self._record_at(place, self._memory.real)
             wanted = place.layout[place.source].get(self._record_at(place, self._memory.twin))
@@ -238,11 +239,10 @@ class Comparison:
                     return f"a record of {kind.name} {kind.get(record):#x} of {said}"
                 if owner is not None:
                     return f"{self._said(owner)} is not recorded"
-            about, more = self._reason(owner) if owner is not None else "", ""
-        else:
-            about, more = "", self._uncalled_for(place, requests)
-        fields = differing_fields(place, address, probe.wanted, probe.seen, probe.known)
-        return f"{place.name}{about}: {', '.join(fields)}{more}"
+            about = self._reason(owner) if owner is not None else ""
+        probe = self._probe(at)
+        fields = differing_fields(place, at + self._ram, probe.wanted, probe.seen, probe.known)
+        return f"{place.name}{about}: {', '.join(fields)}"
 
     def _record_instead(self, request: Request, differing: Sequence[int]) -> str:
         """Of a write that did not arrive: which record of its requester is there that is not to be."""
@@ -263,7 +263,7 @@ class Comparison:
     def _uncalled_for(self, place: Place, requests: Sequence[Request]) -> str:
         """Of a record where there must be none: what there was that must leave none, as far as that is one thing."""
         at = place.start - self._ram
-        if any(self._memory.twin[at : at + place.size]):
+        if place.source or any(self._memory.twin[at : at + place.size]):
             return ""
         if not requests:
             return " where no request was made"

@@ -77,7 +77,7 @@ class Session:
         return self._runner
 
     def run(self, program: Program, *, thorough: bool = False, traced: bool = False) -> Result:
-        """Run a program; the machine is given up if it breaks.
+        """Run a program; the machine is given up if it breaks, or cannot be reset.
 
         Args:
             program: of the target.
@@ -88,12 +88,12 @@ class Session:
         if traced:
             machine.trace(enable=True)
         result = self.runner.run(program, thorough=thorough)
-        if result.broken:
-            self._end()
-        elif traced:
+        if traced and not result.broken:
             machine.trace(enable=False)
             for name in machine.take_trace_events():
                 self.coverage.note("trace", name)
+        if result.broken or not self.runner.bound.is_reset:
+            self._end()
         return result
 
     def script(self, program: Program, divergence: Divergence | None) -> str:

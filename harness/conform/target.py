@@ -28,10 +28,12 @@ class Bound:
     Attributes:
         unit: the model's, as it is right after a reset; its memory is the one it was given.
         registers: physical address of offset 0 of its registers.
+        is_reset: whether a reset of the machine resets the IOMMU; where it does not, each program has its own machine.
     """
 
     unit: Unit
     registers: int
+    is_reset: bool = True
 
 
 class Target(Protocol):

@@ -15,6 +15,7 @@ from harness.conform.targets.arm_programs import Generation
 from harness.conform.targets.arm_universe import UNREACHABLE, universe
 from harness.errors import Unsupported
 from harness.model.memory import WritableMemory
+from harness.model.smmuv3.register_map import REGISTERS
 from harness.model.smmuv3.registers import Smmuv3Registers
 from harness.model.smmuv3.unit import Smmuv3Unit
 from harness.model.unit import Coverage
@@ -66,7 +67,8 @@ class ArmSmmuv3:
         has = registers.capabilities
         if self.stages != {stage for stage, there in ((1, has.stage1), (2, has.stage2)) if there}:
             raise Unsupported(f"this build of arm-smmuv3 does not have the stages of {self.name}")
-        return Bound(Smmuv3Unit(registers, _BoardMemory(memory), coverage=coverage, sources=SOURCES), _REGISTERS)
+        unit = Smmuv3Unit(registers, _BoardMemory(memory), coverage=coverage, sources=SOURCES)
+        return Bound(unit, _REGISTERS, is_reset=_is_reset(machine))
 
     def universe(self, machine: ConformMachine) -> frozenset[tuple[str, str]]:
         """See `Target`."""
@@ -76,7 +78,18 @@ class ArmSmmuv3:
     def generate(self, seed: int, random: Random, bound: Bound) -> Program:
         """See `Target`."""
         assert isinstance(bound.unit, Smmuv3Unit)
-        return Generation(self.name, seed, random, bound.unit.capabilities).program()
+        return Generation(self.name, seed, random, bound.unit.capabilities, resets=bound.is_reset).program()
+
+
+def _is_reset(machine: ConformMachine) -> bool:
+    """Whether SMMU_CR1 is, which stands for all registers, when the machine is reset; it is as it was afterwards."""
+    at = _REGISTERS + REGISTERS["SMMU_CR1"].start
+    before = machine.read(at, 4)
+    machine.write(at, before ^ 1, 4)
+    machine.reset()
+    after = machine.read(at, 4)
+    machine.write(at, before, 4)
+    return after == before
 
 
 class _BoardMemory:

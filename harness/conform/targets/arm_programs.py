@@ -114,13 +114,17 @@ class Generation(Course):
         seed: that the program says it comes from.
         random: to choose by.
         capabilities: of the SMMU.
+        resets: the machine may be reset in the middle.
     """
 
     BEFORE = 0.1
     CHANGES = 0.55
 
-    def __init__(self, name: str, seed: int, random: Random, capabilities: Smmuv3Capabilities) -> None:
+    def __init__(
+        self, name: str, seed: int, random: Random, capabilities: Smmuv3Capabilities, *, resets: bool = True
+    ) -> None:
         self.capabilities = capabilities
+        self.resets = resets
         writer = ProgramWriter(name, seed, ARM.ram)
         self.driver = Driver(writer, random, capabilities)
         # What skips stage 1 must lie within the OAS.
@@ -222,7 +226,7 @@ class Generation(Course):
         """What does not happen often."""
         random = self.random
         draw = random.random()
-        if draw < 0.15:
+        if draw < 0.15 and self.resets:
             self.writer.reset()
             self.is_on = False
             if random.random() < 0.5:

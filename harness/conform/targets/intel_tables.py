@@ -222,4 +222,5 @@ def _bad_second_stage_leaves(registers: VtdRegisters) -> tuple[Mapping[str, int]
 
 def _wrong_width(random: Random, levels: int) -> int:
     """An AW field of no width, or of more levels than the tables have: with fewer, devices would write over tables."""
-    return random.choice([0, *range(levels - 1, 8)])
+    widths: list[int] = [0, *range(levels - 1, 8)]
+    return random.choice(widths)

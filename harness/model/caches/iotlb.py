@@ -45,7 +45,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from operator import eq
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar
 
 from harness.errors import SpecError
 from harness.model.access import Access, AddressType, Attributes, Fault, Outcome, Translated, without_writes

@@ -32,7 +32,7 @@ from harness.model.memory import OutsideMemory, WritableMemory
 from harness.model.smmuv3.command_names import command_name
 from harness.model.smmuv3.commands import COMMAND_SIZE, Smmuv3Opcode
 from harness.model.smmuv3.engine import Smmuv3Engine
-from harness.model.smmuv3.events import EVENT_SIZE, Smmuv3Event, Smmuv3EventType, event_layout
+from harness.model.smmuv3.events import EVENT_SIZE, Smmuv3Event, Smmuv3EventClass, Smmuv3EventType, event_layout
 from harness.model.smmuv3.pending import PendingInvalidations
 from harness.model.smmuv3.queues import take_commands
 from harness.model.smmuv3.register_file import RegisterFile
@@ -65,6 +65,12 @@ _INDEX = QUEUE_PROD["WR"].mask
 # Registers after whose writes commands may be taken: the queue was enabled, or has more, or its error is acknowledged.
 _STARTS_COMMANDS = frozenset({_CR0, _CMDQ_PROD, _GERRORN})
 _ANYWHERE = range(0)
+# What names of events say of stage 2, by CLASS.
+_STAGE2_NAMES: dict[int, str] = {
+    Smmuv3EventClass.CD: " of stage 2 for a CD",
+    Smmuv3EventClass.TT: " of stage 2 for a table",
+    Smmuv3EventClass.IN: " of stage 2",
+}
 
 
 class Smmuv3Unit:
@@ -190,17 +196,20 @@ class Smmuv3Unit:
         self._last_change = caches.memory.now
 
     def structure_at(self, address: int) -> Place | None:
-        """See `Unit`: a record of the Event queue, with the name and layout of its type."""
+        """See `Unit`: a record of the Event queue, named after its type and stage."""
         queue = self._reporter.event_queue()
         if queue is None or not queue.base <= address < queue.base + (EVENT_SIZE << queue.bits):
             return None
         start = address & -EVENT_SIZE
         try:
-            number = self.memory.read(start, 1)[0]
+            record = int.from_bytes(self.memory.read(start, EVENT_SIZE), "little")
         except OutsideMemory:
             return None
-        layout = event_layout(number)
-        return Place(layout.name, start, EVENT_SIZE, layout, source="STREAMID")
+        layout = event_layout(record & 0xFF)
+        name = layout.name
+        if "S2" in layout and layout["S2"].get(record):
+            name += _STAGE2_NAMES.get(layout["CLASS"].get(record), "")
+        return Place(name, start, EVENT_SIZE, layout, source="STREAMID")
 
     # Requests.
 

@@ -282,6 +282,7 @@ def walk(
         except OutsideMemory:
             if trace is not None:
                 trace.append(Step(_name(table.stage, level), "DDI 0487 D8", fetched_from, note="no memory there"))
+                give_reason(trace, "not readable", table, event_class)
             # 7.3.12: at stage 1 CLASS is TT, at stage 2 it is that of the address being translated.
             if table.stage == 1:
                 return WalkFault(_TYPE.F_WALK_EABT, 1, level, _TT, fetch_address=fetched_from)
