@@ -127,7 +127,7 @@ class Comparison:
         writes = [request for request in requests if request.dma.kind is AccessKind.WRITE]
         # What arrived where it must not may have come over what had to be there.
         for request in sorted(writes, key=lambda request: request.address is not None):
-            explained |= self._write(step, request, [at for at in differing if at not in explained])
+            explained |= self._write(step, request, [at for at in differing if at not in explained], requests)
         return frozenset(explained)
 
     def memory(
@@ -157,7 +157,7 @@ class Comparison:
             for at in differing:
                 self._memory.twin[at : at + _WORD] = self._memory.real[at : at + _WORD]
 
-    def _write(self, step: int, request: Request, differing: Sequence[int]) -> set[int]:
+    def _write(self, step: int, request: Request, differing: Sequence[int], requests: Sequence[Request]) -> set[int]:
         """The words whose difference one write explains, which is then reported."""
         data = self._predictor.written(request)
         if request.address is not None:
@@ -165,7 +165,8 @@ class Comparison:
             words = set(range(at & -_WORD, at + len(data), _WORD))
             if words.isdisjoint(differing) or self._memory.real_has(at, data):
                 return set()
-            self._dma(step, request, f"did not arrive{self._record_instead(request, differing)}", at)
+            self._foreign_records(step, differing, requests)
+            self._dma(step, request, "did not arrive", at)
             return words
         place = self._arrival(request, data, differing)
         if place is None:
@@ -173,6 +174,17 @@ class Comparison:
         untranslated = place + self._ram == request.access.iova
         self._dma(step, request, "arrived untranslated" if untranslated else "arrived", place)
         return set(range(place & -_WORD, place + len(data), _WORD))
+
+    def _foreign_records(self, step: int, differing: Sequence[int], requests: Sequence[Request]) -> None:
+        """Report records of other requests than must be there: a choice of outcomes may have gone astray for them."""
+        for at in differing:
+            place = self._unit.structure_at(at + self._ram)
+            if place is not None and place.layout is not None and place.source in place.layout:
+                source = place.layout[place.source]
+                copies = (self._memory.twin, self._memory.real)
+                wanted, seen = (source.get(self._record_at(place, copy)) for copy in copies)
+                if wanted != seen:
+                    self._word(step, at, requests)
 
     def _arrival(self, request: Request, data: bytes, differing: Sequence[int]) -> int | None:
         """Where the data of a blocked write arrived: at its place in a page, or where nothing else is like it."""
@@ -202,7 +214,7 @@ class Comparison:
         text, source = f"{write} {seen}", ""
         if read is not None:
             source = f"\nwhat it wrote it had read before: {read.access}: {read.outcome}"
-            if seen.startswith("did not arrive"):
+            if seen == "did not arrive":
                 text = f"read with {self._said(read)}, and {write} of what was read {seen}"
         detail = f"{request.access}: must be {request.outcome}; it {seen} at {at + self._ram:#x}{source}"
         walks = self._walks([request] if read is None else [read, request])
@@ -243,17 +255,6 @@ class Comparison:
         probe = self._probe(at)
         fields = differing_fields(place, at + self._ram, probe.wanted, probe.seen, probe.known)
         return f"{place.name}{about}: {', '.join(fields)}"
-
-    def _record_instead(self, request: Request, differing: Sequence[int]) -> str:
-        """Of a write that did not arrive: which record of its requester is there that is not to be."""
-        for at in differing:
-            place = self._unit.structure_at(at + self._ram)
-            if place is None or place.layout is None or place.source not in place.layout:
-                continue
-            record, kind = self._record_at(place, self._memory.real), place.layout.fields[0]
-            if place.layout[place.source].get(record) == request.access.requester:
-                return f", but a record of {kind.name} {kind.get(record):#x}"
-        return ""
 
     def _record_at(self, place: Place, copy: bytearray | mmap) -> int:
         """The bits of a record in the real memory or its twin."""

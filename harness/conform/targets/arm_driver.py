@@ -163,8 +163,11 @@ class Driver:
             return [command_bits(_OP.CMD_CFGI_CD_ALL, STREAMID=stream_id)]
         return [command_bits(_OP.CMD_CFGI_STE, STREAMID=stream_id, LEAF=1)]
 
-    def invalidate_stage1(self, vmid: int, asid: int, address: int, size: int) -> None:
-        """After a change of a page: of it alone, of more, of another one, or of nothing."""
+    def invalidate_stage1(self, vmid: int, asid: int, address: int, size: int, *, is_split: bool = False) -> None:
+        """After a change of a page: of it alone, of more, of another one, or of nothing.
+
+        Of a page that stage 2 splits QEMU is known to keep parts when it is invalidated by its address.
+        """
         random = self._random
         draw = random.random()
         if draw < 0.25:
@@ -174,7 +177,7 @@ class Driver:
                 ((asid ^ 1, vmid, address), (asid, vmid ^ 1, address), (asid, vmid, address ^ 1 << 21))
             )
         space = {"VMID": vmid, "ASID": asid}
-        kind = random.random()
+        kind = random.uniform(0.6, 1) if is_split else random.random()
         if kind < 0.4:
             self.queue(command_bits(_OP.CMD_TLBI_NH_VA, **space, **self._range(address, size)))
         elif kind < 0.6:

@@ -318,7 +318,8 @@ class Generation(Course):
         vmid = space.vm.vmid if space.vm is not None else 0
         page = self.change_page(space, partial(self.tables.map_stage1, space), self.tables.spoil_stage1)
         if page is not None:
-            self.driver.invalidate_stage1(vmid, space.asid, page.input, page.size)
+            is_split = space.vm is not None and page.size.bit_length() - 1 > space.vm.table.format.page_sizes[0].shift
+            self.driver.invalidate_stage1(vmid, space.asid, page.input, page.size, is_split=is_split)
 
     def change_stage2(self) -> None:
         """The same of stage 2."""

@@ -10,6 +10,7 @@ from harness.model.access import Fault
 from harness.model.engine import MsiWrite, NotModelled
 from harness.model.smmuv3 import Smmuv3Event, Smmuv3EventType, Smmuv3Opcode
 from harness.model.smmuv3.commands import command_bits
+from harness.model.smmuv3.events import event_layout
 from harness.model.smmuv3.registers import GERROR
 
 OVERFLOW = 1 << 31
@@ -276,6 +277,20 @@ def test_record_in_memory_has_the_fields_of_its_type_7_3() -> None:
     assert place.layout.section == "IHI 0070 7.3.13"
     assert driver.unit.structure_at(EVENTS + 8 * 32) is None
     assert driver.unit.structure_at(EVENTS - 1) is None
+
+
+@pytest.mark.parametrize(
+    ("event_class", "name"), [(0, " of stage 2 for a CD"), (1, " of stage 2 for a table"), (2, " of stage 2")]
+)
+def test_record_of_stage_2_is_named_after_what_was_translated(event_class: int, name: str) -> None:
+    driver = Driver()
+    record = event_layout(Smmuv3EventType.F_ACCESS).encode(
+        {"TYPE": Smmuv3EventType.F_ACCESS, "S2": 1, "CLASS": event_class}
+    )
+    driver.unit.memory.write(EVENTS, record.to_bytes(32, "little"))
+    place = driver.unit.structure_at(EVENTS)
+    assert place is not None
+    assert (place.name, place.source) == (f"F_ACCESS{name}", "STREAMID")
 
 
 def test_reset_empties_the_caches_and_leaves_memory() -> None:

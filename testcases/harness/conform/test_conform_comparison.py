@@ -1,0 +1,107 @@
+"""Records that stand one behind the other: which one is missing, or one too many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from harness.conform.comparison import Comparison
+from harness.conform.divergence import Divergence
+from harness.conform.prediction import Request
+from harness.conform.program import Dma
+from harness.model.access import Access, AccessKind, Fault, Outcome, Permissions, Translated
+from harness.model.explanation import Explanation, Step
+from harness.model.smmuv3.events import Smmuv3Event, Smmuv3EventType, event_layout
+from harness.model.unit import Place
+
+_SIZE = 32
+_TYPE = Smmuv3EventType.F_PERMISSION
+
+
+@dataclass
+class _Memory:
+    """Both copies of a queue of four records."""
+
+    real: bytearray = field(default_factory=lambda: bytearray(4 * _SIZE))
+    twin: bytearray = field(default_factory=lambda: bytearray(4 * _SIZE))
+
+    def differences(self) -> list[int]:
+        return [at for at in range(0, len(self.real), 8) if self.real[at : at + 8] != self.twin[at : at + 8]]
+
+
+@dataclass
+class _Unit:
+    """All that a comparison asks of one: where records are, and why its requests are blocked."""
+
+    memory: _Memory
+    outcomes_of: dict[int, Outcome] = field(default_factory=dict)
+
+    def structure_at(self, address: int) -> Place:
+        start = address & -_SIZE
+        layout = event_layout(self.memory.twin[start])
+        return Place(layout.name, start, _SIZE, layout, source="STREAMID")
+
+    def explain(self, access: Access) -> Explanation:
+        return Explanation(access, (Step("page", "D8", reason="AP"),), self.outcomes_of[access.requester])
+
+    def outcomes(self, access: Access) -> list[Outcome]:
+        return [self.outcomes_of[access.requester]]
+
+
+def _event(requester: int) -> Smmuv3Event:
+    return Smmuv3Event(type=_TYPE, stream_id=requester, input_address=0x1000)
+
+
+def _signatures(blocked: list[int], translated: list[int], recorded: list[int]) -> list[str]:
+    """What is said where requests are blocked and translated, and those of `recorded` have a record."""
+    memory = _Memory()
+    unit = _Unit(memory)
+    requests = []
+    for number, requester in enumerate([*blocked, *translated]):
+        access = Access(requester=requester, iova=0x1000, length=4, kind=AccessKind.WRITE)
+        outcome: Outcome = Translated(0x2000, 4096, Permissions.WRITE)
+        if requester in blocked:
+            outcome = Fault(_TYPE, requester, 0x1000, is_write=True, record=_event(requester))
+            memory.twin[number * _SIZE : (number + 1) * _SIZE] = _event(requester).encode()
+        unit.outcomes_of[requester] = outcome
+        requests.append(Request(Dma("edu0", AccessKind.WRITE, 0x1000, 4, 0x100), access, outcome, None))
+    for number, requester in enumerate(recorded):
+        memory.real[number * _SIZE : (number + 1) * _SIZE] = _event(requester).encode()
+    found: list[Divergence] = []
+    anything: Any = unit
+    copies: Any = memory
+    predictor: Any = None
+    Comparison("t", anything, 0, copies, 0, predictor, found.append).memory(0, requests)
+    return [each.signature for each in found]
+
+
+@pytest.mark.parametrize(
+    ("recorded", "first"),
+    [
+        ([1, 2, 3], None),
+        ([2, 3], "t: memory: fault F_PERMISSION (AP) is not recorded"),
+        ([1, 3], "t: memory: fault F_PERMISSION (AP) is not recorded"),
+        ([1, 2], "t: memory: fault F_PERMISSION (AP) is not recorded"),
+        ([1, 4, 2, 3], "t: memory: a record of TYPE 0x13 of translation (AP)"),
+        ([4, 1, 2, 3], "t: memory: a record of TYPE 0x13 of translation (AP)"),
+    ],
+)
+def test_the_record_that_is_missing_or_too_much_is_named(recorded: list[int], first: str | None) -> None:
+    assert next(iter(_signatures([1, 2, 3], [4], recorded)), None) == first
+
+
+def test_a_record_of_the_right_request_is_compared_field_by_field() -> None:
+    memory = _Memory()
+    memory.twin[:_SIZE] = _event(1).encode()
+    memory.real[:_SIZE] = Smmuv3Event(type=_TYPE, stream_id=1, input_address=0x1000, is_read=True).encode()
+    unit = _Unit(memory, {1: Fault(_TYPE, 1, 0x1000, is_write=True, record=_event(1))})
+    access = Access(requester=1, iova=0x1000, length=4, kind=AccessKind.WRITE)
+    request = Request(Dma("edu0", AccessKind.WRITE, 0x1000, 4, 0x100), access, unit.outcomes_of[1], None)
+    found: list[Divergence] = []
+    anything: Any = unit
+    copies: Any = memory
+    predictor: Any = None
+    Comparison("t", anything, 0, copies, 0, predictor, found.append).memory(0, [request])
+    assert [each.signature for each in found] == ["t: memory: F_PERMISSION (AP): RNW is 0x1 for 0x0"]
