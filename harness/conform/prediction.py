@@ -267,12 +267,26 @@ class Predictor:
         for count in range(len(faults) + 1):
             # The record is that of the next one; whether there were others besides tells how many more there are not.
             for missing in (faults[:count], faults[:count] + faults[count + 1 :]):
-                self._unrecorded = frozenset(missing)
-                tried = self._again(dmas, self._choices, [])
-                self._unrecorded = frozenset()
-                if fits():
+                if self._without(dmas, missing, fits) is not None:
+                    missing = self._necessary(dmas, missing, fits)
+                    tried = self._without(dmas, missing, fits) or []
                     return tried, [tried[number] for number in missing if number < len(tried)]
         return self._again(dmas, self._choices, []), []
+
+    def _necessary(self, dmas: Sequence[Dma], missing: list[int], fits: Callable[[], bool]) -> list[int]:
+        """Those of the faults without a record that a unit would have recorded: of one device it may take the first."""
+        for number in tuple(missing):
+            fewer = [each for each in missing if each != number]
+            if self._without(dmas, fewer, fits) is not None:
+                missing = fewer
+        return missing
+
+    def _without(self, dmas: Sequence[Dma], missing: list[int], fits: Callable[[], bool]) -> list[Request] | None:
+        """The requests, where faults of those with these numbers are not recorded; None where that does not fit."""
+        self._unrecorded = frozenset(missing)
+        tried = self._again(dmas, self._choices, [])
+        self._unrecorded = frozenset()
+        return tried if fits() else None
 
     def _again(
         self, dmas: Sequence[Dma], choices: Sequence[int], counts: list[int], accepted: set[int] | None = None

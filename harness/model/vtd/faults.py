@@ -13,7 +13,7 @@ from typing import Self
 from harness.model.access import format_requester
 from harness.model.bits import Field, Layout
 
-__all__ = ["FRCD_REG", "VtdBlocked", "VtdFaultReason", "VtdFaultRecord", "is_interrupt_fault", "meaningful_bits"]
+__all__ = ["FRCD_REG", "VtdBlocked", "VtdFaultReason", "VtdFaultRecord", "meaningful_bits"]
 
 
 class VtdFaultReason(IntEnum):
@@ -258,8 +258,9 @@ def meaningful_bits(record: int) -> int:
     """
     if not record & _F:
         return _F
-    if is_interrupt_fault(record):
-        return _ALL & ~_OF_DMA if _FR.get(record) in _REASONS_WITH_INDEX else _ALL & ~_OF_DMA & ~_FI
+    reason = _FR.get(record)
+    if reason in _INTERRUPT_REASONS:
+        return _ALL & ~_OF_DMA if reason in _REASONS_WITH_INDEX else _ALL & ~_OF_DMA & ~_FI
     known = _ALL if record & _PP else _ALL & ~_WITH_PASID
     kind = record & (_T1 | _T2)
     if kind != _T1:  # no read request
@@ -267,11 +268,6 @@ def meaningful_bits(record: int) -> int:
     if kind == _T2:  # a page request
         known &= ~_AT
     return known
-
-
-def is_interrupt_fault(record: int) -> bool:
-    """Whether a fault recording register holds an interrupt remapping fault (VT-d 5.1.4.1)."""
-    return bool(record & _F) and _FR.get(record) in _INTERRUPT_REASONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from harness.model.vtd.registers import VtdRegisters
 from harness.model.vtd.reporting.events import EVENT_CONTROL, FSTS_REG, ICS_REG, PRS_REG
 from harness.model.vtd.reporting.page_requests import PQA_REG
 
-__all__ = ["GCMD_REG", "INTERRUPT_RECORD", "IRTA_REG", "VtdRegister", "register_map"]
+__all__ = ["GCMD_REG", "IRTA_REG", "VtdRegister", "register_map"]
 
 GCMD_REG = Layout(
     "GCMD_REG",
@@ -137,9 +137,7 @@ def register_map(registers: VtdRegisters) -> tuple[VtdRegister, ...]:
             _writable("pqa", "PQA_REG", 0xD0, PQA_REG, _all(PQA_REG) & address),
             *_event("pe", "PE", 0xE0, upper=extended.extended_interrupts),
         ]
-    records = 16 * CAP_REG["FRO"].get(registers.cap)
-    # Hardware treats the bits above the guest address width as reserved.
-    layout = _record_layout("FI", "FI above MGAW", registers.guest_address_width)
+    records, layout = 16 * CAP_REG["FRO"].get(registers.cap), _record_layout(registers.guest_address_width)
     found += [
         VtdRegister("frcd", "FRCD_REG", records + 16 * index, 16, layout, settled=_all(FRCD_REG), index=index)
         for index in range(registers.fault_recording_registers)
@@ -147,15 +145,11 @@ def register_map(registers: VtdRegisters) -> tuple[VtdRegister, ...]:
     return tuple(found)
 
 
-def _record_layout(below: str, above: str, bit: int) -> Layout:
-    """FRCD_REG with the bits of FI below and above a bit as fields of their own."""
-    parts = (Field(below, 12, bit - 12, in_place=True), Field(above, bit, 64 - bit, in_place=True))
+def _record_layout(width: int) -> Layout:
+    """FRCD_REG with the bits of FI that hardware treats as reserved, those above MGAW, as a field of their own."""
+    address = (Field("FI", 12, width - 12, in_place=True), Field("FI above MGAW", width, 64 - width, in_place=True))
     before, *behind = (entry for entry in FRCD_REG.fields if entry.name != "FI")
-    return Layout(FRCD_REG.name, FRCD_REG.section, (before, *parts, *behind))
-
-
-INTERRUPT_RECORD = _record_layout("FI below the index", "interrupt_index", 48)
-"""FRCD_REG as it is for an interrupt remapping fault."""
+    return Layout(FRCD_REG.name, FRCD_REG.section, (before, *address, *behind))
 
 
 def _read_only(key: str, name: str, offset: int, layout: Layout, size: int = 8) -> VtdRegister:

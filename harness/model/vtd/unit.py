@@ -24,13 +24,13 @@ from harness.model.memory import WritableMemory
 from harness.model.unit import Coverage, Place, Readout, UnitState
 from harness.model.vtd.command_names import descriptor_name, register_command_name
 from harness.model.vtd.engine import VtdEngine
-from harness.model.vtd.faults import VtdFaultRecord, is_interrupt_fault
+from harness.model.vtd.faults import VtdFaultRecord
 from harness.model.vtd.invalidation.by_register import VtdWrongRequest, write_ccmd, write_iotlb
 from harness.model.vtd.invalidation.descriptors import DescriptorType, Granularity, descriptor_type
 from harness.model.vtd.invalidation.queue import process_queue
 from harness.model.vtd.register_file import RegisterFile, is_defined
 from harness.model.vtd.register_layouts import GSTS_REG, PMEN_REG, TranslationTableMode
-from harness.model.vtd.register_map import GCMD_REG, INTERRUPT_RECORD, VtdRegister
+from harness.model.vtd.register_map import GCMD_REG, VtdRegister
 from harness.model.vtd.registers import VtdRegisters
 from harness.model.vtd.reporting.events import Event, write_ics, write_iectl, write_pectl, write_prs
 
@@ -354,12 +354,7 @@ class VtdUnit:
     def register_at(self, offset: int) -> Place | None:
         """See `Unit`."""
         register = self._file.find(offset)
-        if register is None:
-            return None
-        layout = register.layout
-        if register.key == "frcd" and is_interrupt_fault(self._file.log.records[register.index]):
-            layout = INTERRUPT_RECORD
-        return Place(register.name, register.offset, register.size, layout)
+        return None if register is None else Place(register.name, register.offset, register.size, register.layout)
 
     def structure_at(self, address: int) -> Place | None:
         """See `Unit`: what a wait descriptor stored."""

@@ -6,7 +6,7 @@ import pytest
 from vtd_alive import IOVA, OUTPUT, QUEUE, RID, SRTP, TE, Alive, Offset
 
 from harness.model.access import Bypassed, BypassReason, Fault, Translated
-from harness.model.engine import MsiWrite, NotModelled
+from harness.model.engine import NotModelled
 from harness.model.vtd.faults import VtdBlocked
 from harness.model.vtd.invalidation.descriptors import DescriptorType, Granularity
 
@@ -201,18 +201,6 @@ def test_every_register_is_named_with_its_fields() -> None:
     assert place.layout is not None
     assert place.layout["FR"].low == 96
     assert Alive().unit.register_at(0x60) is None
-
-
-def test_the_record_of_an_interrupt_fault_is_named_with_its_index_11_4_7_6() -> None:
-    alive = Alive(on=False)
-    for command in (SIRTP, IRE):
-        alive.write(Offset.GCMD, command, 4)
-    message = MsiWrite(requester=RID, address=0xFEE0_0010, data=0)
-    alive.unit.settle_interrupt(message, alive.unit.interrupts(message)[0])
-    place = alive.unit.register_at(Offset.FRCD)
-    assert place is not None
-    assert place.layout is not None
-    assert place.layout["interrupt_index"].low == 48
 
 
 def test_a_request_is_translated_as_the_tables_say() -> None:
