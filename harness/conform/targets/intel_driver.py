@@ -20,8 +20,11 @@ from harness.model.vtd.registers import VtdRegisters
 __all__ = ["STATUS", "Driver"]
 
 _GCMD, _GSTS, _RTADDR, _CCMD, _FSTS, _FECTL = 0x18, 0x1C, 0x20, 0x28, 0x34, 0x38
+_PMEN = 0x64
 _IQH, _IQT, _IQA, _ICS, _IECTL, _IRTA = 0x80, 0x88, 0x90, 0x9C, 0xA0, 0xB8
 _QUEUE_SIZE = 4096
+_REGISTER_SPACE = 0x240  # offsets that some build has a register at
+_ACCESS_SIZES = (1, 2, 4, 8)
 _WIDE = 1 << 11  # IQA_REG.DW
 _CLEAR_RECORD = 1 << 63
 _SRTP, _SIRTP = GSTS_REG["RTPS"].mask, GSTS_REG["IRTPS"].mask
@@ -42,6 +45,10 @@ class Driver:
         registers: right after a reset.
         mode: of the root table.
         queued: whether invalidations go through the queue.
+
+    Attributes:
+        mode: that the root table is given out for.
+        queued: as above.
     """
 
     def __init__(
@@ -49,7 +56,7 @@ class Driver:
     ) -> None:
         self._writer = writer
         self._registers = registers
-        self._mode = mode
+        self.mode = mode
         self._legacy = mode is TranslationTableMode.LEGACY
         self.queued = queued
         self._width = 16 if self._legacy else 32
@@ -83,7 +90,7 @@ class Driver:
 
     def set_root(self, root: int) -> None:
         """Use another root table, and drop what was cached of the last one."""
-        self._writer.write(_RTADDR, 8, root | self._mode << 10)
+        self._writer.write(_RTADDR, 8, root | self.mode << 10)
         self._command(_SRTP)
         self.invalidate_all()
 
@@ -177,6 +184,18 @@ class Driver:
             fields["FN"] = 1
         self.submit(DescriptorType.WAIT, **fields)
 
+    def restart_queue(self, random: Random) -> None:
+        """Disable the queue, which a wait descriptor has quiesced (VT-d 6.5.2), and enable it again."""
+        self.wait(random)
+        self.ring()
+        self._enabled &= ~_QIES
+        self._command(0)
+        self._writer.read(_GSTS, 4)
+        self._writer.read(_IQH, 8)
+        self._tail = 0
+        self.ring()
+        self.enable(_QIES)
+
     def submit(self, kind: DescriptorType, **fields: int) -> None:
         """Put a descriptor on the queue."""
         self.submit_bits(build_descriptor(kind, fields))
@@ -237,14 +256,26 @@ class Driver:
 
     def look_around(self, random: Random) -> None:
         """Read registers, whole or by halves."""
-        offsets = [0x00, 0x08, 0x10, _GSTS, _RTADDR, _CCMD, _FSTS, _FECTL, self._iva + 8]
+        self._writer.write(_PMEN, 4, random.getrandbits(1) << 31)
+        offsets = [0x00, 0x08, 0x10, _GSTS, _RTADDR, _CCMD, _FSTS, _FECTL, _PMEN, self._iva + 8]
         if self.queued:
             offsets += [_IQH, _IQT, _IQA, _ICS, _IECTL]
         for offset in random.sample(offsets, 4):
-            narrow = offset in (0x00, _GSTS, _FSTS, _FECTL, _ICS, _IECTL)
+            narrow = offset in (0x00, _GSTS, _FSTS, _FECTL, _PMEN, _ICS, _IECTL)
             if narrow or random.random() < 0.4:
                 self._writer.read(offset, 4)
                 if not narrow:
                     self._writer.read(offset + 4, 4)
             else:
                 self._writer.read(offset, 8)
+
+    def read_anything(self, random: Random) -> None:
+        """Read in any size and at any offset; what is no access of a register's kind may read as anything."""
+        for _ in range(8):
+            self._writer.read(random.randrange(_REGISTER_SPACE), random.choice(_ACCESS_SIZES))
+
+    def write_anything(self, random: Random) -> None:
+        """The same for a write, behind which nothing may be left that is to be judged (VT-d 11.2)."""
+        size = random.choice(_ACCESS_SIZES)
+        offset = random.randrange(_REGISTER_SPACE) & (-1 if random.random() < 0.3 else -size)
+        self._writer.write(offset, size, random.getrandbits(8 * size))

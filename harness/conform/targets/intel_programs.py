@@ -49,6 +49,9 @@ class Oddity(Enum):
     RESET = auto()
     HOTPLUG = auto()
     BEYOND = auto()
+    ROOT_MODE = auto()
+    SILENCE = auto()
+    ANY_ACCESS = auto()
 
 
 _WEIGHTS = {
@@ -66,6 +69,9 @@ _WEIGHTS = {
     Oddity.RESET: 0.08,
     Oddity.HOTPLUG: 0.01,
     Oddity.BEYOND: 0.1,
+    Oddity.ROOT_MODE: 0.01,
+    Oddity.SILENCE: 0.02,
+    Oddity.ANY_ACCESS: 0.1,
 }
 
 
@@ -153,6 +159,12 @@ class Generation:
                 self._map(self._domains[-1])
         for entry in DEVICES:
             self._attach(entry)
+        if self._has(Oddity.ROOT_MODE):
+            self._use_no_mode()
+            return self._writer.program()
+        if self._has(Oddity.SILENCE):
+            self._fail_silently()
+            return self._writer.program()
         self._turn_on()
         for _ in range(random.randint(160, 280)):
             self._burst()
@@ -163,6 +175,9 @@ class Generation:
                 self._change()
             if random.random() < 0.2:
                 self._do_something_odd()
+        if self._has(Oddity.ANY_ACCESS):
+            self._driver.write_anything(random)
+            self._burst()
         return self._writer.program()
 
     def _has(self, oddity: Oddity) -> bool:
@@ -178,6 +193,24 @@ class Generation:
 
     def _turn_on(self) -> None:
         self._driver.turn_on(self._setup.root, self._messages.irta if self._messages is not None else None)
+
+    def _use_no_mode(self) -> None:
+        """Translate by a root table whose mode the unit lacks: everything is blocked (VT-d 7.1.3, RTA.1)."""
+        lacking = [TranslationTableMode.RESERVED]
+        if not self._registers.extended.abort_mode:
+            lacking.append(TranslationTableMode.ABORT_DMA)
+        self._driver.mode = self._random.choice(lacking)
+        self._turn_on()
+        self._burst()
+        self._driver.look_at_faults()
+
+    def _fail_silently(self) -> None:
+        """One DMA whose fault is not recorded; a record of it would hide which others there are."""
+        entry = self._random.choice(DEVICES)
+        self._setup.silence(self._random, entry.requester)
+        self._turn_on()
+        self._traffic.one(entry)
+        self._driver.look_at_faults()
 
     # --- traffic ---
 
@@ -343,6 +376,10 @@ class Generation:
             for _ in range(random.choice((1, 2, 5, 60))):
                 driver.wait(random)
             driver.ring()
+        if driver.queued and self._has(Oddity.WAITS) and random.random() < 0.2:
+            driver.restart_queue(random)
+        if self._has(Oddity.ANY_ACCESS):
+            driver.read_anything(random)
         if driver.queued and self._has(Oddity.ILLEGAL_COMMANDS) and random.random() < 0.5:
             driver.submit_illegal(random, self._illegal())
             self._dirty = False

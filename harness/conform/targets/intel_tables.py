@@ -22,6 +22,7 @@ __all__ = ["FirstStage", "Legacy", "SecondStage", "Setup"]
 
 _OUTSIDE = (RAM_BYTES, 1 << 40)  # where no memory is
 _FIRST_STAGE_LEVELS = 4
+_OVERLOOKED = 0.1  # of programs: flaws that builds overlook, and that so hide what follows
 
 
 class Setup(Protocol):
@@ -61,6 +62,10 @@ class Setup(Protocol):
 
     def spoil(self, random: Random, requester: int) -> None:
         """Make something wrong or unusual in the entries of a device that is attached."""
+        ...
+
+    def silence(self, random: Random, requester: int) -> None:
+        """Take an entry of a device away, and have what is left of it say that faults are not recorded."""
         ...
 
 
@@ -111,6 +116,10 @@ class Legacy:
         )
         self._tables.set_context_fields(requester, random.choice(choices))
 
+    def silence(self, random: Random, requester: int) -> None:
+        """See `Setup`."""
+        self._tables.set_context_fields(requester, {"P": 0, "FPD": 1})
+
 
 class _Scalable:
     """Scalable mode (VT-d 3.4.2): each device has a PASID directory, and an entry for requests without PASID."""
@@ -159,6 +168,7 @@ class _Scalable:
         else:
             entry: tuple[Mapping[str, int], ...] = (
                 {"P": 0},
+                {"P": 0, "PGTT": 0},
                 {"FPD": 1},
                 {"PGTT": random.choice((0, PasidTranslation.NESTED, 5, 6, 7))},
                 {"AW": _wrong_width(random, self._levels)} if self._has_second_stage else {"FPD": 1},
@@ -166,6 +176,13 @@ class _Scalable:
                 {"FSPTPTR": random.choice(_OUTSIDE) << 128},
             )
             self._tables.set_pasid_fields(requester, random.choice(entry))
+
+    def silence(self, random: Random, requester: int) -> None:
+        """See `Setup`."""
+        change = random.choice(
+            (self._tables.set_context_fields, self._tables.set_directory_fields, self._tables.set_pasid_fields)
+        )
+        change(requester, {"P": 0, "FPD": 1})
 
     def _enter(self, requester: int) -> None:
         """Give a requester a context-entry, unless it has a good one."""
@@ -182,8 +199,9 @@ class SecondStage(_Scalable):
     def __init__(self, memory: WritableMemory, registers: VtdRegisters, random: Random, levels: int) -> None:
         super().__init__(memory, registers, random)
         self._table_levels = levels
-        # In this mode builds take SNP for a bit that they have.
-        self.bad_leaves = tuple(bad for bad in _bad_second_stage_leaves(registers) if "SNP" not in bad)
+        self.bad_leaves = _bad_second_stage_leaves(registers)
+        if random.random() >= _OVERLOOKED:
+            self.bad_leaves = tuple(bad for bad in self.bad_leaves if "SNP" not in bad)
 
     def new_table(self) -> RadixTable:
         """See `Setup`."""
@@ -203,7 +221,8 @@ class FirstStage(_Scalable):
     def __init__(self, memory: WritableMemory, registers: VtdRegisters, random: Random, levels: int) -> None:
         super().__init__(memory, registers, random)
         beyond = 1 << registers.host_address_width
-        self.bad_leaves = ({"ADDR": beyond}, {"ADDR": RAM_BYTES}, {"US": 0}, {"PS": 1}, {"P": 0})
+        bad: tuple[Mapping[str, int], ...] = ({"ADDR": beyond}, {"ADDR": RAM_BYTES}, {"US": 0}, {"PS": 1}, {"P": 0})
+        self.bad_leaves = (*bad, {"A": 0}, {"D": 0}) if random.random() < _OVERLOOKED else bad
 
     def new_table(self) -> RadixTable:
         """See `Setup`."""
