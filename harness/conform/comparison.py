@@ -239,7 +239,7 @@ class Comparison:
             record = self._record_at(place, self._memory.real)
             wanted = place.layout[place.source].get(self._record_at(place, self._memory.twin))
             seen = place.layout[place.source].get(record)
-            owner = _blocked(requests, wanted)
+            owner = _blocked(requests, wanted, place.layout.name)
             if wanted != seen:
                 others = [request for request in requests if request.access.requester == seen]
                 if others and _blocked(others, seen) is None:
@@ -319,18 +319,17 @@ class Comparison:
         )
 
 
-def _blocked(requests: Sequence[Request], requester: int) -> Request | None:
-    """The first request of a requester whose fault is recorded."""
-    return next(
-        (
-            request
-            for request in requests
-            if request.access.requester == requester
-            and isinstance(request.outcome, Fault)
-            and request.outcome.record is not None
-        ),
-        None,
-    )
+def _blocked(requests: Sequence[Request], requester: int, record: str = "") -> Request | None:
+    """The first request of a requester whose fault is recorded, in a record of that name where there is one."""
+    blocked = [
+        request
+        for request in requests
+        if request.access.requester == requester
+        and isinstance(request.outcome, Fault)
+        and request.outcome.record is not None
+    ]
+    named = (each for each in blocked if isinstance(each.outcome, Fault) and each.outcome.code.name == record)
+    return next(named, next(iter(blocked), None))
 
 
 def _after(requests: Sequence[Request]) -> str:
