@@ -188,14 +188,16 @@ class Comparison:
 
     def _arrival(self, request: Request, data: bytes, differing: Sequence[int]) -> int | None:
         """Where the data of a blocked write arrived: at its place in a page, or where nothing else is like it."""
-        # What a device has read before stands elsewhere as well, and so do few bytes.
-        if len(data) < _SHORTEST_PAYLOAD or request.dma.offset in LANDING:
+        # Few bytes stand elsewhere as well; so does what a device has read before, but hardly there.
+        if len(data) < _SHORTEST_PAYLOAD:
             return None
         within = request.access.iova % _PAGE
         for word in differing:
             at = word // _PAGE * _PAGE + within
             if at & -_WORD == word and self._is_new(at, data):
                 return at
+        if request.dma.offset in LANDING:
+            return None
         for word in differing:
             at = self._memory.real.find(data, word, word + _WORD - 1 + len(data))
             if at >= 0 and self._unit.structure_at(at + self._ram) is None:

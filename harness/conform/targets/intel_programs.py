@@ -201,7 +201,8 @@ class Generation:
             lacking.append(TranslationTableMode.ABORT_DMA)
         self._driver.mode = self._random.choice(lacking)
         self._turn_on()
-        self._burst()
+        for entry in self._random.sample(DEVICES, 8):
+            self._traffic.one(entry)
         self._driver.look_at_faults()
 
     def _fail_silently(self) -> None:
