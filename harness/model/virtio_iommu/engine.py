@@ -122,11 +122,6 @@ class VirtioIommuEngine:
         """The domain that an endpoint is attached to."""
         return self._domains.attached.get(endpoint)
 
-    def is_mapped(self, endpoint: int, iova: int) -> bool:
-        """Whether the endpoint's domain has a mapping of an address, for whatever kind of access."""
-        number = self._domains.attached.get(endpoint)
-        return number is not None and self._domains.by_number[number].ranges.find(iova) is not None
-
     def properties(self, endpoint: int) -> bytes:
         """The RESV_MEM properties of an endpoint, as a PROBE that succeeds gives them, zeros after them (5.13.6.7.2).
 
@@ -280,7 +275,7 @@ class VirtioIommuEngine:
         # 5.13.6.5: PA = VA - virt_start + phys_start, if the flags allow the access.
         mapped = domain.ranges.find(iova)
         if trace is not None:
-            trace.append(_mapping_step(mapped, domain.ranges.find(iova + 1)))
+            trace.append(_mapping_step(mapped))
         if mapped is None:
             return self._fault(access, FaultReason.MAPPING)
         rights = self._rights[mapped.flags & _READ_WRITE]
@@ -312,12 +307,11 @@ class VirtioIommuEngine:
         return Step(name, "virtio 5.13.6.3", fields=(("domain", number),), note=note)
 
 
-def _mapping_step(mapped: MappedRange | None, following: MappedRange | None) -> Step:
-    """The mapping of an address, and whether that of the byte behind it is another one."""
-    reason = "just before a mapping" if following not in (None, mapped) else ""
+def _mapping_step(mapped: MappedRange | None) -> Step:
     if mapped is None:
-        return Step("mapping", "virtio 5.13.6.5", note="none", reason=reason)
-    return Step("mapping", "virtio 5.13.6.5", fields=tuple(mapped._asdict().items()), reason=reason)
+        return Step("mapping", "virtio 5.13.6.5", note="none")
+    fields = tuple(mapped._asdict().items())
+    return Step("mapping", "virtio 5.13.6.5", fields=fields)
 
 
 _EVERYTHING = Mapping(0, 0, 1 << 64, Permissions.READ | Permissions.WRITE)
