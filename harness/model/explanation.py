@@ -17,22 +17,18 @@ _WIDEST_SHOWN = 1 << 128
 class Step:
     """One thing that the hardware looks at.
 
-        Attributes:
-            what: its name, as the specification has it ("root-entry [bus 0x00]").
-            section: specification and section.
-            address: where it was read; None for a register or a state of the device.
-            value: the bits that were read; None where memory did not answer, or there are none.
-            fields: field names, as the specification has them, with their values.
-            note: what follows from it, where the fields do not say.
-    <<<<<<< HEAD
-            reason: why the walk ends here with a fault, where the code of that has several reasons; or what about this
-                step tells the outcome of the walk from others of its kind.
-    =======
-            reason: why the walk ends here with a fault, where the code of that has several reasons.
-    >>>>>>> parent of 655dd3c (Add a unit and targets for virtio-iommu on PCI)
-            size: bytes that were read at `address`.
-            cached: under which tags the architecture lets an implementation cache what was read; None where it may not, or
-                where it is no entry of a table.
+    Attributes:
+        what: its name, as the specification has it ("root-entry [bus 0x00]").
+        section: specification and section.
+        address: where it was read; None for a register or a state of the device.
+        value: the bits that were read; None where memory did not answer, or there are none.
+        fields: field names, as the specification has them, with their values.
+        note: what follows from it, where the fields do not say.
+        reason: why the walk ends here with a fault, where the code of that has several reasons; or what about this
+            step tells the outcome of the walk from others of its kind.
+        size: bytes that were read at `address`.
+        cached: under which tags the architecture lets an implementation cache what was read; None where it may not, or
+            where it is no entry of a table.
     """
 
     what: str

@@ -27,6 +27,8 @@ __all__ = ["Generation", "Oddity", "Plan"]
 _WIDTHS = {3: 39, 4: 48}
 _FIRST_STAGE_WIDTH = 29
 _WHILE_DIRTY = 10
+_FEW_PAGES = 6  # of a domain: others are mapped before one is taken away
+_MOST_PLACES = 12  # of a domain that devices go to: the latest
 _PAGE = 4096
 _LEVELS = {1 << 12: 1, 1 << 21: 2, 1 << 30: 3}
 _SIZES = tuple(_LEVELS)
@@ -256,7 +258,7 @@ class Generation:
         if iova >> 20 == 0xFEE or (size == _SIZES[2] and iova == 0xC000_0000):
             return  # interrupts are there
         # A page of 1 GiB has tables in it, so devices go to some parts of it only: it must be where they never went.
-        taken = domain.places if size == _SIZES[2] else domain.pages
+        taken = domain.pages if size < _SIZES[2] else [*domain.pages, *domain.places]
         if any(iova < other + length and other < iova + size for other, length in taken):
             return
         rights = random.choice((1, 2, 3, 3)) if self._has(Oddity.RIGHTS) else 3
@@ -277,6 +279,7 @@ class Generation:
             domain.places += [(iova + page, _PAGE) for page in pages]
         else:
             domain.places.append((iova, size))
+        del domain.places[:-_MOST_PLACES]
 
     def _attach(self, entry: DmaDevice) -> None:
         """Give a device entries."""
@@ -313,7 +316,7 @@ class Generation:
             self._reattach(random.choice(DEVICES))
             return
         domain = random.choice(self._domains)
-        if not domain.pages or random.random() < 0.3:
+        if len(domain.pages) < _FEW_PAGES or random.random() < 0.5:
             self._map(domain)
             self._invalidate_all()
             return

@@ -37,6 +37,7 @@ class _Unit:
 
     memory: _Memory
     outcomes_of: dict[int, Outcome] = field(default_factory=dict)
+    granule: int = 4096
 
     def structure_at(self, address: int) -> Place:
         start = address & -_SIZE

