@@ -147,6 +147,9 @@ class Generation(Course):
 
     # Tables.
 
+    def at_last(self) -> None:
+        """See `Course`: nothing."""
+
     def make_tables(self) -> None:
         """Address spaces, with pages in them."""
         random = self.random

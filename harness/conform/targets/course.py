@@ -58,8 +58,13 @@ class Course(ABC):
                 self.change()
             if random.random() < _RARELY:
                 self.rarely()
+        self.at_last()
         self.look()
         return self.writer.program()
+
+    @abstractmethod
+    def at_last(self) -> None:
+        """What a program may end with."""
 
     @abstractmethod
     def make_tables(self) -> None:

@@ -316,7 +316,7 @@ class Generation:
             self._reattach(random.choice(DEVICES))
             return
         domain = random.choice(self._domains)
-        if len(domain.pages) < _FEW_PAGES or random.random() < 0.5:
+        if len(domain.pages) < _FEW_PAGES or random.random() < 0.6:
             self._map(domain)
             self._invalidate_all()
             return
@@ -343,7 +343,7 @@ class Generation:
     def _change_page(self, domain: _Domain, iova: int, size: int) -> None:
         """Unmap a page, or give it other rights."""
         random = self._random
-        if random.random() < 0.5 or not self._has(Oddity.RIGHTS):
+        if random.random() < 0.4 or not self._has(Oddity.RIGHTS):
             level = _LEVELS[size]
             domain.table.set_fields(iova, level, {"P": 0} if self._setup.first_stage else {"R": 0, "W": 0})
             domain.pages.remove((iova, size))

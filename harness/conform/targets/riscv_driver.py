@@ -210,6 +210,16 @@ class Driver:
         self.queue("IOTINVAL.GVMA", **fields)
         self.submit()
 
+    def invalidate_page(self, gscid: int | None, pscid: int | None, address: int) -> None:
+        """What a page of a first stage was translated to, or without a PSCID one of a second, by its address alone."""
+        fields = {"AV": 1, "ADDR": address >> 12 & (1 << 52) - 1}
+        if gscid is not None:
+            fields |= {"GV": 1, "GSCID": gscid}
+        if pscid is not None:
+            fields |= {"PSCV": 1, "PSCID": pscid}
+        self.queue("IOTINVAL.GVMA" if pscid is None else "IOTINVAL.VMA", **fields)
+        self._ring()
+
     def device_tlb_command(self) -> None:
         """A command for devices with a TLB, of which there are none."""
         random = self._random

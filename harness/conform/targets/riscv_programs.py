@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from random import Random
 
 from harness.conform.board import RISCV
 from harness.conform.command import RAM_BYTES
+from harness.conform.edu import PAYLOADS
 from harness.conform.layout import DEVICES, DmaDevice
 from harness.conform.memory import DATA, TABLES
 from harness.conform.targets.address_spaces import AddressSpace
@@ -15,6 +17,7 @@ from harness.conform.targets.riscv_driver import Driver
 from harness.conform.targets.riscv_tables import Space, Tables, Vm
 from harness.conform.traffic import Traffic
 from harness.conform.writer import ProgramWriter
+from harness.errors import HarnessError
 from harness.model.access import AccessKind
 from harness.model.riscv.registers import RiscvIommuRegisters
 from harness.model.riscv.tables import RiscvIommuTables
@@ -133,6 +136,11 @@ class Generation(Course):
         self.is_on = False
         self.is_bare = True
         self.unplugged = False
+
+    def at_last(self) -> None:
+        """See `Course`: what QEMU keeps that it should not ends a program, so it is seldom."""
+        if self.random.random() < 0.05:
+            self.unmap_by_address()
 
     # Tables.
 
@@ -370,3 +378,34 @@ class Generation(Course):
         page = self.change_page(vm, partial(self.tables.map_second_stage, vm), self.tables.spoil)
         if page is not None:
             self.driver.invalidate_second_stage(vm.gscid, page.input, page.size)
+
+    def unmap_by_address(self) -> None:
+        """Unmap the pages of a stage that devices use, and name each by its address alone.
+
+        QEMU drops what was given for that 4 KiB of IOVA: not the rest of a larger page, nor what both stages gave for
+        a guest physical address. Last of all, as what it keeps ends the program.
+        """
+        random = self.random
+        self.driver.invalidate_all()
+        places = [(entry, random.choice(self.traffic.places[entry.id])) for entry in self._with_pages()]
+        used = [(entry, first + random.randrange(size) & -4) for entry, (first, size) in places]
+        self._write_words(used)
+        owners: list[Space | Vm] = [*self.spaces, *self.vms]
+        owner = random.choice(owners if self.plain is None else [*owners, self.plain])
+        for page in owner.mapped:
+            with suppress(HarnessError):
+                owner.table.unmap(page.input & (1 << owner.table.width) - 1, page.size)
+            if isinstance(owner, Vm):
+                self.driver.invalidate_page(owner.gscid, None, page.input)
+            else:
+                gscid = None if owner.vm is None else owner.vm.gscid
+                self.driver.invalidate_page(gscid, owner.pscid, page.input)
+        self._write_words(used)
+
+    def _with_pages(self) -> list[DmaDevice]:
+        return [entry for entry in DEVICES if self.traffic.places.get(entry.id) and entry.requester not in self.passing]
+
+    def _write_words(self, places: list[tuple[DmaDevice, int]]) -> None:
+        for entry, iova in places:
+            offset = PAYLOADS.start + self.random.randrange(len(PAYLOADS) // 4) * 4
+            self.writer.dma(entry.id, AccessKind.WRITE, iova, 4, offset)

@@ -58,3 +58,12 @@ class InvalidationLog:
             if drop.moment == moment and any(drop.invalidation.drops(entry) for entry in entries):
                 return drop.invalidation
         return None
+
+    def since(self, moment: int, entries: Iterable[CachedEntry]) -> Sequence[Invalidation]:
+        """The invalidations from a moment on that drop one of some entries, in their order."""
+        entries = tuple(entries)
+        return [
+            drop.invalidation
+            for drop in self._drops
+            if drop.moment >= moment and any(drop.invalidation.drops(entry) for entry in entries)
+        ]

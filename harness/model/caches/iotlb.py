@@ -42,7 +42,7 @@ walks for one access, the answer is `Undecided` where the outcome is not the pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from operator import eq
 from typing import Any, Generic, Protocol, TypeVar
@@ -226,6 +226,24 @@ class CacheModel(Generic[RegistersT]):
             if self._same(seen, outcome):
                 return Allowed(how)
         return NotAllowed(access, seen, tuple(possible.values()), self._why_gone(seen, ways))
+
+    def dropped_by(self, access: Access) -> Sequence[Invalidation]:
+        """The invalidations that have dropped the last translation of an access that caches may not keep any more.
+
+        Returns:
+            In their order; nothing where there was no such translation, or it is forgotten.
+
+        Raises:
+            TooManyWalks: there are more ways than can be tried.
+            AccessCrossesPage, NotModelled: as the engine does.
+        """
+        ended = [way for way in self._ways(access) if way.moments and not holds_now(way.moments)]
+        ended = [way for way in ended if isinstance(way.outcome, Translated)]
+        if not ended:
+            return ()
+        latest = max(ended, key=lambda way: last_end(way.moments))
+        kept_as = [entry for step in latest.walk.steps for entry in step.kept_as]
+        return self._past.log.since(last_end(latest.moments), kept_as)
 
     def device_may_hold(self, access: Access) -> frozenset[Translated]:
         """The translations that the requester's device TLB may have for an access (ATS).

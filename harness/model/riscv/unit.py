@@ -19,7 +19,7 @@ interrupt, and `interrupts` says what becomes of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from harness.model.access import (
@@ -38,6 +38,7 @@ from harness.model.caches.iotlb import CacheModel
 from harness.model.caches.past_walks import keep_engines
 from harness.model.caches.policies import RISCV
 from harness.model.caches.records import Records
+from harness.model.caches.staleness import TooManyWalks
 from harness.model.engine import MsiOutcome, MsiWrite, NotModelled, PostedInterrupt
 from harness.model.explanation import Explanation
 from harness.model.memory import WritableMemory
@@ -57,6 +58,7 @@ from harness.model.unit import AnyBytes, Coverage, Place, Readout, UnitState
 
 __all__ = ["RiscvIommuUnit"]
 
+_OTHER_ADDRESS = "invalidated by another address"
 _ALL_OF_32 = (1 << 32) - 1
 _ALL_OF_64 = (1 << 64) - 1
 _STORE_SIZE = 4
@@ -321,8 +323,25 @@ class RiscvIommuUnit:
             self._report(outcome.record)
 
     def explain(self, access: Access) -> Explanation:
-        """See `Unit`."""
-        return self._caches.engine.explain(access)
+        """See `Unit`. The last step also tells of a translation that invalidations by other addresses have dropped."""
+        explanation = self._caches.engine.explain(access)
+        if not explanation.steps or not self._was_dropped_by_other_address(access):
+            return explanation
+        *steps, last = explanation.steps
+        reason = ", ".join(filter(None, (last.reason, _OTHER_ADDRESS)))
+        return replace(explanation, steps=(*steps, replace(last, reason=reason)))
+
+    def _was_dropped_by_other_address(self, access: Access) -> bool:
+        """Whether only commands with an address, none of which was in the page of the access, dropped its translation.
+
+        That is so for a page larger than 4 KiB, and for a guest physical address.
+        """
+        try:
+            dropped = self._caches.dropped_by(access)
+        except TooManyWalks:
+            return False
+        page = access.iova // self.granule
+        return bool(dropped) and all(each.first is not None and each.first // self.granule != page for each in dropped)
 
     def take_interrupts(self) -> Sequence[MsiWrite]:
         """See `Unit`. The requester of each is 0."""

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from riscv_software import DDTP, FQT, OFF, Software
-from riscv_unit import GSCID, IOVA, OUTPUT, PSCID, Unit
+from riscv_unit import GSCID, GUEST, IOVA, OUTPUT, PSCID, Unit
 
 from harness.model.access import AccessKind, Fault, Translated
 from harness.model.riscv.commands import encode_command
@@ -160,3 +160,25 @@ def test_a_reset_is_cheap() -> None:
         software.unit.reset()
         best = min(best, time.perf_counter() - start)
     assert best < _RESET_SECONDS
+
+
+def _reason_after(tables: Unit, command: bytes) -> str:
+    """Why a page is not translated that was used and unmapped, after a command."""
+    software = _ready(tables)
+    software.request()
+    software.change_leaf(_V)
+    software.raw_command(command)
+    return software.unit.explain(software.access()).steps[-1].reason
+
+
+def test_the_walk_tells_of_a_translation_that_an_invalidation_by_another_address_dropped() -> None:
+    reason = _reason_after(
+        Unit("Sv39", "Sv39x4"), encode_command("IOTINVAL.GVMA", GV=1, GSCID=GSCID, AV=1, ADDR=GUEST >> 12)
+    )
+    assert reason == "V is 0, invalidated by another address"
+
+
+def test_the_walk_does_not_tell_of_an_invalidation_by_the_same_address_or_without_one() -> None:
+    assert _reason_after(Unit(), encode_command("IOTINVAL.VMA", AV=1, ADDR=IOVA >> 12)) == "V is 0"
+    assert _reason_after(Unit("Sv39", "Sv39x4"), encode_command("IOTINVAL.GVMA", GV=1, GSCID=GSCID)) == "V is 0"
+    assert _reason_after(Unit(), encode_command("IOTINVAL.VMA", AV=1, ADDR=(IOVA >> 12) + 1)) == "V is 0"
