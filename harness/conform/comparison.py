@@ -188,15 +188,13 @@ class Comparison:
 
     def _arrival(self, request: Request, data: bytes, differing: Sequence[int]) -> int | None:
         """Where the data of a blocked write arrived: at its place in a page, or where nothing else is like it."""
-        # Few bytes stand elsewhere as well; so does what a device has read before, but hardly there.
-        if len(data) < _SHORTEST_PAYLOAD:
-            return None
         within = request.access.iova % _PAGE
         for word in differing:
             at = word // _PAGE * _PAGE + within
             if at & -_WORD == word and self._is_new(at, data):
                 return at
-        if request.dma.offset in LANDING:
+        # Few bytes stand elsewhere as well, and so does what a device has read before.
+        if len(data) < _SHORTEST_PAYLOAD or request.dma.offset in LANDING:
             return None
         for word in differing:
             at = self._memory.real.find(data, word, word + _WORD - 1 + len(data))
