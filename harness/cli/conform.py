@@ -65,7 +65,8 @@ def conform(
 ) -> None:
     """Run generated programs on QEMU's IOMMUs and on the model, and compare.
 
-    Exit code 0: they agree, but for what is known; 1: they differ, or what was known is gone; 2: not all could be run.
+    Exit code 0: they agree, but for what is known; 1: they differ, or what was known is gone; 2: not all could be run
+    and judged.
     """
     if list_:
         sys.stdout.write("".join(f"{each.name}\n" for each in TARGETS))

@@ -19,13 +19,20 @@ __all__ = ["SCHEMA", "exit_code", "print_coverage", "print_results", "write_resu
 SCHEMA = "viommu-harness/conform/1"
 
 _DETAIL_LINES = 24
+_MOST_UNJUDGED = 0.5  # of all programs
 
 
 def exit_code(results: Sequence[CellResult]) -> int:
-    """2 where something could not be run, 1 where a divergence is not known or a known one is gone, else 0."""
-    if any(result.failed for result in results) or not any(result.report for result in results):
+    """2 where something was not run or judged, 1 where a divergence is not known or a known one is gone, else 0."""
+    reports = [result.report for result in results if result.report]
+    if any(result.failed for result in results) or not reports or not all(_tells_something(each) for each in reports):
         return 2
-    return int(any(result.report and (result.report.found or result.report.gone) for result in results))
+    return int(any(report.found or report.gone for report in reports))
+
+
+def _tells_something(report: Report) -> bool:
+    """Whether DMAs were compared, and the model could judge most programs to their end."""
+    return report.dmas > 0 and report.unjudged.total() <= _MOST_UNJUDGED * report.programs
 
 
 def write_results(results: Sequence[CellResult], directory: Path) -> None:
