@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Iterator
+from functools import cache
 
 from harness.conform.command import RAM_BYTES
 
@@ -42,6 +43,13 @@ def first_word(at: int) -> int:
     return 0xDA7A << 48 | at
 
 
+@cache
+def _first_content() -> bytes:
+    """All of memory at the beginning of a program."""
+    data = b"".join(first_word(at).to_bytes(_WORD, "little") for at in range(DATA.start, DATA.stop, _WORD))
+    return bytes(DATA.start) + data
+
+
 class TwinMemory:
     """The real memory and its twin.
 
@@ -56,8 +64,7 @@ class TwinMemory:
     def __init__(self, real: mmap.mmap) -> None:
         self.real = real
         self.twin = bytearray(RAM_BYTES)
-        data = b"".join(first_word(at).to_bytes(_WORD, "little") for at in range(DATA.start, DATA.stop, _WORD))
-        self._first = bytes(DATA.start) + data
+        self._first = _first_content()
         # Neither moves while it is open.
         self._real_at = ctypes.addressof(ctypes.c_char.from_buffer(real))
         self._twin_at = ctypes.addressof(ctypes.c_char.from_buffer(self.twin))

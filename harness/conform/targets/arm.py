@@ -16,7 +16,7 @@ from harness.conform.targets.arm_universe import UNREACHABLE, universe
 from harness.errors import Unsupported
 from harness.model.memory import WritableMemory
 from harness.model.smmuv3.register_map import REGISTERS
-from harness.model.smmuv3.registers import Smmuv3Registers
+from harness.model.smmuv3.registers import CR0, Smmuv3Registers
 from harness.model.smmuv3.unit import Smmuv3Unit
 from harness.model.unit import Coverage
 from harness.vmm.qemu.capabilities import Capabilities
@@ -82,14 +82,13 @@ class ArmSmmuv3:
 
 
 def _is_reset(machine: ConformMachine) -> bool:
-    """Whether SMMU_CR1 is, which stands for all registers, when the machine is reset; it is as it was afterwards."""
-    at = _REGISTERS + REGISTERS["SMMU_CR1"].start
-    before = machine.read(at, 4)
-    machine.write(at, before ^ 1, 4)
+    """Whether SMMU_CR0.EVENTQEN is, which stands for all registers, when the machine is reset; it is 0 afterwards."""
+    at = _REGISTERS + REGISTERS["SMMU_CR0"].start
+    machine.write(at, CR0["EVENTQEN"].mask, 4)
     machine.reset()
-    after = machine.read(at, 4)
-    machine.write(at, before, 4)
-    return after == before
+    is_reset = not machine.read(at, 4)
+    machine.write(at, 0, 4)
+    return is_reset
 
 
 class _BoardMemory:
