@@ -22,8 +22,11 @@ from harness.conform.replay import replay_program
 from harness.conform.session import Session
 from harness.conform.targets.registry import find_target
 from harness.defaults import defaults
-from harness.model.access import Access, AccessKind, Bypassed, Outcome
+from harness.model.access import Access, AccessKind, Bypassed, Fault, Outcome
+from harness.model.smmuv3.register_map import REGISTERS
+from harness.model.smmuv3.registers import CR0
 from harness.model.unit import Coverage, Readout
+from harness.model.vtd.faults import VtdFaultReason
 from harness.resources import ROOT
 from harness.vmm.qemu.stacks import stacks
 
@@ -83,6 +86,17 @@ def test_data_that_go_to_another_page_are_found_out(session: Session) -> None:
     (found,) = session.run(_program(_write(_PAGE))).divergences
     assert found.kind is Kind.DMA
     assert "did not arrive" in found.signature
+
+
+def test_two_bytes_on_each_side_of_a_page_that_arrive_though_they_are_blocked_are_named(session: Session) -> None:
+    unit = session.runner.bound.unit
+
+    def blocked(access: Access) -> Sequence[Outcome]:
+        return [Fault(VtdFaultReason.CONTEXT_NOT_PRESENT, access.requester, access.iova, is_write=True)]
+
+    unit.outcomes = blocked  # type: ignore[method-assign]
+    found = session.run(_program(_write(_PAGE + 0x1000 - 2))).divergences[0]
+    assert found.signature == f"{_TARGET}: dma: write with fault CONTEXT_NOT_PRESENT arrived untranslated"
 
 
 def test_a_change_of_memory_that_nobody_made_is_found_out(session: Session) -> None:
@@ -157,6 +171,17 @@ def test_a_reset_in_the_middle_turns_translation_off(session: Session) -> None:
     enable = (Write(_RTADDR, 8, 0x14_0000), Write(_GCMD, 4, 1 << 30), Write(_GCMD, 4, 1 << 31))
     result = session.run(_program(*enable, _write(_PAGE), Reset(), _write(_PAGE + 16), Read(0x1C, 4)))
     assert (result.divergences, result.dmas) == ([], 2)
+
+
+@pytest.mark.parametrize(("qemu", "is_reset"), [("sid", True), ("bullseye", False)])
+def test_programs_begin_after_a_reset_also_where_a_reset_does_not_reach_the_iommu(qemu: str, is_reset: bool) -> None:
+    target = find_target("arm-smmuv3/stage1")
+    build = find_qemu(qemu, target.arch, Cache())
+    cr0, queues = REGISTERS["SMMU_CR0"].start, CR0["EVENTQEN"].mask | CR0["CMDQEN"].mask
+    with Session(target, build, capabilities_of(build, target), (), Coverage()) as session:
+        assert session.runner.bound.is_reset is is_reset
+        session.run(Program(target.name, 0, (Write(cr0, 4, queues),)))
+        assert session.run(Program(target.name, 1, (Read(cr0, 4),))).divergences == []
 
 
 def test_a_device_that_was_plugged_again_has_an_empty_buffer(session: Session) -> None:
