@@ -223,7 +223,9 @@ class Comparison:
     def _word(self, step: int, at: int, requests: Sequence[Request]) -> None:
         address = at + self._ram
         probe = self._probe(at)
-        place = self._unit.structure_at(address)
+        difference = probe.wanted ^ probe.seen
+        first = ((difference & -difference).bit_length() - 1) // 8  # byte of the word
+        place = self._unit.structure_at(address + first)
         text = f"memory changed in {'data' if at in DATA else 'tables or queues'}{_after(requests)}"
         section = ""
         if place is not None:
@@ -285,10 +287,7 @@ class Comparison:
     def _reason(self, request: Request) -> str:
         """What the model says of an outcome that tells it from others of its kind: why a request is blocked."""
         explanation = self._unit.explain(request.access)
-        present, outcome = explanation.outcome, request.outcome
-        if type(present) is not type(outcome) or (
-            isinstance(present, Fault) and isinstance(outcome, Fault) and present.code is not outcome.code
-        ):
+        if _said(explanation.outcome) != _said(request.outcome):
             return ""
         reasons = dict.fromkeys(step.reason for step in explanation.steps if step.reason)
         return f" ({'; '.join(reasons)})" if reasons else ""

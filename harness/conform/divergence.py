@@ -88,6 +88,8 @@ def differing_fields(place: Place, offset: int, expected: int, seen: int, known:
         known: which of them must be so.
     """
     shift = 8 * (offset - place.start)
+    if shift < 0:  # the part begins before the place does
+        expected, seen, known, shift = expected >> -shift, seen >> -shift, known >> -shift, 0
     different = ((expected ^ seen) & known) << shift
     for name, mask, low, width in _fields(place.layout, 8 * place.size):
         if different & mask:

@@ -31,6 +31,7 @@ class Traffic:
         places: for each device's id, what may be of interest to it: first address and size of pages.
         special: addresses that are of interest to all.
         widest: width of the widest addresses.
+        alignment: what addresses and lengths are multiples of, 1, 2 or 4 bytes.
     """
 
     writer: ProgramWriter
@@ -39,6 +40,7 @@ class Traffic:
     places: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     special: tuple[int, ...] = ()
     widest: int = 64
+    alignment: int = 1
     _reads_landed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def burst(self, devices: list[DmaDevice]) -> None:
@@ -49,8 +51,8 @@ class Traffic:
     def one(self, entry: DmaDevice) -> None:
         """One DMA of a device; where it has read something, often the write that shows what it was."""
         draw = self.random.random
-        length = self._length()
-        iova = self._iova(entry.id, length)
+        length = -(-self._length() // self.alignment) * self.alignment
+        iova = self._iova(entry.id, length) & -self.alignment
         landed = self._reads_landed.pop(entry.id, None)
         if landed is not None and draw() < 0.7:
             offset, length = landed

@@ -10,6 +10,7 @@ from harness.conform.targets.amd import AMD_TARGETS
 from harness.conform.targets.arm import ARM_TARGETS
 from harness.conform.targets.intel import INTEL_TARGETS
 from harness.conform.targets.riscv import RISCV_TARGETS
+from harness.conform.targets.virtio import VIRTIO_TARGETS
 from harness.errors import SpecError
 
 __all__ = ["TARGETS", "find_target", "select"]
@@ -19,6 +20,7 @@ TARGETS: tuple[Target, ...] = (
     *AMD_TARGETS,
     *ARM_TARGETS,
     *RISCV_TARGETS,
+    *VIRTIO_TARGETS,
 )
 """In the order in which they are shown."""
 

@@ -275,7 +275,7 @@ class VirtioIommuEngine:
         # 5.13.6.5: PA = VA - virt_start + phys_start, if the flags allow the access.
         mapped = domain.ranges.find(iova)
         if trace is not None:
-            trace.append(_mapping_step(mapped))
+            trace.append(_mapping_step(mapped, domain.ranges.find(iova + 1)))
         if mapped is None:
             return self._fault(access, FaultReason.MAPPING)
         rights = self._rights[mapped.flags & _READ_WRITE]
@@ -307,11 +307,12 @@ class VirtioIommuEngine:
         return Step(name, "virtio 5.13.6.3", fields=(("domain", number),), note=note)
 
 
-def _mapping_step(mapped: MappedRange | None) -> Step:
+def _mapping_step(mapped: MappedRange | None, following: MappedRange | None) -> Step:
+    """The mapping of an address, and whether that of the byte behind it is another one."""
+    reason = "just before a mapping" if following not in (None, mapped) else ""
     if mapped is None:
-        return Step("mapping", "virtio 5.13.6.5", note="none")
-    fields = tuple(mapped._asdict().items())
-    return Step("mapping", "virtio 5.13.6.5", fields=fields)
+        return Step("mapping", "virtio 5.13.6.5", note="none", reason=reason)
+    return Step("mapping", "virtio 5.13.6.5", fields=tuple(mapped._asdict().items()), reason=reason)
 
 
 _EVERYTHING = Mapping(0, 0, 1 << 64, Permissions.READ | Permissions.WRITE)

@@ -16,6 +16,7 @@ from harness.model.virtio_iommu.requests import Attach, Detach, Map, Probe, Requ
 
 __all__ = [
     "HEAD_SIZE",
+    "LONGEST_REQUEST",
     "TAIL_SIZE",
     "TYPES",
     "RequestType",
@@ -59,6 +60,8 @@ _FORMATS: Mapping[RequestType, _Format] = {
     RequestType.UNMAP: _Format(Unmap, struct.Struct("<4xIQQI"), ("domain", "virt_start", "virt_end", "reserved")),
     RequestType.PROBE: _Format(Probe, struct.Struct("<4xI64x"), ("endpoint",)),
 }
+LONGEST_REQUEST = max(format.layout.size for format in _FORMATS.values())
+"""Device-readable bytes that a request has at most; those behind them say nothing."""
 TYPES: Mapping[type[Request], RequestType] = {format.make: type for type, format in _FORMATS.items()}
 """The type of each request."""
 

@@ -1,0 +1,184 @@
+"""Programs for a virtio-iommu: software that negotiates, makes domains, maps and unmaps, and looks at faults."""
+
+from __future__ import annotations
+
+from random import Random
+
+from harness.conform.command import RAM_BYTES
+from harness.conform.layout import DEVICES, DmaDevice
+from harness.conform.memory import DATA, HOT_DATA
+from harness.conform.program import Program
+from harness.conform.targets.virtio_driver import Driver
+from harness.conform.targets.virtio_requests import Requests
+from harness.conform.traffic import Traffic
+from harness.conform.writer import ProgramWriter
+from harness.model.virtio.negotiation import TransportFeatures
+from harness.model.virtio_iommu.config import Features
+from harness.model.virtio_iommu.engine import VirtioIommuEngine
+from harness.model.virtio_iommu.probe import RegionKind
+from harness.model.virtio_iommu.unit import VirtioIommuUnit
+
+__all__ = ["Generation"]
+
+_ALWAYS = TransportFeatures.VERSION_1 | TransportFeatures.ACCESS_PLATFORM | TransportFeatures.ORDER_PLATFORM
+_WANTED = TransportFeatures.INDIRECT_DESC | TransportFeatures.EVENT_IDX | TransportFeatures.RING_RESET
+_OWN = Features(sum(Features))
+_EVERYTHING = 1 << 63  # bytes from which on a mapping is no mapping
+
+
+class Generation:
+    """One program in the making.
+
+    Args:
+        name: of the target.
+        seed: that the program says it comes from.
+        random: to choose by.
+        unit: whose device it is for.
+        ram: physical address where memory begins.
+    """
+
+    def __init__(self, name: str, seed: int, random: Random, unit: VirtioIommuUnit, ram: int) -> None:
+        self.random = random
+        self.is_thorough = random.random() < 0.1
+        self.offered = unit.identity.features
+        self.config = unit.config
+        self.writer = ProgramWriter(name, seed, ram)
+        self.driver = Driver(self.writer, random, unit.layout, unit.identity)
+        # What the device makes of the requests, so that later ones mean something.
+        self.engine = VirtioIommuEngine(self.config)
+        self.engine.reset(system=True)
+        pages = range(ram + HOT_DATA.start, ram + HOT_DATA.stop)
+        self.requests = Requests(
+            random, self.driver, self.engine, pages, ram + DATA.start, ram + RAM_BYTES, is_thorough=self.is_thorough
+        )
+        # QEMU goes by two bytes: of the last byte before a mapping it may take that mapping (5.13.6.5).
+        self.traffic = Traffic(self.writer, random, self.config.input_range[1].bit_length(), alignment=2)
+        messages = {r for regions in self.config.endpoints.values() for r in regions if r.kind is RegionKind.MSI}
+        self.message_address = min((region.start for region in messages), default=None)
+        self.unplugged = False
+
+    def program(self) -> Program:
+        """All of it."""
+        random = self.random
+        if random.random() < 0.2:
+            self.burst()
+        self.start()
+        for _ in range(random.randint(9, 15)):
+            self.burst()
+            if random.random() < 0.5:
+                self.driver.look()
+            for _ in range(random.randint(0, 6)):
+                self.requests.change()
+            self.driver.submit()
+            if random.random() < 0.15:
+                self.rarely()
+        self.driver.look()
+        return self.writer.program()
+
+    def start(self) -> None:
+        """Set the device up, with domains that have mappings."""
+        random = self.random
+        features = self.features()
+        self.driver.start(features)
+        self.engine.reset()
+        self.engine.negotiate(Features(features & _OWN))
+        if features & Features.BYPASS_CONFIG and random.random() < 0.8:
+            self.write_bypass(int(random.random() < 0.2))
+        for entry in DEVICES:
+            if random.random() < 0.85:
+                self.requests.attach(entry.requester)
+        for _ in range(random.randint(10, 40)):
+            self.requests.map()
+        self.driver.submit()
+
+    def features(self) -> int:
+        """What the driver accepts: nearly all of what is offered."""
+        random = self.random
+        wanted = _WANTED & ~(TransportFeatures(0) if random.random() < 0.6 else TransportFeatures.INDIRECT_DESC)
+        if random.random() < 0.4:
+            wanted &= ~TransportFeatures.EVENT_IDX
+        own = _OWN
+        for feature, chance in (
+            (Features.MMIO, 0.2),
+            (Features.BYPASS_CONFIG, 0.1),
+            (Features.PROBE, 0.1),
+            (Features.INPUT_RANGE, 0.05),
+            (Features.DOMAIN_RANGE, 0.05),
+        ):
+            if random.random() < chance:
+                own &= ~feature
+        return self.offered & int(_ALWAYS | wanted | own)
+
+    def write_bypass(self, value: int) -> None:
+        """Endpoints without a domain are in bypass mode, or are not."""
+        self.driver.write_bypass(value)
+        self.engine.write_bypass(bool(value))
+
+    def rarely(self) -> None:
+        """What does not happen often."""
+        random = self.random
+        draw = random.random()
+        if draw < 0.15:
+            self.writer.reset()
+            self.driver.forget()
+            self.engine.reset(system=True)
+            if random.random() < 0.5:
+                self.burst()
+            self.start()
+        elif draw < 0.35:
+            self.reset_device()
+        elif draw < 0.55:
+            if self.driver.features & Features.BYPASS_CONFIG:
+                self.write_bypass(random.getrandbits(1))
+        elif draw < 0.75:
+            self.driver.poke()
+        elif draw < 0.9 or not self.is_thorough:
+            device = next(entry for entry in DEVICES if entry.can_unplug)
+            self.writer.unplug(device.id)
+            self.unplugged = True
+            self.burst()
+            self.writer.plug(device.id)
+            self.unplugged = False
+        else:
+            self.requests.malformed()
+            self.burst()
+            self.start()
+
+    def reset_device(self) -> None:
+        """Reset the device alone; where QEMU keeps its domains, nothing is attached before."""
+        if not self.is_thorough:
+            for entry in DEVICES:
+                self.requests.leave(entry.requester)
+            self.driver.submit()
+        self.driver.reset()
+        self.engine.reset()
+        if self.random.random() < 0.7:
+            self.burst()
+        self.start()
+
+    # Traffic.
+
+    def burst(self) -> None:
+        """One DMA of each of many devices."""
+        random = self.random
+        if self.driver.features & TransportFeatures.RING_RESET and random.random() < 0.8:
+            self.driver.refill()
+        self.find_places()
+        for entry in random.sample(DEVICES, random.randint(len(DEVICES) // 2, len(DEVICES))):
+            if not (entry.can_unplug and self.unplugged):
+                self.one(entry)
+
+    def one(self, entry: DmaDevice) -> None:
+        """One DMA of a device, or an interrupt."""
+        random = self.random
+        places = self.traffic.places.get(entry.id)
+        if places and self.message_address is not None and random.random() < 0.12:
+            self.traffic.message(entry, self.message_address, random.randrange(32, 64))
+        else:
+            self.traffic.one(entry)
+
+    def find_places(self) -> None:
+        """Tell the traffic where each device has pages; one in bypass mode has none, but all of memory."""
+        for entry in DEVICES:
+            mapped = self.engine.iter_mappings(entry.requester)
+            self.traffic.places[entry.id] = [(each.iova, each.size) for each in mapped if each.size < _EVERYTHING]

@@ -1,0 +1,84 @@
+"""What a request is called where it is counted, or its answer is wrong: its type, and what is special about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from harness.model.virtio_iommu.config import VirtioIommuConfig
+from harness.model.virtio_iommu.requests import Attach, AttachFlags, Detach, Map, MapFlags, Probe, Request, Unmap
+from harness.model.virtio_iommu.wire import TYPES, decode_request, request_type
+
+__all__ = ["describe"]
+
+_U64_MAX = (1 << 64) - 1
+_REQUESTER = 0xFFFF  # of a PCI endpoint's id; above it is the segment
+_KNOWN_MAP_FLAGS = sum(MapFlags)
+
+
+def describe(readable: bytes, config: VirtioIommuConfig) -> str:
+    """The name of a request that stands in device-readable bytes.
+
+    Args:
+        readable: those bytes.
+        config: of the device.
+
+    Returns:
+        Such as "MAP read write", "ATTACH, reserved" or "request of no type": the same for all of a kind.
+    """
+    request = decode_request(readable)
+    if request is not None:
+        flags, special = _flags(request), tuple(_special(request, config))
+        return ", ".join((" ".join((TYPES[request.__class__].name, *flags)), *special))
+    type = request_type(readable)
+    return "request of no type" if type is None else f"{type.name} cut off"
+
+
+def _flags(request: Request) -> Iterator[str]:
+    """Of the flags of a request those that the specification knows."""
+    flags: AttachFlags | MapFlags
+    match request:
+        case Attach(flags=bits):
+            flags = AttachFlags(bits & AttachFlags.BYPASS)
+        case Map(flags=bits):
+            flags = MapFlags(bits & _KNOWN_MAP_FLAGS)
+        case _:
+            return
+    for flag in flags:
+        yield str(flag.name).lower()
+
+
+def _special(request: Request, config: VirtioIommuConfig) -> Iterator[str]:
+    """What a driver does not do, or seldom does."""
+    match request:
+        case Attach(endpoint=endpoint, flags=flags, reserved=reserved):
+            yield from _endpoint(endpoint, config)
+            if flags & ~int(AttachFlags.BYPASS):
+                yield "unknown flags"
+            if reserved:
+                yield "reserved"
+        case Detach(endpoint=endpoint, reserved=reserved):
+            yield from _endpoint(endpoint, config)
+            if reserved:
+                yield "reserved"
+        case Map(virt_start=start, virt_end=end, phys_start=phys, flags=flags):
+            if flags & ~_KNOWN_MAP_FLAGS:
+                yield "unknown flags"
+            if (start | phys | (end + 1)) % config.granule:
+                yield "not aligned"
+            if start < config.input_range[0] or end > config.input_range[1]:
+                yield "beyond input_range"
+            if any(region.overlaps(start, end) for regions in config.endpoints.values() for region in regions):
+                yield "over RESV_MEM"
+            if phys + end - start > _U64_MAX:
+                yield "beyond physical addresses"
+        case Unmap(reserved=reserved):
+            if reserved:
+                yield "reserved"
+        case Probe(endpoint=endpoint):
+            yield from _endpoint(endpoint, config)
+
+
+def _endpoint(endpoint: int, config: VirtioIommuConfig) -> Iterator[str]:
+    if endpoint not in config.endpoints:
+        is_alias = endpoint & _REQUESTER in config.endpoints
+        yield "endpoint of another segment" if is_alias else "no such endpoint"

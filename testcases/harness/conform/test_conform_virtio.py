@@ -1,0 +1,128 @@
+"""The targets of virtio-iommu-pci, and the programs for them; without a QEMU."""
+
+from __future__ import annotations
+
+import struct
+from random import Random
+
+import pytest
+
+from harness.conform.board import PC
+from harness.conform.command import RAM_BYTES
+from harness.conform.layout import DEVICES
+from harness.conform.program import Dma, Program, Read, Reset, Store, Write
+from harness.conform.targets.virtio import VIRTIO_TARGETS
+from harness.conform.targets.virtio_programs import Generation
+from harness.conform.targets.virtio_universe import UNREACHABLE, universe
+from harness.model.access import Access, Fault
+from harness.model.engine import NotModelled
+from harness.model.memory import MappedMemory, Region
+from harness.model.unit import Coverage
+from harness.model.virtio.negotiation import TransportFeatures
+from harness.model.virtio.pci_registers import PciIdentity, PciLayout, QueueIdentity, Structure
+from harness.model.virtio_iommu import Features, RegionKind, ReservedRegion
+from harness.model.virtio_iommu.unit import VirtioIommuUnit
+
+_SEEDS = range(6)
+_LAYOUT = PciLayout(
+    4, Structure(0, 0x1000), Structure(0x3000, 0x1000), Structure(0x1000, 0x1000), Structure(0x2000, 0x1000), 4
+)
+_TRANSPORT = (
+    TransportFeatures.VERSION_1
+    | TransportFeatures.INDIRECT_DESC
+    | TransportFeatures.EVENT_IDX
+    | TransportFeatures.RING_RESET
+)
+_OWN = Features(sum(Features)) & ~Features.BYPASS
+_IDENTITY = PciIdentity(int(_OWN) | int(_TRANSPORT), (QueueIdentity(256, 0), QueueIdentity(256, 1)))
+_SPACE = struct.pack("<QQQIIIB3x", 0xFFFF_FFFF_FFFF_F000, 0, (1 << 39) - 1, 0, 0xFFFF_FFFF, 512, 1)
+_APIC = ReservedRegion(0xFEE0_0000, 0xFEEF_FFFF, RegionKind.MSI)
+
+
+def _unit() -> VirtioIommuUnit:
+    """A device such as QEMU's."""
+    memory = MappedMemory(bytearray(RAM_BYTES), [Region(PC.ram, RAM_BYTES)])
+    endpoints = {entry.requester: (_APIC,) for entry in DEVICES}
+    return VirtioIommuUnit(_LAYOUT, _IDENTITY, _SPACE, memory, coverage=Coverage(), endpoints=endpoints)
+
+
+def _program(seed: int) -> Program:
+    return Generation("virtio-iommu/pc", seed, Random(seed), _unit(), PC.ram).program()
+
+
+def _run(program: Program, unit: VirtioIommuUnit) -> tuple[int, int]:
+    """How many DMAs there were, and how many of them went through, by the model alone; each had its first outcome."""
+    requesters = {entry.id: entry.requester for entry in DEVICES}
+    dmas = through = 0
+    unit.reset()
+    for step in program.steps:
+        match step:
+            case Store(address=address, data=data):
+                unit.store(address, data)
+            case Write(offset=offset, size=size, value=value):
+                unit.write(offset, size, value)
+            case Read(offset=offset, size=size):
+                unit.read(offset, size)
+            case Dma(device=device, kind=kind, iova=iova, length=length):
+                length = min(length, 4096 - iova % 4096)
+                access = Access(requester=requesters[device], iova=iova, length=length, kind=kind)
+                outcome = unit.outcomes(access)[0]
+                unit.settle(access, outcome)
+                dmas += 1
+                through += not isinstance(outcome, Fault)
+            case Reset():
+                unit.reset()
+            case _:
+                pass
+    return dmas, through
+
+
+class TestPrograms:
+    """What is generated."""
+
+    def test_a_seed_always_gives_the_same_program(self) -> None:
+        assert _program(3) == _program(3)
+        assert _program(3) != _program(4)
+
+    def test_stores_lie_in_memory(self) -> None:
+        for seed in _SEEDS:
+            for step in _program(seed).steps:
+                if isinstance(step, Store):
+                    assert PC.ram <= step.address
+                    assert step.address + len(step.data) <= PC.ram + RAM_BYTES
+
+    def test_nothing_is_done_that_is_not_specified_and_much_goes_through(self) -> None:
+        dmas = through = 0
+        for seed in _SEEDS:
+            try:
+                one = _run(_program(seed), _unit())
+            except NotModelled as error:
+                pytest.fail(f"seed {seed}: {error}")
+            dmas, through = dmas + one[0], through + one[1]
+        assert dmas > 100 * len(_SEEDS)
+        assert through > dmas * 0.3
+
+    def test_every_request_is_both_granted_and_refused(self) -> None:
+        unit = _unit()
+        for seed in range(12):
+            _run(_program(seed), unit)
+        wanted = {("command", f"{name} status OK") for name in ("ATTACH", "DETACH", "MAP", "UNMAP", "PROBE")}
+        wanted |= {("command", f"{name} status NOENT") for name in ("ATTACH", "DETACH", "MAP", "UNMAP")}
+        assert wanted <= unit.coverage.counts.keys()
+
+
+def test_what_cannot_be_reached_is_part_of_what_there_is() -> None:
+    assert UNREACHABLE.keys() <= universe(_IDENTITY)
+
+
+def test_features_that_are_not_offered_are_not_there_to_be_covered() -> None:
+    poor = PciIdentity(int(Features.MAP_UNMAP | TransportFeatures.VERSION_1), _IDENTITY.queues)
+    missing = universe(_IDENTITY) - universe(poor)
+    assert {("register", "bypass 1"), ("register", "queue_reset"), ("format", "indirect table")} <= missing
+
+
+def test_there_is_a_target_for_each_board() -> None:
+    assert {(target.name, target.arch) for target in VIRTIO_TARGETS} == {
+        ("virtio-iommu/pc", "amd64"),
+        ("virtio-iommu/arm", "arm64"),
+    }
