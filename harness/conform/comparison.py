@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from mmap import mmap
 
+from harness.conform.contents import Contents
 from harness.conform.divergence import Divergence, Kind, Probe, differing_fields
 from harness.conform.edu import LANDING
 from harness.conform.memory import DATA, TwinMemory
-from harness.conform.prediction import Predictor, Request
+from harness.conform.request import Request
 from harness.model.access import AccessKind, Bypassed, Fault, Outcome, Translated
 from harness.model.engine import Interrupt, MsiOutcome
 from harness.model.unit import Place, Readout, Unit
@@ -36,7 +37,7 @@ class Comparison:
         registers: physical address of offset 0 of the IOMMU's registers.
         memory: the real memory and its twin.
         ram: physical address where memory begins.
-        predictor: who knows what devices wrote.
+        contents: of the devices' buffers.
         report: takes each divergence; may raise to end the program.
     """
 
@@ -47,7 +48,7 @@ class Comparison:
         registers: int,
         memory: TwinMemory,
         ram: int,
-        predictor: Predictor,
+        contents: Contents,
         report: Callable[[Divergence], None],
     ) -> None:
         self._target = target
@@ -55,7 +56,7 @@ class Comparison:
         self._registers = registers
         self._memory = memory
         self._ram = ram
-        self._predictor = predictor
+        self._contents = contents
         self._report = report
 
     def register(
@@ -105,12 +106,19 @@ class Comparison:
             probe: what shows it.
         """
         for request in requests:
-            other = AccessKind.READ if request.access.kind is AccessKind.WRITE else AccessKind.WRITE
-            allowed = self._unit.outcomes(replace(request.access, kind=other))
-            page = f" where a {other} may pass" if any(isinstance(each, Translated) for each in allowed) else ""
             detail = f"{request.access}: {request.outcome}; no record of it"
-            text = f"{_said(request.outcome)}{page} is not recorded"
+            text = self._unrecorded_text(request)
             self._say(Kind.REGISTER, step, text, "", [detail, *self._walks([request])], probe)
+
+    def unrecorded_signature(self, request: Request) -> str:
+        """The signature of what `unrecorded` would report of a request."""
+        return f"{self._target}: {Kind.REGISTER}: {self._unrecorded_text(request)}"
+
+    def _unrecorded_text(self, request: Request) -> str:
+        other = AccessKind.READ if request.access.kind is AccessKind.WRITE else AccessKind.WRITE
+        allowed = self._unit.outcomes(replace(request.access, kind=other))
+        page = f" where a {other} may pass" if any(isinstance(each, Translated) for each in allowed) else ""
+        return f"{_said(request.outcome)}{page} is not recorded"
 
     def writes(self, step: int, requests: Sequence[Request]) -> frozenset[int]:
         """Find out which writes of devices went where they must not, or did not go where they must.
@@ -159,7 +167,7 @@ class Comparison:
 
     def _write(self, step: int, request: Request, differing: Sequence[int], requests: Sequence[Request]) -> set[int]:
         """The words whose difference one write explains, which is then reported."""
-        data = self._predictor.written(request)
+        data = self._contents.data(request)
         if request.address is not None:
             at = request.address - self._ram
             words = set(range(at & -_WORD, at + len(data), _WORD))
@@ -209,7 +217,7 @@ class Comparison:
 
     def _dma(self, step: int, request: Request, seen: str, at: int) -> None:
         """Say what a write did; where its data had been read before, and are others, what the read did."""
-        read = self._predictor.last_read(request.dma.device) if request.dma.offset in LANDING else None
+        read = self._contents.last_read(request.dma.device) if request.dma.offset in LANDING else None
         write = f"{request.dma.kind} with {self._said(request)}"
         text, source = f"{write} {seen}", ""
         if read is not None:

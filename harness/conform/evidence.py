@@ -7,7 +7,7 @@ from itertools import islice
 
 from harness.conform.comparison import LETTERS
 from harness.conform.divergence import Probe
-from harness.conform.prediction import Request
+from harness.conform.request import Request
 from harness.model.access import Fault
 from harness.model.unit import Readout, Unit
 

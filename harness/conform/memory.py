@@ -1,4 +1,4 @@
-"""Two copies of a machine's memory, the real one and what must be in it, and how they are compared.
+"""Two copies of a machine's memory, the real one and what must be in it: how they are compared, and what is written.
 
 Memory is laid out the same way on every board::
 
@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from functools import cache
 
 from harness.conform.command import RAM_BYTES
+from harness.model.memory import WritableMemory
 
-__all__ = ["DATA", "HOT_DATA", "QUEUES", "TABLES", "TwinMemory", "first_word"]
+__all__ = ["DATA", "HOT_DATA", "QUEUES", "TABLES", "TwinMemory", "WatchedMemory", "first_word"]
 
 QUEUES = range(0x10_0000, 0x14_0000)
 """Where queues, records and status are, from the start of memory on."""
@@ -107,3 +108,29 @@ class TwinMemory:
 
     def _differ(self, start: int, size: int) -> bool:
         return bool(_memcmp(self._real_at + start, self._twin_at + start, size))
+
+
+class WatchedMemory:
+    """Passes everything on, and notes what is written: the unit's records.
+
+    Args:
+        memory: what is behind it.
+
+    Attributes:
+        writes: address and data of each write, until somebody clears them.
+    """
+
+    def __init__(self, memory: WritableMemory) -> None:
+        self._memory = memory
+        self.writes: list[tuple[int, bytes]] = []
+        self.read = memory.read
+        self.read_u64 = memory.read_u64
+
+    def write(self, address: int, data: bytes) -> None:
+        """See `WritableMemory`."""
+        self._memory.write(address, data)
+        self.writes.append((address, data))
+
+    def write_u64(self, address: int, value: int) -> None:
+        """See `WritableMemory`."""
+        self.write(address, value.to_bytes(_WORD, "little"))

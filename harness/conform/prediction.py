@@ -7,138 +7,36 @@ the requests, and given up at the first request whose record, or data, is not in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import NamedTuple, cast
+from itertools import chain, combinations
+from typing import Any, cast
 
+from harness.conform.attempt import Attempt, Search
 from harness.conform.board import Board
-from harness.conform.edu import BUFFER_BYTES, blocked_length, first_buffer
-from harness.conform.layout import DEVICES, device
-from harness.conform.memory import QUEUES, TABLES, TwinMemory
+from harness.conform.contents import Contents
+from harness.conform.edu import blocked_length
+from harness.conform.layout import device
+from harness.conform.memory import QUEUES, TABLES, TwinMemory, WatchedMemory
 from harness.conform.program import Dma
-from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Fault, Outcome
+from harness.conform.request import Request
+from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Fault, Outcome, Translated
 from harness.model.engine import MsiOutcome, MsiWrite, NotModelled
 from harness.model.memory import OutsideMemory, WritableMemory
 from harness.model.undo import UndoMemory
 from harness.model.unit import AnyBytes, InterruptUnit, Unit, UnitState
 
-__all__ = ["Predictor", "Request", "WatchedMemory"]
+__all__ = ["Predictor"]
 
-_FIRST = {entry.id: first_buffer(number) for number, entry in enumerate(DEVICES)}
 _MOST_CHOICES = 256  # that are tried for one round
 _MORE_CHOICES = 8
 _HEAD = 8  # bytes of a record
-
-
-class Request(NamedTuple):
-    """A request that a DMA was cut into, and what must become of it.
-
-    Attributes:
-        dma: which it is of.
-        access: the request.
-        outcome: of it; for an interrupt that of the interrupt.
-        address: where data went to or came from; None where they did not, or where no memory is.
-    """
-
-    dma: Dma
-    access: Access
-    outcome: Outcome | MsiOutcome
-    address: int | None
-
-
-class _Search:
-    """Goes through choices, the last one first; what was seen of a request may be wrong whatever is chosen.
-
-    Attributes:
-        choices: to try.
-        accepted: numbers of requests that are not as they were seen to be with any choice.
-    """
-
-    def __init__(self) -> None:
-        self.choices: list[int] = []
-        self.accepted: set[int] = set()
-        self._settled = 0  # choices that are not tried again
-        self._farthest: tuple[int, list[int]] | None = None
-        self._whole: list[int] | None = None
-
-    @property
-    def result(self) -> list[int]:
-        """The choices that agree best."""
-        return self.choices if self._whole is None else self._whole
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether there were choices with which every request was as it was seen to be."""
-        return self._whole is not None
-
-    def go_on(self, counts: Sequence[int], wrong: int | None) -> bool:
-        """Have other choices tried; false where there are none left.
-
-        Args:
-            counts: how many outcomes there were, of each request with more than one that was come to.
-            wrong: number of the first request that was not as it was seen to be; None where all were.
-        """
-        made = [*self.choices, *(0 for _ in range(len(counts) - len(self.choices)))]
-        if wrong is None:
-            self._whole = self._whole or list(made)
-        elif self._farthest is None or wrong > self._farthest[0]:
-            self._farthest = wrong, list(made)
-        while len(made) > self._settled and made[-1] + 1 >= counts[len(made) - 1]:
-            made.pop()
-        if len(made) > self._settled:
-            made[-1] += 1
-            self.choices = made
-            return True
-        if self._whole is not None or self._farthest is None:
-            return False
-        number, self.choices = self._farthest
-        self.accepted.add(number)
-        self._settled = len(self.choices)
-        self._farthest = None
-        return True
-
-
-class WatchedMemory:
-    """Passes everything on, and notes what is written: the unit's records.
-
-    Args:
-        memory: what is behind it.
-
-    Attributes:
-        writes: address and data of each write, until somebody clears them.
-    """
-
-    def __init__(self, memory: WritableMemory) -> None:
-        self._memory = memory
-        self.writes: list[tuple[int, bytes]] = []
-        self.read = memory.read
-        self.read_u64 = memory.read_u64
-
-    def write(self, address: int, data: bytes) -> None:
-        """See `WritableMemory`."""
-        self._memory.write(address, data)
-        self.writes.append((address, data))
-
-    def write_u64(self, address: int, value: int) -> None:
-        """See `WritableMemory`."""
-        self.write(address, value.to_bytes(8, "little"))
-
-
-class _Doubt(NamedTuple):
-    """What a read may have brought into a buffer, where more than one outcome was allowed.
-
-    Attributes:
-        offset: into the buffer.
-        data: what may be there, each of the same length; that of the outcome that was taken first.
-    """
-
-    offset: int
-    data: tuple[bytes, ...]
+_MOST_SILENCES = 4  # kinds of faults, known to have no record, of which every combination is tried
 
 
 class Predictor:
-    """Knows the devices' buffers, and has the unit settle what they do.
+    """Has the unit settle what devices do.
 
     Args:
         unit: of the model.
@@ -148,9 +46,10 @@ class Predictor:
         board: that the machine stands on.
         is_known: whether the word of a record at that offset of memory, which differs from the twin's, does so in
             nothing but what is known to.
+        silence: what is known of a fault that has no record; empty where nothing is.
 
     Attributes:
-        silent: requests of the last round that were taken for blocked though they have no record, which they should.
+        contents: of the devices' buffers.
     """
 
     def __init__(
@@ -161,232 +60,251 @@ class Predictor:
         twin: WritableMemory,
         board: Board,
         is_known: Callable[[int], bool] = lambda at: False,
+        silence: Callable[[Request], str] = lambda request: "",
     ) -> None:
+        self.contents = Contents()
         self._unit = unit
         self._is_known = is_known
+        self._silence = silence
         self._granule = unit.granule
+        self._keeps_first_record = unit.keeps_first_record
         self._memory = memory
         self._records = records
         self._twin = UndoMemory(twin)
         self._ram = board.ram
         self._devices = board.devices
-        self._buffers: dict[str, bytearray] = {}
-        self._reads: dict[str, list[Request]] = {}
-        # Of each device the last read of which nothing has shown yet what it read.
-        self._doubts: dict[str, _Doubt] = {}
-        self._doubts_before: dict[str, _Doubt] = {}
+        self._dmas: Sequence[Dma] = ()
+        self._attempt = Attempt()
         self._state: UnitState = None
-        self._counts: list[int] = []
         self._free: list[AnyBytes] = []
-        self._wrong: int | None = None
-        self._choices: list[int] = []
-        self._unrecorded: frozenset[int] = frozenset()
-        self.silent: list[Request] = []
         # Where the writes of a round may have gone.
         self._places: list[tuple[Dma, int, int]] = []
         # Outcomes by the number of the request and all that was chosen before it: a search comes by them often.
-        self._found: dict[tuple[int, tuple[int, ...], Access], Sequence[Outcome]] | None = None
+        self._found: dict[tuple[int, tuple[int, ...], Access | MsiWrite], Sequence[Any]] | None = None
 
-    def begin(self) -> None:
-        """A program begins: devices have in their buffers what they have at first."""
-        self._buffers = {id: bytearray(data) for id, data in _FIRST.items()}
-        self._reads.clear()
-        self._doubts.clear()
-
-    def plugged(self, id: str) -> None:
-        """A device is a new one: there are zeroes in its buffer."""
-        self._buffers[id] = bytearray(BUFFER_BYTES)
-        self._doubts.pop(id, None)
-
-    def last_read(self, id: str) -> Request | None:
-        """Of the last DMA in which a device read, the first request that must be blocked, or else the first."""
-        requests = self._reads.get(id, [])
-        return next((each for each in requests if isinstance(each.outcome, Fault)), next(iter(requests), None))
-
-    def written(self, request: Request) -> bytes:
-        """The data of a request that writes."""
-        offset = request.dma.offset + request.access.iova - request.dma.iova
-        return bytes(self._buffers[request.dma.device][offset : offset + request.access.length])
+    @property
+    def silent(self) -> list[Request]:
+        """Requests of the round that were taken for blocked though they have no record, which they should."""
+        return self._attempt.silent
 
     def predict(self, dmas: Sequence[Dma]) -> list[Request]:
         """What must come of DMAs, in their order; where there is a choice, the outcome that needs no cache."""
+        self._dmas = dmas
         self._state = self._unit.save()
         self._twin.mark()
-        self._doubts_before = dict(self._doubts)
-        self._counts = []
+        self.contents.mark()
         self._places.clear()
-        return self._run(dmas, (), self._counts)
+        return self._do(Attempt()).requests
 
-    def choose(self, dmas: Sequence[Dma], requests: list[Request], fits: Callable[[], bool]) -> list[Request]:
+    def choose(self, fits: Callable[[], bool]) -> list[Request]:
         """Find outcomes with which what was seen agrees; those of `predict` where there are none.
 
         Args:
-            dmas: as for `predict`, which came just before.
-            requests: that it gave.
             fits: whether what was seen agrees with the unit and the twin memory as they are.
         """
         # While `predict` was at work the real memory was not what it is now.
         for free in self._free:
             self._take_over(free)
-        self._choices = []
-        if not self._counts or fits():
-            return requests
-        search = _Search()
+        if not self._attempt.counts or fits():
+            return self._attempt.requests
+        search = Search()
         self._found = {}
         try:
             left = _MOST_CHOICES
             while left > 0:
-                counts: list[int] = []
-                tried = self._again(dmas, search.choices, counts, search.accepted)
-                if self._wrong is None and fits():
-                    return tried
-                if not search.go_on(counts, self._wrong):
+                tried = self._again(Attempt(search.choices, search.accepted))
+                if tried.wrong is None and fits():
+                    return tried.requests
+                if not search.go_on(tried):
                     break
                 # With choices that agree but for what a record says there is little hope of better ones.
                 left = min(left - 1, _MORE_CHOICES) if search.is_whole else left - 1
-            self._choices = search.result
-            return self._again(dmas, self._choices, [])
+            return self._again(Attempt(search.result)).requests
         finally:
             self._found = None
 
-    def find_unrecorded(
-        self, dmas: Sequence[Dma], requests: list[Request], fits: Callable[[], bool]
-    ) -> tuple[list[Request], list[Request]]:
+    def find_unrecorded(self, fits: Callable[[], bool]) -> tuple[list[Request], list[Request]]:
         """Where nothing fits: whether it would, had hardware not recorded some of the faults.
 
         Only for a unit that keeps the first record: there another takes the place of one that is missing.
 
         Args:
-            dmas, requests, fits: as for `choose`, which came just before.
+            fits: as for `choose`, which came just before.
 
         Returns:
             Requests as they are then, and those of them whose faults have no record; as they were, and none, where
             that is no answer either.
         """
-        faults = [number for number, request in enumerate(requests) if _is_recorded(request.outcome)]
-        for count in range(len(faults) + 1):
-            # The record is that of the next one; whether there were others besides tells how many more there are not.
-            for missing in (faults[:count], faults[:count] + faults[count + 1 :]):
-                if self._without(dmas, missing, fits) is not None:
-                    missing = self._necessary(dmas, missing, fits)
-                    tried = self._without(dmas, missing, fits) or []
-                    return tried, [tried[number] for number in missing if number < len(tried)]
-        return self._again(dmas, self._choices, []), []
+        requests = self._attempt.requests
+        kinds = self._kinds_of_silence(requests)
 
-    def _necessary(self, dmas: Sequence[Dma], missing: list[int], fits: Callable[[], bool]) -> list[int]:
-        """Those of the faults without a record that a unit would have recorded: of one device it may take the first."""
-        for number in tuple(missing):
-            fewer = [each for each in missing if each != number]
-            if self._without(dmas, fewer, fits) is not None:
-                missing = fewer
-        return missing
+        def fits_without(missing: Sequence[int]) -> bool:
+            self._record_again(requests, missing)
+            return fits()
 
-    def _without(self, dmas: Sequence[Dma], missing: list[int], fits: Callable[[], bool]) -> list[Request] | None:
-        """The requests, where faults of those with these numbers are not recorded; None where that does not fit."""
-        self._unrecorded = frozenset(missing)
-        tried = self._again(dmas, self._choices, [])
-        self._unrecorded = frozenset()
-        return tried if fits() else None
+        found = next(filter(fits_without, chain(_known_silences(kinds), _next_silences(requests))), ())
+        # Of one device hardware may take the first alone: of the others it has no record either way.
+        known = [number for numbers in kinds.values() for number in numbers]
+        for part in (*kinds.values(), *([number] for number in found if number not in known)):
+            fewer = [number for number in found if number not in part]
+            if len(fewer) < len(found) and fits_without(fewer):
+                found = fewer
+        requests = self._record_again(requests, found)
+        return requests, [requests[number] for number in found]
 
-    def _again(
-        self, dmas: Sequence[Dma], choices: Sequence[int], counts: list[int], accepted: set[int] | None = None
-    ) -> list[Request]:
+    def _kinds_of_silence(self, requests: Sequence[Request]) -> dict[str, list[int]]:
+        """What is known of faults without records, with the numbers of requests that it may be true of."""
+        kinds: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            if request.is_recorded and (kind := self._silence(request)):
+                kinds.setdefault(kind, []).append(number)
+        return kinds
+
+    def _record_again(self, requests: Sequence[Request], missing: Sequence[int]) -> list[Request]:
+        """Have the round recorded once more, but for the faults of requests with these numbers."""
+        self._unit.restore(self._state)
+        again = [
+            request._replace(outcome=_without_record(request.outcome))
+            if number in missing and isinstance(request.outcome, Fault)
+            else request
+            for number, request in enumerate(requests)
+        ]
+        for request in again:
+            self._settle(request)
+        return again
+
+    def _again(self, attempt: Attempt) -> Attempt:
+        """Do the round once more, in another way."""
         self._twin.rollback()
         self._unit.restore(self._state)
-        self._doubts = dict(self._doubts_before)
-        return self._run(dmas, choices, counts, accepted)
+        self.contents.rollback()
+        return self._do(attempt)
 
-    def _run(
-        self, dmas: Sequence[Dma], choices: Sequence[int], counts: list[int], accepted: set[int] | None = None
-    ) -> list[Request]:
-        """Do them.
-
-        Args:
-            dmas: in their order.
-            choices: which outcome each request has that has more than one; the first where none is said.
-            counts: how many outcomes each of those has is appended here.
-            accepted: stop where the real memory shows that a choice was another one, but for requests with these
-                numbers; None to do them all. `_wrong` is the number of the one that was stopped at.
-        """
-        requests: list[Request] = []
-        self.silent = []
-        self._wrong = None
+    def _do(self, attempt: Attempt) -> Attempt:
+        """Do the round, until something is wrong."""
+        self._attempt = attempt
         self._free.clear()
-        for dma in dmas:
-            entry = device(dma.device)
-            assert entry is not None
-            requester, kind = entry.requester, dma.kind
-            at, end = dma.iova, dma.iova + dma.length
-            doubted = False
-            page, page_choice = -1, 0  # of the last piece with more than one outcome; those that follow go the same way
-            if kind is AccessKind.READ:
-                self._reads[dma.device] = []
-                self._doubts.pop(dma.device, None)
-            else:
-                doubted = self._decide(dma, choices, counts)
-            silent: list[Fault] = []
-            while at < end:
-                length = min(end - at, self._granule - at % self._granule)
-                access = Access(requester=requester, iova=at, length=length, kind=kind)
-                outcomes = self._outcomes(access, len(requests), choices, counts)
-                if self._found is None and kind is AccessKind.WRITE:
-                    self._places += [(dma, each.address, length) for each in outcomes if not isinstance(each, Fault)]
-                if self._unit.keeps_first_record and len(outcomes) > 1:
-                    recorded = [each for each in outcomes if isinstance(each, Fault) and each.record is not None]
-                    silent = [replace(each, record=None) for each in recorded]
-                    outcomes = (*outcomes, *silent)
-                choice = 0
-                if len(outcomes) > 1 and at // self._granule == page:
-                    choice = min(page_choice, len(outcomes) - 1)
-                elif len(outcomes) > 1:
-                    if len(counts) < len(choices):
-                        choice = min(choices[len(counts)], len(outcomes) - 1)
-                    counts.append(len(outcomes))
-                    page, page_choice = at // self._granule, choice
-                outcome = outcomes[choice]
-                if isinstance(outcome, Fault):
-                    length = blocked_length(at, length)
-                    if length != access.length:
-                        access = Access(requester=requester, iova=at, length=length, kind=kind)
-                        outcome = next(
-                            (each for each in self._unit.outcomes(access) if isinstance(each, Fault)), outcome
-                        )
-                if len(requests) in self._unrecorded and isinstance(outcome, Fault):
-                    outcome = replace(outcome, record=None)
-                self._records.writes.clear()
-                for write in self._unit.settle(access, outcome):
-                    if isinstance(write, AnyBytes):
-                        self._free.append(write)
-                        self._take_over(write)
-                    elif self._memory.real_has(write.address - self._ram, write.data):
-                        self._unit.store(write.address, write.data)
-                requests.append(self._move(dma, access, outcome, is_unrecorded=len(requests) in self._unrecorded))
-                if outcome in silent:
-                    self.silent.append(requests[-1])
-                if kind is AccessKind.READ and len(outcomes) > 1:
-                    self._doubt(requests[-1], outcomes)
-                if (
-                    accepted is not None
-                    and len(requests) - 1 not in accepted
-                    and not self._shows(requests[-1], outcomes if doubted or len(outcomes) > 1 else ())
-                ):
-                    self._wrong = len(requests) - 1
-                    return requests
-                at += length
-        return requests
+        for dma in self._dmas:
+            self._dma(dma, attempt)
+            if attempt.wrong is not None:
+                break
+        return attempt
 
-    def _outcomes(
-        self, access: Access, number: int, choices: Sequence[int], counts: Sequence[int]
-    ) -> Sequence[Outcome]:
+    def _dma(self, dma: Dma, attempt: Attempt) -> None:
+        entry = device(dma.device)
+        assert entry is not None
+        requester, kind, granule = entry.requester, dma.kind, self._granule
+        at, end = dma.iova, dma.iova + dma.length
+        is_decided = False
+        if kind is AccessKind.READ:
+            self.contents.begin_read(dma.device)
+        else:
+            is_decided = self.contents.decide(dma, attempt)
+        page, choice = -1, 0  # of the last piece with more than one outcome; those that follow go the same way
+        while at < end and attempt.wrong is None:
+            length = min(end - at, granule - at % granule)
+            access = Access(requester=requester, iova=at, length=length, kind=kind)
+            outcomes = self._outcomes(access, attempt)
+            if self._found is None and kind is AccessKind.WRITE:
+                self._places += [(dma, each.address, length) for each in outcomes if not isinstance(each, Fault)]
+            outcome = outcomes[0]
+            silent = False
+            if len(outcomes) > 1:
+                settled = len(outcomes)
+                if self._keeps_first_record:
+                    outcomes = (*outcomes, *_unrecorded(outcomes))
+                if at // granule != page:
+                    page, choice = at // granule, attempt.choose(len(outcomes))
+                choice = min(choice, len(outcomes) - 1)
+                outcome, silent = outcomes[choice], choice >= settled
+            if isinstance(outcome, Fault) and (part := blocked_length(at, length)) != length:
+                access = Access(requester=requester, iova=at, length=part, kind=kind)
+                outcome = self._of_part(access, outcome)
+            request = self._move(self._meet(Request(dma, access, outcome), attempt))
+            number = len(attempt.requests)
+            attempt.requests.append(request)
+            if silent:
+                attempt.silent.append(request)
+            if kind is AccessKind.READ and len(outcomes) > 1:
+                self.contents.doubt(request, [self._read(request, each) for each in outcomes])
+            if attempt.accepted is not None and number not in attempt.accepted:
+                asked = outcomes if is_decided or len(outcomes) > 1 else ()
+                if not self._shows(request, asked):
+                    attempt.wrong = number
+            at += access.length
+
+    def _outcomes(self, access: Access, attempt: Attempt) -> Sequence[Outcome]:
         """The unit's outcomes of a request; in a search those that were found before, if all went the same way."""
         if self._found is None:
             return self._unit.outcomes(access)
-        made = (*choices[: len(counts)], *(0 for _ in range(len(counts) - len(choices))))
-        key = number, made, access
+        key = len(attempt.requests), tuple(attempt.chosen), access
         found = self._found.get(key)
         if found is None:
             found = self._found[key] = self._unit.outcomes(access)
         return found
+
+    def _interrupts(self, message: MsiWrite, attempt: Attempt) -> Sequence[MsiOutcome]:
+        """The same of an interrupt."""
+        unit = cast(InterruptUnit, self._unit)  # it said that this is an interrupt
+        if self._found is None:
+            return unit.interrupts(message)
+        key = len(attempt.requests), tuple(attempt.chosen), message
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = unit.interrupts(message)
+        return found
+
+    def _of_part(self, access: Access, whole: Fault) -> Fault:
+        """The fault of the part of a request that goes first, where the whole has one."""
+        faults = [each for each in self._unit.outcomes(access) if isinstance(each, Fault)] or [whole]
+        fault = next((each for each in faults if each.code is whole.code), faults[0])
+        return fault if whole.record is not None else _without_record(fault)
+
+    def _meet(self, request: Request, attempt: Attempt) -> Request:
+        """A request comes to the unit; an interrupt is put to it as such."""
+        outcome = request.outcome
+        is_interrupt = isinstance(outcome, Bypassed) and outcome.reason is BypassReason.INTERRUPT_RANGE
+        if is_interrupt and request.dma.kind is AccessKind.WRITE:
+            data = int.from_bytes(self.contents.data(request), "little")
+            message = MsiWrite(requester=request.access.requester, address=request.access.iova, data=data)
+            request = request._replace(outcome=self._interrupts(message, attempt)[0], message=message)
+        self._settle(request)
+        return request
+
+    def _settle(self, request: Request) -> None:
+        """What was chosen of a request comes to pass: the unit writes what it has to."""
+        self._records.writes.clear()
+        if request.message is not None:
+            cast(InterruptUnit, self._unit).settle_interrupt(request.message, cast(MsiOutcome, request.outcome))
+            return
+        for write in self._unit.settle(request.access, cast(Outcome, request.outcome)):
+            if isinstance(write, AnyBytes):
+                self._free.append(write)
+                self._take_over(write)
+            elif self._memory.real_has(write.address - self._ram, write.data):
+                self._unit.store(write.address, write.data)
+
+    def _move(self, request: Request) -> Request:
+        """Move the data of a request, in the twin memory and the device's buffer."""
+        outcome = request.outcome
+        is_read = request.dma.kind is AccessKind.READ
+        if isinstance(outcome, Translated | Bypassed):
+            self._refuse_devices(outcome.address)
+        if is_read:
+            self.contents.take(request, self._read(request, cast(Outcome, outcome)))
+        elif isinstance(outcome, Translated | Bypassed):
+            self._refuse_tables(outcome.address)
+            with suppress(OutsideMemory):  # nothing there takes it
+                self._twin.write(outcome.address, self.contents.data(request))
+                return request._replace(address=outcome.address)
+        return request
+
+    def _read(self, request: Request, outcome: Outcome) -> bytes:
+        """What a request reads, were that its outcome."""
+        if not isinstance(outcome, Fault):
+            with suppress(OutsideMemory):
+                return self._twin.read(outcome.address, request.access.length)
+        return bytes(request.access.length)  # what a read gets from where nothing answers
 
     def _take_over(self, free: AnyBytes) -> None:
         """Have the twin hold what the real memory does, in a part of a record that was just written."""
@@ -397,43 +315,6 @@ class Predictor:
             (address, _replaced(data, free.address - address, seen)) for address, data in self._records.writes
         ]
 
-    def _doubt(self, request: Request, outcomes: Sequence[Outcome]) -> None:
-        """Remember what a read with more than one outcome may have brought."""
-        offset = request.dma.offset + request.access.iova - request.dma.iova
-        length = request.access.length
-        found = [bytes(self._buffers[request.dma.device][offset : offset + length])]
-        for outcome in outcomes:
-            data = bytes(length)
-            if not isinstance(outcome, Fault):
-                with suppress(OutsideMemory):
-                    data = self._twin.read(outcome.address, length)
-            if data not in found:
-                found.append(data)
-        before = self._doubts.get(request.dma.device)
-        if before is not None and before.offset + len(before.data[0]) == offset:
-            # The pieces of a DMA go the same way.
-            whole = (
-                before.data[min(number, len(before.data) - 1)] + found[min(number, len(found) - 1)]
-                for number in range(max(len(before.data), len(found)))
-            )
-            self._doubts[request.dma.device] = _Doubt(before.offset, tuple(whole))
-        elif len(found) > 1:
-            self._doubts[request.dma.device] = _Doubt(offset, tuple(found))
-
-    def _decide(self, dma: Dma, choices: Sequence[int], counts: list[int]) -> bool:
-        """Before a write of what was read with more than one outcome: choose what that was; false for other writes."""
-        doubt = self._doubts.get(dma.device)
-        if doubt is None or not (
-            doubt.offset < dma.offset + dma.length and dma.offset < doubt.offset + len(doubt.data[0])
-        ):
-            return False
-        choice = min(choices[len(counts)], len(doubt.data) - 1) if len(counts) < len(choices) else 0
-        counts.append(len(doubt.data))
-        data = doubt.data[choice]
-        self._buffers[dma.device][doubt.offset : doubt.offset + len(data)] = data
-        self._doubts[dma.device] = _Doubt(doubt.offset, (data, *(each for each in doubt.data if each != data)))
-        return True
-
     def _shows(self, request: Request, outcomes: Sequence[Outcome]) -> bool:
         """Whether the real memory has what a request leads to; only of one with a choice that is asked of its data."""
         # Of a record only its head: what else differs is for the comparison to say.
@@ -442,7 +323,7 @@ class Predictor:
             return False
         if not outcomes or request.dma.kind is not AccessKind.WRITE:
             return True
-        data = self.written(request)
+        data = self.contents.data(request)
         at = request.address
         if at is not None:
             # Another DMA of the round may have written there since.
@@ -453,34 +334,6 @@ class Predictor:
         places = (each.address - self._ram for each in outcomes if not isinstance(each, Fault))
         # What was there before tells nothing.
         return not any(self._memory.real_has(at, data) and not self._memory.twin_has(at, data) for at in places)
-
-    def _move(self, dma: Dma, access: Access, outcome: Outcome, *, is_unrecorded: bool) -> Request:
-        """Move the data of one request, in the twin memory and the device's buffer."""
-        request = Request(dma, access, outcome, None)
-        if dma.kind is AccessKind.WRITE:
-            if isinstance(outcome, Fault):
-                return request
-            if isinstance(outcome, Bypassed) and outcome.reason is BypassReason.INTERRUPT_RANGE:
-                return request._replace(outcome=self._interrupt(request, is_unrecorded=is_unrecorded))
-            self._refuse_devices(outcome.address)
-            self._refuse_tables(outcome.address)
-            try:
-                self._twin.write(outcome.address, self.written(request))
-            except OutsideMemory:
-                return request  # nothing there takes it
-            return request._replace(address=outcome.address)
-        data = bytes(access.length)  # what a read gets from where nothing answers
-        if not isinstance(outcome, Fault):
-            self._refuse_devices(outcome.address)
-            try:
-                data = self._twin.read(outcome.address, access.length)
-                request = request._replace(address=outcome.address)
-            except OutsideMemory:
-                pass
-        offset = dma.offset + access.iova - dma.iova
-        self._buffers[dma.device][offset : offset + access.length] = data
-        self._reads[dma.device].append(request)
-        return request
 
     def _refuse_devices(self, address: int) -> None:
         """What a DMA does to registers of the board nobody knows.
@@ -500,20 +353,36 @@ class Predictor:
         if QUEUES.start <= address - self._ram < TABLES.stop:
             raise NotModelled("a DMA writes over tables or queues")
 
-    def _interrupt(self, request: Request, *, is_unrecorded: bool) -> MsiOutcome:
-        """A write to the interrupt range: what the unit makes of it; and the hardware records no fault of it."""
-        unit = cast(InterruptUnit, self._unit)  # it said that this is an interrupt
-        data = int.from_bytes(self.written(request), "little")
-        message = MsiWrite(requester=request.access.requester, address=request.access.iova, data=data)
-        outcome = unit.interrupts(message)[0]
-        if is_unrecorded and isinstance(outcome, Fault):
-            outcome = replace(outcome, record=None)
-        unit.settle_interrupt(message, outcome)
-        return outcome
+
+def _known_silences(kinds: Mapping[str, list[int]]) -> Iterator[list[int]]:
+    """Numbers of requests whose faults may have no record, by what is known: fewer kinds first."""
+    numbers = list(kinds.values())[:_MOST_SILENCES]
+    for count in range(1, len(numbers) + 1):
+        for some in combinations(numbers, count):
+            yield [number for kind in some for number in kind]
 
 
-def _is_recorded(outcome: Outcome | MsiOutcome) -> bool:
-    return isinstance(outcome, Fault) and outcome.record is not None
+def _next_silences(requests: Sequence[Request]) -> Iterator[list[int]]:
+    """Numbers of requests whose faults may have no record, where the one that has is any of them.
+
+    What is recorded is the next one; whether there were others besides tells how many more are missing.
+    """
+    faults = [number for number, request in enumerate(requests) if request.is_recorded]
+    for count in range(len(faults) + 1):
+        yield faults[:count]
+        yield faults[:count] + faults[count + 1 :]
+
+
+def _unrecorded(outcomes: Sequence[Outcome]) -> Iterator[Outcome]:
+    """The faults that must be recorded, without their records."""
+    for outcome in outcomes:
+        if isinstance(outcome, Fault) and outcome.record is not None:
+            yield _without_record(outcome)
+
+
+def _without_record(fault: Fault) -> Fault:
+    unrecorded: Fault = replace(fault, record=None)
+    return unrecorded
 
 
 def _replaced(data: bytes, at: int, part: bytes) -> bytes:

@@ -21,9 +21,10 @@ from harness.conform.ending import ending
 from harness.conform.evidence import Evidence
 from harness.conform.layout import DEVICES, DmaDevice, device
 from harness.conform.machine import ConformMachine
-from harness.conform.memory import TwinMemory
-from harness.conform.prediction import Predictor, Request, WatchedMemory
+from harness.conform.memory import TwinMemory, WatchedMemory
+from harness.conform.prediction import Predictor
 from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store, Unplug, Write
+from harness.conform.request import Request
 from harness.conform.target import Bound, Target
 from harness.errors import SpecError, VmmCrashed, VmmDied, VmmError, VmmTimeout
 from harness.model.access import Bypassed, Fault, Outcome, Translated
@@ -115,9 +116,12 @@ class Runner:
         records = WatchedMemory(twin)
         self.bound: Bound = target.bind(machine, records, coverage)
         self._unit = self.bound.unit
-        self._predictor = Predictor(self._unit, self._memory, records, twin, machine.board, self._is_known_record)
+        self._predictor = Predictor(
+            self._unit, self._memory, records, twin, machine.board, self._is_known_record, self._known_silence
+        )
+        self._contents = self._predictor.contents
         self._comparison = Comparison(
-            target.name, self._unit, self.bound.registers, self._memory, self._ram, self._predictor, self._report
+            target.name, self._unit, self.bound.registers, self._memory, self._ram, self._contents, self._report
         )
         self.evidence = Evidence(self._unit, self.bound.registers, self._is_known_register)
         self._absent: set[DmaDevice] = set()  # that are unplugged
@@ -139,7 +143,7 @@ class Runner:
             for entry in tuple(self._absent):
                 self._plug(entry)
             fill_buffers(self.machine)
-            self._predictor.begin()
+            self._contents.begin()
             self._memory.begin()
             self._unit.reset()
             for number, step in enumerate(program.steps):
@@ -165,7 +169,7 @@ class Runner:
         self._round = _Round()
         self._step = 0
         self._lengths: dict[str, int] = {}  # of each device's last DMA
-        self._predictor.begin()
+        self._contents.begin()
 
     def _reset_board(self) -> None:
         self.machine.reset()
@@ -218,7 +222,7 @@ class Runner:
     def _plug(self, entry: DmaDevice) -> None:
         self._absent.discard(entry)
         self.machine.plug(entry)
-        self._predictor.plugged(entry.id)
+        self._contents.plugged(entry.id)
         self._lengths.pop(entry.id, None)
 
     def _order(self, dma: Dma) -> None:
@@ -247,7 +251,7 @@ class Runner:
         answers = qtest.collect()
         evidence = self._take_evidence(round)
         if round.dmas:
-            requests = self._resolve(round, requests, evidence)
+            requests = self._resolve(evidence)
         self._result.dmas += len(round.dmas)
         for request in requests:
             self._note(request)
@@ -263,13 +267,13 @@ class Runner:
         for (offset, size), seen in zip(self.evidence.places, evidence, strict=False):
             self._comparison.register(self._step, offset, size, self._unit.read(offset, size), seen, requests)
 
-    def _resolve(self, round: _Round, requests: list[Request], evidence: list[int]) -> list[Request]:
+    def _resolve(self, evidence: list[int]) -> list[Request]:
         """Find the outcomes that were seen, where there is a choice; and the faults that should have a record."""
 
         def fits() -> bool:
             return self._fits(evidence)
 
-        requests = self._predictor.choose(round.dmas, requests, fits)
+        requests = self._predictor.choose(fits)
         silent = self._predictor.silent
         complete = not self._unit.keeps_first_record or self.evidence.agrees(evidence)
         if silent:
@@ -278,7 +282,7 @@ class Runner:
         if complete:
             return requests
         wanted = self.evidence.wanted()
-        requests, unrecorded = self._predictor.find_unrecorded(round.dmas, requests, fits)
+        requests, unrecorded = self._predictor.find_unrecorded(fits)
         self._comparison.unrecorded(self._step, unrecorded, self.evidence.probe(wanted, evidence))
         return requests
 
@@ -323,6 +327,10 @@ class Runner:
 
     def _is_known_record(self, at: int) -> bool:
         return self._carries_on(self._comparison.record_signature(at))
+
+    def _known_silence(self, request: Request) -> str:
+        signature = self._comparison.unrecorded_signature(request)
+        return signature if self._carries_on(signature) else ""
 
     def _note(self, request: Request) -> None:
         outcome: Outcome | MsiOutcome = request.outcome

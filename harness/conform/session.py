@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +21,8 @@ from harness.model.unit import Coverage
 from harness.vmm.qemu.capabilities import Capabilities
 
 __all__ = ["Session", "clock_of"]
+
+_SIGNATURES = 4096  # that are remembered
 
 
 def clock_of(capabilities: Capabilities) -> Clock:
@@ -57,7 +61,7 @@ class Session:
         self.clock = clock_of(capabilities)
         self._target = target
         self._build = build
-        self._known = known
+        self._carries_on = lru_cache(maxsize=_SIGNATURES)(partial(_carries_on, known))
         self.coverage = coverage
         self._machine: ConformMachine | None = None
         self._runner: Runner | None = None
@@ -131,10 +135,12 @@ class Session:
     ) -> None:
         self._end()
 
-    def _carries_on(self, signature: str) -> bool:
-        return any(entry.carries_on and entry.describes(signature) for entry in self._known)
-
     def _end(self) -> None:
         if self._machine is not None:
             self._machine.__exit__(None, None, None)
         self._runner = self._machine = None
+
+
+def _carries_on(known: Sequence[Known], signature: str) -> bool:
+    """Whether a program goes on after a divergence with that signature."""
+    return any(entry.carries_on and entry.describes(signature) for entry in known)

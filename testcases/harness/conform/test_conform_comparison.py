@@ -9,8 +9,8 @@ import pytest
 
 from harness.conform.comparison import Comparison
 from harness.conform.divergence import Divergence
-from harness.conform.prediction import Request
 from harness.conform.program import Dma
+from harness.conform.request import Request
 from harness.model.access import Access, AccessKind, Fault, Outcome, Permissions, Translated
 from harness.model.explanation import Explanation, Step
 from harness.model.smmuv3.events import Smmuv3Event, Smmuv3EventType, event_layout
@@ -73,8 +73,8 @@ def _signatures(blocked: list[int], translated: list[int], recorded: list[int]) 
     found: list[Divergence] = []
     anything: Any = unit
     copies: Any = memory
-    predictor: Any = None
-    Comparison("t", anything, 0, copies, 0, predictor, found.append).memory(0, requests)
+    contents: Any = None
+    Comparison("t", anything, 0, copies, 0, contents, found.append).memory(0, requests)
     return [each.signature for each in found]
 
 
@@ -103,6 +103,6 @@ def test_a_record_of_the_right_request_is_compared_field_by_field() -> None:
     found: list[Divergence] = []
     anything: Any = unit
     copies: Any = memory
-    predictor: Any = None
-    Comparison("t", anything, 0, copies, 0, predictor, found.append).memory(0, [request])
+    contents: Any = None
+    Comparison("t", anything, 0, copies, 0, contents, found.append).memory(0, [request])
     assert [each.signature for each in found] == ["t: memory: F_PERMISSION (AP): RNW is 0x1 for 0x0"]
