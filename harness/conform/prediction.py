@@ -26,6 +26,7 @@ from harness.model.engine import MsiOutcome, MsiWrite, NotModelled
 from harness.model.memory import OutsideMemory, WritableMemory
 from harness.model.undo import UndoMemory
 from harness.model.unit import AnyBytes, InterruptUnit, Unit, UnitState
+from harness.model.x86_message import is_interrupt_address
 
 __all__ = ["Predictor"]
 
@@ -68,6 +69,7 @@ class Predictor:
         self._silence = silence
         self._granule = unit.granule
         self._keeps_first_record = unit.keeps_first_record
+        self._records_pages = unit.records_pages
         self._memory = memory
         self._records = records
         self._twin = UndoMemory(twin)
@@ -201,10 +203,13 @@ class Predictor:
         else:
             is_decided = self.contents.decide(dma, attempt)
         page, choice = -1, 0  # of the last piece with more than one outcome; those that follow go the same way
+        blocked: Sequence[Outcome] = ()  # in the page of the last piece, where nothing else was allowed
         while at < end and attempt.wrong is None:
             length = min(end - at, granule - at % granule)
             access = Access(requester=requester, iova=at, length=length, kind=kind)
-            outcomes = self._outcomes(access, attempt)
+            if not at % granule:
+                blocked = ()
+            outcomes = blocked or self._outcomes(access, attempt)
             if self._found is None and kind is AccessKind.WRITE:
                 self._places += [(dma, each.address, length) for each in outcomes if not isinstance(each, Fault)]
             outcome = outcomes[0]
@@ -219,7 +224,10 @@ class Predictor:
                 outcome, silent = outcomes[choice], choice >= settled
             if isinstance(outcome, Fault) and (part := blocked_length(at, length)) != length:
                 access = Access(requester=requester, iova=at, length=part, kind=kind)
-                outcome = self._of_part(access, outcome)
+                if not self._records_pages or is_interrupt_address(at):
+                    outcome = self._of_part(access, outcome)
+                elif len(outcomes) == 1:
+                    blocked = outcomes
             request = self._move(self._meet(Request(dma, access, outcome), attempt))
             number = len(attempt.requests)
             attempt.requests.append(request)

@@ -119,6 +119,11 @@ class Unit(Protocol):
         """Whether of many faults the first is recorded, and of the others no more than that there were some."""
         ...
 
+    @property
+    def records_pages(self) -> bool:
+        """Whether records tell the page of a request, not its address: blocked requests to a page have equal faults."""
+        ...
+
     def reset(self) -> None:
         """The machine was reset: registers are as at first, caches are empty; memory stays."""
         ...

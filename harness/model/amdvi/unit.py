@@ -79,12 +79,14 @@ class AmdviUnit:
 
     Attributes:
         evidence: the tail of the event log, and the status register.
-        keeps_first_record: each has a record.
+        keeps_first_record: each has a record,
+        records_pages: with its address.
     """
 
     granule = 4096
     evidence = ((0x2018, 8), (0x2020, 8))
     keeps_first_record = False
+    records_pages = False
 
     def __init__(
         self,

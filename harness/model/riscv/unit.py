@@ -91,12 +91,14 @@ class RiscvIommuUnit:
 
     Attributes:
         evidence: fqt, fqcsr, ipsr.
-        keeps_first_record: each has a record.
+        keeps_first_record: each has a record,
+        records_pages: with its address.
     """
 
     granule = 4096
     evidence = ((52, 4), (76, 4), (84, 4))
     keeps_first_record = False
+    records_pages = False
 
     def __init__(
         self,

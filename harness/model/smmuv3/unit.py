@@ -86,11 +86,13 @@ class Smmuv3Unit:
     Attributes:
         capabilities: what the SMMU can do.
         evidence: the write index of the Event queue with its overflow flag, and the global errors.
-        keeps_first_record: each has a record.
+        keeps_first_record: each has a record,
+        records_pages: with its address.
     """
 
     evidence = ((_EVENTQ_PROD, 4), (_GERROR, 4))
     keeps_first_record = False
+    records_pages = False
 
     def __init__(
         self,

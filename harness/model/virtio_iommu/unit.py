@@ -108,6 +108,11 @@ class VirtioIommuUnit:
         """See `Unit`: each has a record."""
         return False
 
+    @property
+    def records_pages(self) -> bool:
+        """See `Unit`: a report has the address."""
+        return False
+
     def reset(self) -> None:
         """See `Unit`; of all that was configured `bypass` is restored too (5.13.4.2)."""
         self._transport.reset()

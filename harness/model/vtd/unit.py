@@ -74,10 +74,12 @@ class VtdUnit:
         registers: as at first.
         evidence: the fault status register and the fault recording registers.
         keeps_first_record: until software clears it.
+        records_pages: of addresses.
     """
 
     granule = 4096
     keeps_first_record = True
+    records_pages = True
 
     def __init__(
         self,
