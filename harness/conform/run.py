@@ -244,13 +244,13 @@ class Runner:
         if not round.lines:
             return
         qtest = self.machine.qtest
-        if round.dmas and self.machine.uses_clock_steps:
-            round.lines.append(CLOCK_STEP)
-        qtest.post(round.lines)
+        looks = self._looks(round)
+        qtest.post([*round.lines, *looks])
         requests = self._predictor.predict(round.dmas) if round.dmas else []
         answers = qtest.collect()
-        evidence = self._take_evidence(round)
+        evidence: list[int] = []
         if round.dmas:
+            evidence = self._take_evidence(round, looks, answers[len(round.lines) :])
             requests = self._resolve(evidence)
         self._result.dmas += len(round.dmas)
         for request in requests:
@@ -286,19 +286,21 @@ class Runner:
         self._comparison.unrecorded(self._step, unrecorded, self.evidence.probe(wanted, evidence))
         return requests
 
-    def _take_evidence(self, round: _Round) -> list[int]:
-        """What the registers say that tell of faults, once all DMA is done; nothing where there was none."""
+    def _looks(self, round: _Round) -> list[str]:
+        """What is sent behind a round with DMA: wait for it or look whether it is done, and read the evidence."""
         if not round.dmas:
             return []
         machine = self.machine
-        if machine.uses_clock_steps:
-            return [int(answer, 16) for answer in machine.qtest.batch(self.evidence.lines)]
         last = machine.bars[round.dmas[-1].device]
-        while True:
-            done, *answers = machine.qtest.batch([machine.is_done(last), *self.evidence.lines])
-            if not int(done, 16) & 1:
-                return [int(answer, 16) for answer in answers]
-            machine.wait_until_done(last)
+        return [CLOCK_STEP if machine.uses_clock_steps else machine.is_done(last), *self.evidence.lines]
+
+    def _take_evidence(self, round: _Round, looks: list[str], answers: list[str]) -> list[int]:
+        """What the registers say that tell of faults, once all DMA is done."""
+        machine = self.machine
+        while not machine.uses_clock_steps and int(answers[0], 16) & 1:
+            machine.wait_until_done(machine.bars[round.dmas[-1].device])
+            answers = machine.qtest.batch(looks)
+        return [int(answer, 16) for answer in answers[1:]]
 
     def _let_finish_or_break(self) -> None:
         """The same, where the machine may break while it does."""

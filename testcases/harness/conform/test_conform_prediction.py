@@ -1,0 +1,255 @@
+"""A round whose outcomes are not what was expected first: which of them came to pass, and what was not recorded."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import pytest
+
+from harness.conform.board import PC
+from harness.conform.command import RAM_BYTES
+from harness.conform.layout import DEVICES
+from harness.conform.memory import HOT_DATA, TwinMemory, WatchedMemory
+from harness.conform.prediction import Predictor
+from harness.conform.program import Dma
+from harness.conform.request import Request
+from harness.model.access import Access, AccessKind, Fault, FaultRecord, MemoryWrite, Outcome, Permissions, Translated
+from harness.model.engine import NotModelled
+from harness.model.memory import MappedMemory, Region
+from harness.model.unit import UnitState
+
+_DATA = HOT_DATA.start
+_ELSEWHERE = _DATA + 0x8000
+_REQUESTERS = {entry.requester: entry.id for entry in DEVICES}
+
+
+class _Code(IntEnum):
+    RED = 1
+    GREEN = 2
+    BLUE = 3
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a fault leaves: the code, and whose it is."""
+
+    code: _Code
+    requester: int
+
+
+@dataclass
+class _Unit:
+    """A unit whose outcomes a test says, by device. It keeps the first record, and whether other devices had any.
+
+    Attributes:
+        allowed: outcomes of each device's requests.
+        first: the record that is kept.
+        others: whether there were more.
+        asked: how often it was asked for outcomes.
+    """
+
+    allowed: dict[str, list[Outcome]] = field(default_factory=dict)
+    keeps_first_record: bool = True
+    records_pages: bool = False
+    granule: int = 4096
+    first: _Record | None = None
+    others: bool = False
+    asked: int = 0
+
+    def outcomes(self, access: Access) -> Sequence[Outcome]:
+        self.asked += 1
+        return self.allowed[_REQUESTERS[access.requester]]
+
+    def settle(self, access: Access, outcome: Outcome) -> Sequence[MemoryWrite]:
+        if isinstance(outcome, Fault) and isinstance(outcome.record, _Record):
+            self.first = self.first or outcome.record
+            self.others |= self.first.requester != outcome.record.requester
+        return ()
+
+    def save(self) -> UnitState:
+        return self.first, self.others
+
+    def restore(self, state: UnitState) -> None:
+        self.first, self.others = state
+
+    @property
+    def told(self) -> tuple[_Record | None, bool]:
+        """What its registers say."""
+        return self.first, self.others
+
+
+@dataclass
+class _Rig:
+    """A predictor, the unit behind it, and the real memory, in which a test does what hardware is to have done."""
+
+    unit: _Unit
+    memory: TwinMemory
+    predictor: Predictor
+
+    def predict(self, *dmas: Dma) -> list[Request]:
+        return self.predictor.predict(dmas)
+
+    def arrive(self, request: Request, at: int) -> None:
+        """Hardware writes the data of a request there."""
+        data = self.predictor.contents.data(request)
+        self.memory.real[at : at + len(data)] = data
+
+    def fits(self, told: tuple[FaultRecord | None, bool]) -> Callable[[], bool]:
+        """Whether hardware whose registers say that fits."""
+        return lambda: self.unit.told == told and self.memory.agrees()
+
+
+@pytest.fixture
+def rig() -> Iterator[_Rig]:
+    with mmap.mmap(-1, RAM_BYTES) as real:
+        memory = TwinMemory(real)
+        twin = MappedMemory(memory.twin, [Region(PC.ram, RAM_BYTES)])
+        unit = _Unit()
+        anything: Any = unit
+        kinds = {_Code.RED: "red", _Code.GREEN: "green"}
+        predictor = Predictor(
+            anything,
+            memory,
+            WatchedMemory(twin),
+            twin,
+            PC,
+            silence=lambda request: kinds.get(_code(request), ""),
+        )
+        yield _Rig(unit, memory, predictor)
+        del memory, predictor, twin  # they look into the mapping
+
+
+def _code(request: Request) -> _Code:
+    assert isinstance(request.outcome, Fault)
+    assert isinstance(request.outcome.code, _Code)
+    return request.outcome.code
+
+
+def _write(device: str, length: int = 8, at: int = _DATA) -> Dma:
+    return Dma(device, AccessKind.WRITE, at, length, 0x100)
+
+
+def _to(address: int) -> Translated:
+    return Translated(address, 4096, Permissions.READ | Permissions.WRITE)
+
+
+def _fault(device: str, code: _Code = _Code.RED) -> Fault:
+    requester = next(number for number, id in _REQUESTERS.items() if id == device)
+    return Fault(code, requester, _DATA, is_write=True, record=_Record(code, requester))
+
+
+def test_the_outcome_with_which_memory_agrees_is_chosen(rig: _Rig) -> None:
+    rig.unit.allowed = {
+        "edu0": [_to(_DATA), _to(_ELSEWHERE), _to(_ELSEWHERE + 64)],
+        "edu1": [_fault("edu1"), _to(_DATA + 64)],
+    }
+    first, *_ = rig.predict(_write("edu0"), _write("edu1", 4))
+    rig.arrive(first, _ELSEWHERE)
+    requests = rig.predictor.choose(rig.fits((_fault("edu1").record, False)))
+    assert [request.outcome for request in requests] == [_to(_ELSEWHERE), _fault("edu1")]
+    assert not rig.predictor.silent
+
+
+def test_where_nothing_agrees_the_first_outcomes_stand(rig: _Rig) -> None:
+    rig.unit.allowed = {"edu0": [_to(_DATA), _to(_ELSEWHERE)]}
+    first, *_ = rig.predict(_write("edu0"))
+    rig.arrive(first, _ELSEWHERE + 0x1000)
+    (request,) = rig.predictor.choose(rig.fits((None, False)))
+    assert request.outcome == _to(_DATA)
+
+
+def test_a_stale_fault_without_its_record_is_told_as_silent(rig: _Rig) -> None:
+    """A DMA of eight bytes that is blocked goes in two requests: neither has a record."""
+    rig.unit.allowed = {"edu0": [_to(_DATA), _fault("edu0")]}
+    rig.predict(_write("edu0"))
+    requests = rig.predictor.choose(rig.fits((None, False)))
+    assert [request.access.length for request in requests] == [4, 4]
+    assert rig.predictor.silent == requests
+    assert not any(request.is_recorded for request in requests)
+
+
+def test_what_a_read_brought_is_told_by_the_write_behind_it(rig: _Rig) -> None:
+    rig.unit.allowed = {"edu0": [_to(_DATA), _to(_ELSEWHERE)]}
+    rig.memory.real[_ELSEWHERE : _ELSEWHERE + 8] = rig.memory.twin[_ELSEWHERE : _ELSEWHERE + 8] = b"other it"
+    rig.predict(Dma("edu0", AccessKind.READ, _DATA, 8, 0x900))
+    rig.predictor.choose(rig.fits((None, False)))
+    rig.unit.allowed = {"edu0": [_to(_DATA + 0x2000)], "edu1": [_to(_DATA + 0x3000), _to(_DATA + 0x4000)]}
+    write, other = rig.predict(Dma("edu0", AccessKind.WRITE, _DATA + 0x2000, 8, 0x900), _write("edu1"))
+    rig.memory.real[_DATA + 0x2000 : _DATA + 0x2008] = b"other it"
+    rig.arrive(other, _DATA + 0x4000)
+    write, other = rig.predictor.choose(rig.fits((None, False)))
+    assert rig.predictor.contents.data(write) == b"other it"
+    assert other.outcome == _to(_DATA + 0x4000)
+    assert rig.memory.agrees()
+
+
+@pytest.mark.parametrize(
+    ("codes", "told", "missing"),
+    [
+        # One kind is enough: the other was recorded.
+        ([_Code.RED, _Code.GREEN], (_Code.GREEN, False), [0]),
+        ([_Code.GREEN, _Code.RED], (_Code.GREEN, False), [1]),
+        ([_Code.RED, _Code.BLUE, _Code.RED], (_Code.BLUE, False), [0, 2]),
+        # Both are needed.
+        ([_Code.RED, _Code.GREEN, _Code.BLUE], (_Code.BLUE, False), [0, 1]),
+        # What nothing is known of: no more than have to be.
+        ([_Code.BLUE, _Code.RED], (_Code.RED, False), [0]),
+        ([_Code.BLUE, _Code.BLUE], (None, False), [0, 1]),
+    ],
+)
+def test_faults_without_a_record_are_found(
+    rig: _Rig, codes: list[_Code], told: tuple[_Code | None, bool], missing: list[int]
+) -> None:
+    devices = [f"edu{number}" for number in range(len(codes))]
+    faults = [_fault(device, code) for device, code in zip(devices, codes, strict=True)]
+    rig.unit.allowed = {device: [fault] for device, fault in zip(devices, faults, strict=True)}
+    rig.predict(*(_write(device, 4) for device in devices))
+    code, others = told
+    record = next((fault.record for fault in faults if fault.code is code), None)
+    fits = rig.fits((record, others))
+    rig.predictor.choose(fits)
+    requests, unrecorded = rig.predictor.find_unrecorded(fits)
+    assert unrecorded == [requests[number] for number in missing]
+    assert not any(request.is_recorded for request in unrecorded)
+    assert rig.unit.told == (record, others)
+
+
+def test_what_hardware_records_once_either_way_is_not_missing(rig: _Rig) -> None:
+    """The second request of a device changes no register: that it has no record is nothing to tell of."""
+    rig.unit.allowed = {device: [_fault(device, _Code.BLUE)] for device in ("edu0", "edu1")}
+    rig.predict(_write("edu0", 8), _write("edu1", 4))
+    record = _fault("edu0", _Code.BLUE).record
+    requests, unrecorded = rig.predictor.find_unrecorded(rig.fits((record, False)))
+    assert unrecorded == requests[2:]
+
+
+def test_what_explains_nothing_changes_nothing(rig: _Rig) -> None:
+    rig.unit.allowed = {"edu0": [_fault("edu0")]}
+    before = rig.predict(_write("edu0", 4))
+    never: Callable[[], bool] = lambda: False  # noqa: E731
+    rig.predictor.choose(never)
+    assert rig.predictor.find_unrecorded(never) == (before, [])
+    assert rig.unit.told == (_fault("edu0").record, False)
+
+
+@pytest.mark.parametrize(("records_pages", "asked"), [(False, 9), (True, 1)])
+def test_a_blocked_page_is_asked_for_once_where_its_faults_are_alike(
+    rig: _Rig, records_pages: bool, asked: int
+) -> None:
+    rig.unit.records_pages = records_pages
+    rig.unit.allowed = {"edu0": [_fault("edu0")]}
+    anything: Any = rig.unit
+    twin = MappedMemory(rig.memory.twin, [Region(PC.ram, RAM_BYTES)])
+    requests = Predictor(anything, rig.memory, WatchedMemory(twin), twin, PC).predict([_write("edu0", 20)])
+    assert len(requests) == 5
+    assert rig.unit.asked == asked
+
+
+def test_a_device_that_writes_over_tables_is_not_judged(rig: _Rig) -> None:
+    rig.unit.allowed = {"edu0": [_to(0x14_0000)]}
+    with pytest.raises(NotModelled, match="over tables"):
+        rig.predict(_write("edu0"))
