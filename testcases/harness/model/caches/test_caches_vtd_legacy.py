@@ -377,6 +377,16 @@ def test_two_requesters_with_one_domain_and_two_tables_get_each_others_translati
     assert unit.targets(PAGE, RID) == unit.targets(PAGE, OTHER) == {FRAME, THIRD_FRAME}
 
 
+def test_a_requester_that_was_blocked_before_its_table_shares_a_domain_once_it_translates() -> None:
+    unit = Unit()
+    third = 0x0040
+    unit.model.memory.write(*unit.context(third, DOMAIN, unit.second))
+    unit.model.invalidate(contexts() + iotlb())
+    assert unit.targets(1 << 40, third) == {VtdFaultReason.ADDRESS_BEYOND_WIDTH.name}
+    assert unit.targets(PAGE, RID) == {FRAME}
+    assert unit.targets(PAGE, third) == unit.targets(PAGE, RID) == {FRAME, THIRD_FRAME}
+
+
 def test_two_requesters_with_one_domain_and_one_table_are_one() -> None:
     unit = Unit()
     unit.model.memory.write(*unit.context(OTHER, DOMAIN, unit.table))
