@@ -23,13 +23,13 @@ from harness.conform.triage import Known, KnownDivergences, Nature
 from harness.errors import SpecError, Unsupported, VmmError
 from harness.model.unit import Coverage
 
-__all__ = ["Attempt", "write_reports"]
+__all__ = ["Report", "write_reports"]
 
 _BROKEN = frozenset({Kind.CRASH, Kind.HANG})
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class Report:
     """A report that was written, or was not.
 
     Attributes:
@@ -48,7 +48,7 @@ def write_reports(
     root: Path,
     directory: Path,
     progress: Progress = silent,
-) -> Iterator[Attempt]:
+) -> Iterator[Report]:
     """Write `ID.md` and `ID.qtest` for each bug that is expected of a build, and `README.md`, which lists them.
 
     A report that is there of earlier and cannot be written any more is removed.
@@ -83,10 +83,10 @@ def write_reports(
             texts = report_text(found), "".join(f"{line}\n" for line in found.script.commands)
             for path, text in zip(files, texts, strict=True):
                 path.write_text(text, encoding="utf-8")
-            yield Attempt(entry)
+            yield Report(entry)
         else:
             _remove(files)
-            yield Attempt(entry, found)
+            yield Report(entry, found)
     written = [entry for entry in worst_first(known) if (directory / f"{entry.id}.md").is_file()]
     (directory / "README.md").write_text(index_text(written), encoding="utf-8")
 
