@@ -43,6 +43,7 @@ _SOURCES = {
     "arm-smmuv3": "hw/arm/smmuv3.c, hw/arm/smmu-common.c",
     "intel-iommu": "hw/i386/intel_iommu.c",
     "riscv-iommu": "hw/riscv/riscv-iommu.c",
+    "virtio-iommu": "hw/virtio/virtio-iommu.c",
 }
 
 _INLINE = 120  # commands of a script that stand in the report itself

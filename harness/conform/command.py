@@ -34,12 +34,15 @@ class MachineWords:
         iommu: words for the IOMMU, before all devices.
         more: words after them.
         machine: words in the place of the board's own for machine and processor; empty for those.
+        names_devices: whether programs name devices by segment and requester id, in 32-bit words that they store, and
+            the IOMMU's answers depend on whether there are such devices.
     """
 
     board: Board
     iommu: tuple[str, ...]
     more: tuple[str, ...] = ()
     machine: tuple[str, ...] = ()
+    names_devices: bool = False
 
 
 def with_native_hotplug(words: MachineWords, capabilities: Capabilities) -> MachineWords:

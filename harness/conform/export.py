@@ -87,7 +87,7 @@ def qtest_script(
     Raises:
         SpecError: it resets the machine, or plugs devices: no qtest command does that on every board.
     """
-    devices = _devices_of(program)
+    devices = _devices_of(program, by_id=words.names_devices)
     commands = (
         *place(words.board, devices),
         *prepare,
@@ -101,15 +101,26 @@ def qtest_script(
     return QtestScript(line, commands, tuple(probes), clock)
 
 
-def _devices_of(program: Program) -> list[DmaDevice]:
-    """Those that do DMA, and the first function of each one's slot: a root port powers no slot that lacks it."""
+def _devices_of(program: Program, *, by_id: bool) -> list[DmaDevice]:
+    """Those that do DMA, or may be named by their ids, and the first function of each one's slot.
+
+    A root port powers no slot that lacks it.
+    """
     ids = {step.device for step in program.steps if isinstance(step, Dma)}
+    if by_id:
+        words = {word for step in program.steps if isinstance(step, Store) for word in _words(step.data)}
+        ids |= {entry.id for entry in DEVICES if not words.isdisjoint({entry.requester, 1 << 16 | entry.requester})}
     slots = {(entry.address.bus, entry.address.device) for entry in DEVICES if entry.id in ids}
     return [
         entry
         for entry in DEVICES
         if entry.id in ids or (not entry.address.function and (entry.address.bus, entry.address.device) in slots)
     ]
+
+
+def _words(data: bytes) -> Iterator[int]:
+    """The 32-bit words of data."""
+    return (int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4))
 
 
 def _load_buffers(board: Board, devices: Sequence[DmaDevice], program: Program, clock: Clock) -> Iterator[str]:

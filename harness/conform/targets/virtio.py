@@ -86,7 +86,7 @@ class VirtioIommu:
         }
         if self.asks_for_regions:
             options |= _regions(self.regions, one_by_one=capabilities.has_property(_DRIVER, "len-reserved-regions"))
-        return MachineWords(self.board, ("-device", json.dumps(options)), machine=self.machine)
+        return MachineWords(self.board, ("-device", json.dumps(options)), machine=self.machine, names_devices=True)
 
     @property
     def prepare(self) -> tuple[str, ...]:

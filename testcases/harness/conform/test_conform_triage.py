@@ -10,7 +10,7 @@ from harness.conform.divergence import Divergence, Kind, differing_fields
 from harness.conform.page import page
 from harness.conform.program import Program
 from harness.conform.targets.registry import TARGETS, find_target, select
-from harness.conform.triage import KnownDivergences, Nature, named
+from harness.conform.triage import Effect, KnownDivergences, Nature, named
 from harness.errors import SpecError
 from harness.model.bits import Field, Layout
 from harness.model.unit import Place, Readout
@@ -82,6 +82,26 @@ def test_a_wrong_entry_is_refused_with_its_number_and_field(
 def test_two_entries_with_one_id_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="'a' is the id of an earlier one"):
         _load(tmp_path, _ENTRY * 2)
+
+
+@pytest.mark.parametrize(
+    ("signature", "effect"),
+    [
+        ("dma: write with fault NOT_PRESENT arrived", Effect.ISOLATION),
+        ("memory: event log entry: Address differs*", Effect.REPORT),
+        ("memory: tail of MAP: status is 0x0 for 0x4", Effect.REGISTER),
+    ],
+)
+def test_an_entry_s_effect_is_told_by_its_signatures(tmp_path: Path, signature: str, effect: Effect) -> None:
+    (entry,) = _load(tmp_path, _ENTRY.replace("memory: event log entry: Address differs*", signature)).entries
+    assert entry.effect is effect
+
+
+def test_the_page_has_one_table_of_what_is_allowed(tmp_path: Path) -> None:
+    allowed = _ENTRY.replace('"bug"', '"allowed"')
+    other = allowed.replace('id = "a"', 'id = "b"').replace("memory: event log entry", "memory: tail of MAP")
+    text = page(_load(tmp_path, allowed + other))
+    assert text.count("## Allowed: either may be seen") == 1
 
 
 def test_every_listed_divergence_has_its_program_for_a_target_that_it_concerns() -> None:

@@ -8,7 +8,8 @@ from random import Random
 import pytest
 
 from harness.conform.board import PC
-from harness.conform.command import RAM_BYTES
+from harness.conform.command import RAM_BYTES, Clock, MachineWords
+from harness.conform.export import qtest_script
 from harness.conform.layout import DEVICES
 from harness.conform.program import Dma, Program, Read, Reset, Store, Write
 from harness.conform.targets.virtio import VIRTIO_TARGETS
@@ -20,8 +21,9 @@ from harness.model.memory import MappedMemory, Region
 from harness.model.unit import Coverage
 from harness.model.virtio.negotiation import TransportFeatures
 from harness.model.virtio.pci_registers import PciIdentity, PciLayout, QueueIdentity, Structure
-from harness.model.virtio_iommu import Features, RegionKind, ReservedRegion
+from harness.model.virtio_iommu import Attach, Features, RegionKind, ReservedRegion
 from harness.model.virtio_iommu.unit import VirtioIommuUnit
+from harness.model.virtio_iommu.wire import encode_request
 
 _SEEDS = range(6)
 _LAYOUT = PciLayout(
@@ -109,6 +111,22 @@ class TestPrograms:
         wanted = {("command", f"{name} status OK") for name in ("ATTACH", "DETACH", "MAP", "UNMAP", "PROBE")}
         wanted |= {("command", f"{name} status NOENT") for name in ("ATTACH", "DETACH", "MAP", "UNMAP")}
         assert wanted <= unit.coverage.counts.keys()
+
+
+def _machine_of(*steps: Store, names_devices: bool) -> list[str]:
+    """Ids of the devices that the command line of a program's script has."""
+    words = MachineWords(PC, (), names_devices=names_devices)
+    script = qtest_script(Program("virtio-iommu/pc", -1, steps), words, 0, Clock.QTEST, (), binary="qemu")
+    return [word.split(",")[1].removeprefix("id=") for word in script.words if word.startswith("edu,")]
+
+
+@pytest.mark.parametrize("segment", [0, 1])
+def test_a_script_has_the_endpoints_that_its_requests_name(segment: int) -> None:
+    requester = next(entry.requester for entry in DEVICES if entry.id == "edu9")
+    attach = Store(PC.ram, encode_request(Attach(domain=1, endpoint=segment << 16 | requester)))
+    # edu8 is the first function of the slot.
+    assert _machine_of(attach, names_devices=True) == ["edu8", "edu9"]
+    assert _machine_of(attach, names_devices=False) == []
 
 
 def test_what_cannot_be_reached_is_part_of_what_there_is() -> None:
