@@ -34,8 +34,10 @@ _ADDRESS = Address(0, 1)
 _BAR = 0x20  # BAR 4, 64 bits wide: QEMU, hw/virtio/virtio-pci.c
 _REGISTERS = 0x80 * MIB  # from the start of the board's window on
 _ENABLE = 0x0006  # command register: memory space and bus master
-# QEMU, hw/i386/pc.c: on a q35 the range of the local APICs, which no option changes.
+# What a board reserves for its interrupt controller, which no option changes: on a q35 the range of the local APICs
+# (QEMU, hw/i386/pc.c), on a virt with a GICv2 the page of its GICv2m (hw/arm/virt.c).
 _APIC = ReservedRegion(0xFEE0_0000, 0xFEEF_FFFF, RegionKind.MSI)
+_GICV2M = ReservedRegion(0x0802_0000, 0x0802_0FFF, RegionKind.MSI)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +45,11 @@ class VirtioIommu:
     """A virtio-iommu-pci.
 
     Attributes:
-        name: "virtio-iommu/pc" or "virtio-iommu/arm".
+        name: such as "virtio-iommu/pc".
         board: that it stands on.
         machine: words in the place of the board's own for machine and processor; empty for those.
         regions: that are reserved for every endpoint.
-        asks_for_regions: whether the command line has to say them.
+        asks_for_regions: whether the command line has to say them, on a board that has no controller for MSIs.
     """
 
     name: str
@@ -78,6 +80,8 @@ class VirtioIommu:
         if not capabilities.has_property(_DRIVER, "boot-bypass"):
             # The devices' buffers are filled before a driver is there.
             raise Unsupported(f"the {_DRIVER} of QEMU {capabilities.version} lets nothing through after a reset")
+        if self.asks_for_regions and not capabilities.machine_has_property("msi"):
+            raise Unsupported(f"the board of QEMU {capabilities.version} has no PCI Express without MSIs")
         options: dict[str, object] = {
             "driver": _DRIVER,
             "bus": "pcie.0",
@@ -85,7 +89,7 @@ class VirtioIommu:
             "boot-bypass": True,
         }
         if self.asks_for_regions:
-            options |= _regions(self.regions, one_by_one=capabilities.has_property(_DRIVER, "len-reserved-regions"))
+            options["reserved-regions"] = [f"{each.start:#x}:{each.end:#x}:{each.kind:d}" for each in self.regions]
         return MachineWords(self.board, ("-device", json.dumps(options)), machine=self.machine, names_devices=True)
 
     @property
@@ -135,19 +139,16 @@ class VirtioIommu:
         return layout, PciIdentity.read(layout, read, write), space
 
 
-def _regions(regions: tuple[ReservedRegion, ...], *, one_by_one: bool) -> dict[str, object]:
-    """Reserved regions as options: up to QEMU 8.1 an array's length and its elements are properties of their own."""
-    texts = [f"{region.start:#x}:{region.end:#x}:{region.kind:d}" for region in regions]
-    if one_by_one:
-        elements = {f"reserved-regions[{number}]": text for number, text in enumerate(texts)}
-        return {"len-reserved-regions": len(texts), **elements}
-    return {"reserved-regions": texts}
-
-
 VIRTIO_TARGETS = (
     VirtioIommu("virtio-iommu/pc", PC),
     VirtioIommu(
         "virtio-iommu/arm",
+        ARM,
+        ("-machine", "virt,gic-version=2,highmem=off", "-cpu", "cortex-a57"),
+        (_GICV2M,),
+    ),
+    VirtioIommu(
+        "virtio-iommu/arm-regions",
         ARM,
         # Without an ITS the board reserves nothing, and leaves it to the command line.
         ("-machine", "virt,gic-version=3,its=off,highmem=off", "-cpu", "cortex-a57"),

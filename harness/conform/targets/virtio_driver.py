@@ -19,6 +19,7 @@ __all__ = ["Driver", "Message"]
 
 _STARTED = (DeviceStatus.ACKNOWLEDGE, DeviceStatus.DRIVER, DeviceStatus.FEATURES_OK, DeviceStatus.DRIVER_OK)
 _DESCRIPTOR = struct.Struct("<QIHH")
+_MOST_DESCRIPTORS = 256  # that there is room for
 # From the start of memory on: of each queue the descriptors, the available ring and the used ring, whose elements then
 # are words of memory; behind them buffers.
 _RINGS = {
@@ -110,7 +111,7 @@ class Driver:
         self._write("queue_select", 2, EVENT_QUEUE)
         if self._sizes[EVENT_QUEUE]:
             self._write("queue_reset", 2, 1)
-        most = self._identity.queues[EVENT_QUEUE].size
+        most = self._most(EVENT_QUEUE)
         size = random.choice((2, 4, 16)) if random.random() < 0.05 else most
         descriptors, available, _ = self._places(EVENT_QUEUE)
         for number in range(size):
@@ -134,11 +135,15 @@ class Driver:
                 self.read_field("driver_feature", 4)
 
     def _enable_requests(self) -> None:
-        most = self._identity.queues[REQUEST_QUEUE].size
+        most = self._most(REQUEST_QUEUE)
         self._write("queue_select", 2, REQUEST_QUEUE)
         self._available = self._descriptor = 0
         self._set_available()
         self._enable(REQUEST_QUEUE, self._random.choice((most, most, 64, 16, 8)))
+
+    def _most(self, queue: int) -> int:
+        """How many descriptors a queue may have here."""
+        return min(self._identity.queues[queue].size, _MOST_DESCRIPTORS)
 
     def _enable(self, queue: int, size: int) -> None:
         """The selected queue gets its place, and is enabled."""

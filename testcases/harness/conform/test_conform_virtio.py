@@ -143,4 +143,5 @@ def test_there_is_a_target_for_each_board() -> None:
     assert {(target.name, target.arch) for target in VIRTIO_TARGETS} == {
         ("virtio-iommu/pc", "amd64"),
         ("virtio-iommu/arm", "arm64"),
+        ("virtio-iommu/arm-regions", "arm64"),
     }
