@@ -21,19 +21,22 @@ _STARTED = (DeviceStatus.ACKNOWLEDGE, DeviceStatus.DRIVER, DeviceStatus.FEATURES
 _DESCRIPTOR = struct.Struct("<QIHH")
 _MOST_DESCRIPTORS = 256  # that there is room for
 # From the start of memory on: of each queue the descriptors, the available ring and the used ring, whose elements then
-# are words of memory; behind them buffers.
+# are words of memory. Of what differs the first is told: answers to requests stand before reports, which they lead to,
+# and what is in buffers before how many of them were used.
 _RINGS = {
-    REQUEST_QUEUE: tuple(QUEUES.start + at for at in (0x0, 0x1000, 0x2004)),
-    EVENT_QUEUE: tuple(QUEUES.start + at for at in (0x4000, 0x5000, 0x6004)),
+    REQUEST_QUEUE: tuple(QUEUES.start + at for at in (0x0, 0x1000, 0x3_E004)),
+    EVENT_QUEUE: tuple(QUEUES.start + at for at in (0x4000, 0x5000, 0x3_F004)),
 }
-_EVENT_BUFFERS = QUEUES.start + 0x8000
+_MARK = QUEUES.start + 0x8000
+_SLOTS = range(QUEUES.start + 0x1_0000, QUEUES.start + 0x3_C000, 0x400)
+_EVENT_BUFFERS = QUEUES.start + 0x3_C000
 _EVENT_BUFFER_SIZE = 32
 _REPORT_SIZE = 24
-_SLOTS = range(QUEUES.start + 0x1_0000, QUEUES.stop, 0x400)
 # Within a slot: what the device reads, what it writes, and an indirect table.
 _WRITABLE, _TABLE = 0x80, 0x380
 _LONGEST_CHAIN = 5
 _MOST_WAITING = 12
+_FAR_QUEUES = (1023, 1024, 0xFFFF)
 _INDEX_MASK = 0xFFFF
 _CONFIG_READS = (*((at, 4) for at in range(0, 36, 4)), (36, 1))
 
@@ -74,6 +77,7 @@ class Driver:
         self._available = 0
         self._descriptor = 0
         self._slot = 0
+        self._marks = 0
         self._waiting: list[Message] = []
 
     # Setting up.
@@ -94,7 +98,8 @@ class Driver:
                 self.read_field("device_status", 1)
 
     def reset(self) -> None:
-        """Reset the device (2.4)."""
+        """Reset the device (2.4); what it has answered so far is looked at before."""
+        self.settle()
         self.forget()
         self._write("device_status", 1, 0)
         self.read_field("device_status", 1)
@@ -164,7 +169,8 @@ class Driver:
     def submit(self) -> None:
         """Tell the device of the requests that wait, a few at once."""
         while self._waiting:
-            count = self._random.randint(1, min(_MOST_WAITING, len(self._waiting)))
+            most = min(_MOST_WAITING, len(self._waiting))
+            count = self._random.randint(1, most) if self._random.random() < 0.3 else most
             some, self._waiting = self._waiting[:count], self._waiting[count:]
             left = self._sizes[REQUEST_QUEUE]
             for number, message in enumerate(some):
@@ -174,6 +180,11 @@ class Driver:
                 left -= self._put(message)
             self._set_available()
             self._notify(REQUEST_QUEUE)
+
+    def settle(self) -> None:
+        """Store what means nothing, so that answers are looked at before the DMA that follows."""
+        self._marks += 1
+        self._writer.memory.write(self._writer.ram + _MARK, self._marks.to_bytes(8, "little"))
 
     def submit_raw(self, descriptors: Sequence[tuple[int, int, int, int]]) -> None:
         """Make a chain available whose descriptors are said: address, length, flags, and the next one's number."""
@@ -276,10 +287,14 @@ class Driver:
             at, size = random.choice(_CONFIG_READS)
             self._writer.read(self._layout.device.offset + at, size)
 
-    def poke(self) -> None:
-        """Fields of queues, of none, and what cannot be written."""
+    def poke(self, *, far: bool) -> None:
+        """Fields of queues, of none, and what cannot be written.
+
+        Args:
+            far: whether the queue may also be one whose number no device could have.
+        """
         random = self._random
-        self._write("queue_select", 2, random.choice((0, 1, 1, 2)))
+        self._write("queue_select", 2, random.choice((0, 1, 1, 2, *(_FAR_QUEUES if far else ()))))
         for name in random.sample(("queue_size", "queue_enable", "queue_notify_off", "queue_reset"), 2):
             self.read_field(name, 2)
         self.read_field(random.choice(("queue_desc", "queue_driver", "queue_device")), 4)

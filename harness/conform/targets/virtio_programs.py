@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from harness.conform.command import RAM_BYTES
+from harness.conform.edu import PAYLOADS
 from harness.conform.layout import DEVICES, DmaDevice
 from harness.conform.memory import DATA, HOT_DATA
 from harness.conform.program import Program
@@ -12,6 +13,7 @@ from harness.conform.targets.virtio_driver import Driver
 from harness.conform.targets.virtio_requests import Requests
 from harness.conform.traffic import Traffic
 from harness.conform.writer import ProgramWriter
+from harness.model.access import AccessKind
 from harness.model.virtio.negotiation import TransportFeatures
 from harness.model.virtio_iommu.config import Features
 from harness.model.virtio_iommu.engine import VirtioIommuEngine
@@ -23,6 +25,8 @@ __all__ = ["Generation"]
 _ALWAYS = TransportFeatures.VERSION_1 | TransportFeatures.ACCESS_PLATFORM | TransportFeatures.ORDER_PLATFORM
 _WANTED = TransportFeatures.INDIRECT_DESC | TransportFeatures.EVENT_IDX | TransportFeatures.RING_RESET
 _OWN = Features(sum(Features))
+_NOT_ZERO = PAYLOADS[3::4]  # of each word the byte that has the device's number
+_BOARD_END = 1 << 32
 _EVERYTHING = 1 << 63  # bytes from which on a mapping is no mapping
 
 
@@ -51,7 +55,7 @@ class Generation:
         self.requests = Requests(
             random, self.driver, self.engine, pages, ram + DATA.start, ram + RAM_BYTES, is_thorough=self.is_thorough
         )
-        # QEMU goes by two bytes: of the last byte before a mapping it may take that mapping (5.13.6.5).
+        # QEMU goes by two bytes: of the last byte before a mapping it may take that mapping (see `byte_before`).
         self.traffic = Traffic(self.writer, random, self.config.input_range[1].bit_length(), alignment=2)
         messages = {r for regions in self.config.endpoints.values() for r in regions if r.kind is RegionKind.MSI}
         self.message_address = min((region.start for region in messages), default=None)
@@ -63,14 +67,14 @@ class Generation:
         if random.random() < 0.2:
             self.burst()
         self.start()
-        for _ in range(random.randint(9, 15)):
+        for _ in range(random.randint(30, 60)):
             self.burst()
             if random.random() < 0.5:
                 self.driver.look()
             for _ in range(random.randint(0, 6)):
                 self.requests.change()
             self.driver.submit()
-            if random.random() < 0.15:
+            if random.random() < (0.2 if self.is_thorough else 0.06):
                 self.rarely()
         self.driver.look()
         return self.writer.program()
@@ -85,8 +89,12 @@ class Generation:
         if features & Features.BYPASS_CONFIG and random.random() < 0.8:
             self.write_bypass(int(random.random() < 0.2))
         for entry in DEVICES:
-            if random.random() < 0.85:
+            draw = random.random()
+            if draw < 0.98:
                 self.requests.attach(entry.requester)
+            if draw >= 0.85:
+                # QEMU reports others for an endpoint that never was in a domain.
+                self.requests.leave(entry.requester)
         for _ in range(random.randint(10, 40)):
             self.requests.map()
         self.driver.submit()
@@ -131,7 +139,7 @@ class Generation:
             if self.driver.features & Features.BYPASS_CONFIG:
                 self.write_bypass(random.getrandbits(1))
         elif draw < 0.75:
-            self.driver.poke()
+            self.driver.poke(far=self.is_thorough)
         elif draw < 0.9 or not self.is_thorough:
             device = next(entry for entry in DEVICES if entry.can_unplug)
             self.writer.unplug(device.id)
@@ -142,7 +150,7 @@ class Generation:
         else:
             self.requests.malformed()
             self.burst()
-            self.start()
+            self.reset_device()
 
     def reset_device(self) -> None:
         """Reset the device alone; where QEMU keeps its domains, nothing is attached before."""
@@ -150,9 +158,16 @@ class Generation:
             for entry in DEVICES:
                 self.requests.leave(entry.requester)
             self.driver.submit()
+        else:
+            self.find_places()
+            # In bypass mode what lies below may be registers of the board.
+            for id, places in self.traffic.places.items():
+                self.traffic.places[id] = [each for each in places if each[0] > _BOARD_END]
         self.driver.reset()
         self.engine.reset()
-        if self.random.random() < 0.7:
+        if self.is_thorough:
+            self.dma()
+        elif self.random.random() < 0.7:
             self.burst()
         self.start()
 
@@ -164,6 +179,14 @@ class Generation:
         if self.driver.features & TransportFeatures.RING_RESET and random.random() < 0.8:
             self.driver.refill()
         self.find_places()
+        self.dma()
+        if self.is_thorough and random.random() < 0.3:
+            self.byte_before(random.choice(DEVICES))
+
+    def dma(self) -> None:
+        """One DMA of each of many devices, at the places that are known."""
+        random = self.random
+        self.driver.settle()
         for entry in random.sample(DEVICES, random.randint(len(DEVICES) // 2, len(DEVICES))):
             if not (entry.can_unplug and self.unplugged):
                 self.one(entry)
@@ -176,6 +199,13 @@ class Generation:
             self.traffic.message(entry, self.message_address, random.randrange(32, 64))
         else:
             self.traffic.one(entry)
+
+    def byte_before(self, entry: DmaDevice) -> None:
+        """A write of the byte before a mapping: alone, since it may be one of another write's bytes."""
+        places = self.traffic.places[entry.id]
+        if places and (first := self.random.choice(places)[0]):
+            self.driver.settle()
+            self.writer.dma(entry.id, AccessKind.WRITE, first - 1, 1, self.random.choice(_NOT_ZERO))
 
     def find_places(self) -> None:
         """Tell the traffic where each device has pages; one in bypass mode has none, but all of memory."""

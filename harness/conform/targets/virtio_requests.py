@@ -11,7 +11,7 @@ from harness.model.virtio.virtqueue import DescriptorFlags
 from harness.model.virtio_iommu.config import Features
 from harness.model.virtio_iommu.engine import VirtioIommuEngine
 from harness.model.virtio_iommu.requests import Attach, AttachFlags, Detach, Map, MapFlags, Probe, Request, Unmap
-from harness.model.virtio_iommu.wire import TAIL_SIZE, encode_request
+from harness.model.virtio_iommu.wire import HEAD_SIZE, TAIL_SIZE, encode_request
 
 __all__ = ["Requests"]
 
@@ -78,10 +78,10 @@ class Requests:
         """Put an endpoint into a domain, or a bypass domain."""
         random = self._random
         knows_bypass = self._is_thorough or self._driver.features & Features.BYPASS_CONFIG
-        if knows_bypass and random.random() < 0.1:
-            self._submit(Attach(domain=random.choice(_BYPASS_DOMAINS), endpoint=endpoint, flags=AttachFlags.BYPASS))
-        else:
-            self._submit(Attach(domain=random.choice(_DOMAINS), endpoint=endpoint))
+        bypass = bool(knows_bypass and random.random() < 0.1)
+        domain = random.choice(_BYPASS_DOMAINS if bypass else _DOMAINS)
+        if self._is_thorough or not self._is_alone(endpoint, domain):
+            self._submit(Attach(domain=domain, endpoint=endpoint, flags=int(bypass)))
 
     def detach(self) -> None:
         """Take an endpoint out of its domain, for the most part."""
@@ -148,6 +148,8 @@ class Requests:
         readable = encode_request(Probe(endpoint=endpoint))
         if random.random() < 0.3:
             readable = readable[:8] + random.randbytes(64)
+        if self._is_thorough and random.random() < 0.1:
+            room = random.randrange(TAIL_SIZE, room)
         self._put(readable, room + random.choice((0, 0, 8)))
 
     def refused(self) -> None:
@@ -196,6 +198,7 @@ class Requests:
         """Of these QEMU takes some."""
         random = self._random
         page, beyond = self._pages.start, self._engine.config.input_range[1] + 1
+        alone = [each for each in _ENDPOINTS if self._is_alone(each, self._engine.domain_of(each))]
         choices: list[Request] = [
             Attach(domain=domain, endpoint=endpoint | _ALIASED_ENDPOINT),
             Attach(domain=domain, endpoint=endpoint, reserved=1 << random.randrange(32)),
@@ -205,7 +208,14 @@ class Requests:
             Map(domain=domain, virt_start=start + 0x800, virt_end=start + 0xFFF, phys_start=page, flags=3),
             Map(domain=domain, virt_start=start, virt_end=start + 0xFFF, phys_start=page + 0x10, flags=3),
             Map(domain=domain, virt_start=start, virt_end=start + 0x1FFF, phys_start=(1 << 64) - 0x1000, flags=3),
+            Unmap(domain=domain, virt_start=start, virt_end=start + 0xFFF, reserved=1 << random.randrange(32)),
         ]
+        if not self._driver.features & Features.MMIO:
+            choices.append(Map(domain=domain, virt_start=start, virt_end=start + 0xFFF, phys_start=page, flags=7))
+        for each in alone[:1]:
+            home = self._engine.domain_of(each)
+            assert home is not None
+            choices += [Attach(domain=home, endpoint=each, flags=flags) for flags in range(2)]
         if beyond < 1 << 64:
             choices.append(Map(domain=domain, virt_start=beyond, virt_end=beyond + 0xFFF, phys_start=page, flags=3))
         for region in self._engine.config.endpoints[endpoint][:1]:
@@ -227,7 +237,9 @@ class Requests:
             )
         )
         draw = random.random()
-        if draw < 0.5:
+        if self._is_thorough and draw < 0.1:
+            self._unparsable(readable, random.randrange(TAIL_SIZE))
+        elif draw < 0.5:
             self._put(readable[: random.randrange(4, len(readable))], TAIL_SIZE)
         elif draw < 0.7:
             self._put(readable[:1] + random.randbytes(3) + readable[4:], TAIL_SIZE)
@@ -236,7 +248,14 @@ class Requests:
         elif draw < 0.95:
             self._put(bytes([random.choice((0, 6, 0x80, 0xFF))]) + readable[1:], TAIL_SIZE)
         else:
-            self._put(readable[: random.randrange(1, 4)], TAIL_SIZE)
+            self._unparsable(readable[: random.randrange(1, HEAD_SIZE)], TAIL_SIZE)
+
+    def _unparsable(self, readable: bytes, writable: int) -> None:
+        """A request that has no answer: alone, since a device may answer none that follow."""
+        self._driver.submit()
+        self._put(readable, writable)
+        self._driver.submit()
+        self._driver.settle()
 
     # What there is.
 
@@ -246,6 +265,12 @@ class Requests:
         attached = [number for each in _ENDPOINTS if (number := self._engine.domain_of(each)) is not None]
         known = [number for number in attached if number in _DOMAINS]
         return random.choice(known) if known and random.random() < 0.97 else random.choice(_DOMAINS)
+
+    def _is_alone(self, endpoint: int, domain: int | None) -> bool:
+        """Whether a domain has that endpoint and no other."""
+        if domain is None or self._engine.domain_of(endpoint) != domain:
+            return False
+        return all(self._engine.domain_of(each) != domain for each in _ENDPOINTS if each != endpoint)
 
     def _mapped(self, domain: int) -> list[Mapping]:
         """Its mappings."""
@@ -280,7 +305,7 @@ class Requests:
         affected = [each for each in self._mapped(domain) if each.iova <= end and each.iova + each.size > start]
         is_cut = any(each.iova < start or each.iova + each.size - 1 > end for each in affected)
         # 5.13.6.6.2: a device should remove none of them, but may; QEMU removes some.
-        if is_cut and len(affected) > 1:
+        if is_cut and len(affected) > 1 and not self._is_thorough:
             return
         self._submit(Unmap(domain=domain, virt_start=start, virt_end=end))
 

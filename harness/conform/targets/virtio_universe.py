@@ -12,7 +12,6 @@ __all__ = ["UNREACHABLE", "universe"]
 
 UNREACHABLE = {
     ("fault", FaultReason.UNKNOWN.name): "every device here is an endpoint of the IOMMU, and none has a PASID",
-    ("command", "PROBE status INVAL"): "where the status of a PROBE with too little room goes is not said",
 }
 """What no program reaches, with the reason."""
 
@@ -43,7 +42,7 @@ def universe(identity: PciIdentity) -> frozenset[tuple[str, str]]:
     found |= {("command", f"{type} status {status}") for type, all in _STATUSES.items() for status in all}
     found |= {("command", f"{type} cut off") for type in _STATUSES}
     found |= {("command", name) for name in ("ATTACH bypass", "MAP read", "MAP write", "MAP read write")}
-    found.add(("command", "request of no type"))
+    found |= {("command", name) for name in ("request of no type", "request without a head")}
     found |= {("register", name) for name in (*_WRITTEN, *_RINGS, "device_status.reset")}
     found |= {("register", f"device_status.{bit.name}") for bit in _DRIVER_BITS}
     found |= {("register", f"Queue Notify {number}") for number in range(len(identity.queues))}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.model.virtio_iommu.config import VirtioIommuConfig
+from harness.model.virtio_iommu.engine import VirtioIommuEngine
 from harness.model.virtio_iommu.requests import Attach, AttachFlags, Detach, Map, MapFlags, Probe, Request, Unmap
-from harness.model.virtio_iommu.wire import TYPES, decode_request, request_type
+from harness.model.virtio_iommu.wire import HEAD_SIZE, TYPES, decode_request, request_type
 
 __all__ = ["describe"]
 
@@ -15,20 +16,22 @@ _REQUESTER = 0xFFFF  # of a PCI endpoint's id; above it is the segment
 _KNOWN_MAP_FLAGS = sum(MapFlags)
 
 
-def describe(readable: bytes, config: VirtioIommuConfig) -> str:
+def describe(readable: bytes, engine: VirtioIommuEngine) -> str:
     """The name of a request that stands in device-readable bytes.
 
     Args:
         readable: those bytes.
-        config: of the device.
+        engine: of the device, as it is when the request has been taken.
 
     Returns:
         Such as "MAP read write", "ATTACH, reserved" or "request of no type": the same for all of a kind.
     """
     request = decode_request(readable)
     if request is not None:
-        flags, special = _flags(request), tuple(_special(request, config))
+        flags, special = _flags(request), tuple(_special(request, engine))
         return ", ".join((" ".join((TYPES[request.__class__].name, *flags)), *special))
+    if len(readable) < HEAD_SIZE:
+        return "request without a head"
     type = request_type(readable)
     return "request of no type" if type is None else f"{type.name} cut off"
 
@@ -47,11 +50,14 @@ def _flags(request: Request) -> Iterator[str]:
         yield str(flag.name).lower()
 
 
-def _special(request: Request, config: VirtioIommuConfig) -> Iterator[str]:
+def _special(request: Request, engine: VirtioIommuEngine) -> Iterator[str]:
     """What a driver does not do, or seldom does."""
+    config = engine.config
     match request:
-        case Attach(endpoint=endpoint, flags=flags, reserved=reserved):
+        case Attach(domain=domain, endpoint=endpoint, flags=flags, reserved=reserved):
             yield from _endpoint(endpoint, config)
+            if engine.is_renewed(endpoint, domain):
+                yield "again the only endpoint"
             if flags & ~int(AttachFlags.BYPASS):
                 yield "unknown flags"
             if reserved:
@@ -60,7 +66,9 @@ def _special(request: Request, config: VirtioIommuConfig) -> Iterator[str]:
             yield from _endpoint(endpoint, config)
             if reserved:
                 yield "reserved"
-        case Map(virt_start=start, virt_end=end, phys_start=phys, flags=flags):
+        case Map(domain=domain, virt_start=start, virt_end=end, phys_start=phys, flags=flags):
+            if engine.is_kept(domain, start, end):
+                yield "over what an UNMAP kept"
             if flags & ~_KNOWN_MAP_FLAGS:
                 yield "unknown flags"
             if (start | phys | (end + 1)) % config.granule:

@@ -98,6 +98,7 @@ class VirtioIommuDevice:
 
     Attributes:
         engine: what requests mean.
+        gave_back: whether a buffer of those that were served last went back unwritten.
     """
 
     def __init__(
@@ -111,6 +112,8 @@ class VirtioIommuDevice:
         self.engine = VirtioIommuEngine(VirtioIommuConfig.decode(space, endpoints, features, Features(0)))
         self._coverage = coverage
         self._accepted = Features(0)
+        self.gave_back = False
+        self._served: dict[int, str] = {}  # what requests were, by the heads of their chains
 
     def reset(self) -> None:
         """See `VirtioDevice`."""
@@ -128,10 +131,13 @@ class VirtioIommuDevice:
         """See `VirtioDevice`. Buffers of the event queue stay there until there is something to report."""
         if number != REQUEST_QUEUE:
             return
+        self.gave_back = False
         while (chain := queue.take()) is not None:
             readable = queue.gather(chain, LONGEST_REQUEST)
             answer = self.engine.submit_bytes(readable, chain.writable_size)
-            self._note(describe(readable, self.engine.config), answer, chain)
+            self.gave_back = self.gave_back or not answer
+            self._served[chain.head] = name = describe(readable, self.engine)
+            self._note(name, answer, chain)
             queue.put(chain, answer)
 
     def report(self, record: VirtioIommuFaultRecord, queue: SplitQueue) -> tuple[AnyBytes, ...]:
@@ -191,20 +197,21 @@ class VirtioIommuDevice:
                 at += element.length
         return None
 
-    def request_at(self, head: int, queue: SplitQueue) -> str:
-        """What the request is whose chain begins with a descriptor; empty where it is none."""
-        readable = next((queue.gather(each, LONGEST_REQUEST) for each in queue.chains() if each.head == head), b"")
-        return describe(readable, self.engine.config) if readable else ""
+    def request_at(self, head: int) -> str:
+        """What the request was that was served last of a chain with that head; empty where there was none."""
+        return self._served.get(head, "")
 
     def _part_at(self, at: int, address: int, chain: Chain, number: int, queue: SplitQueue) -> Place | None:
         """The part of a buffer that its writable byte number `at`, which lies at `address`, belongs to."""
         if number == EVENT_QUEUE:
-            return Place("virtio_iommu_fault", address - at, _FAULT_SIZE, _FAULT) if at < _FAULT_SIZE else None
+            place = Place("virtio_iommu_fault", address - at, _FAULT_SIZE, _FAULT, source="endpoint")
+            return place if at < _FAULT_SIZE else None
         readable = queue.gather(chain, LONGEST_REQUEST)
         tail = self.engine.config.probe_size if request_type(readable) is RequestType.PROBE else 0
         if at < tail:
-            return Place("properties", address - at, tail)
-        name = describe(readable, self.engine.config)
+            room = "" if chain.writable_size >= tail + TAIL_SIZE else ", without room for all"
+            return Place(f"properties{room}", address - at, min(tail, chain.writable_size))
+        name = self.request_at(chain.head) or describe(readable, self.engine)
         return Place(f"tail of {name}", address - at + tail, TAIL_SIZE, _TAIL) if at < tail + TAIL_SIZE else None
 
     def _note(self, name: str, answer: bytes, chain: Chain) -> None:

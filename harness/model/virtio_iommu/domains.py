@@ -4,8 +4,9 @@ Where the specification leaves the device a choice, this is the one taken:
 
 - An endpoint whose reserved regions overlap a mapping of the domain is refused with UNSUPP, as one whose properties are
   not compatible (5.13.6.3.2). Whether endpoints share domains, and move between them, is the configuration's to say.
-- An ATTACH to a domain outside of `domain_range` gets RANGE; one that repeats an attachment changes nothing; one that
-  is refused leaves the endpoint where it was.
+- An ATTACH to a domain outside of `domain_range` gets RANGE; one that repeats an attachment changes nothing. One that
+  moves an endpoint is a DETACH and an ATTACH (5.13.6.3.2): where the new domain refuses the endpoint, it is left
+  without one. Whatever else is wrong with the request leaves it where it was.
 - A DETACH from a domain that does not exist or does not hold the endpoint gets INVAL (5.13.6.4.2 allows it).
 - A MAP beyond `input_range` gets RANGE, one that overlaps a reserved region of an endpoint in the domain INVAL, one
   whose physical range runs over the end of the address space FAULT, an empty one (end before start) INVAL. One of a
@@ -33,11 +34,21 @@ _MMIO = int(MapFlags.MMIO)
 
 @dataclass(slots=True)
 class Domain:
-    """A domain: whether it is a bypass domain, who is attached, what is mapped."""
+    """A domain.
+
+    Attributes:
+        bypass: whether it is a bypass domain.
+        endpoints: that are attached.
+        ranges: that are mapped.
+        kept: first addresses of mappings that an UNMAP has left there because it would have split another one.
+        renewed: whether its only endpoint was to be attached again.
+    """
 
     bypass: bool
     endpoints: set[int] = field(default_factory=set)
     ranges: RangeMap = field(default_factory=RangeMap)
+    kept: set[int] = field(default_factory=set)
+    renewed: bool = False
 
 
 class Domains:
@@ -71,23 +82,39 @@ class Domains:
             return Status.RANGE
         bypass = bool(request.flags & AttachFlags.BYPASS)
         domain = self.by_number.get(request.domain)
-        if domain is not None and request.endpoint not in domain.endpoints and not self._config.shares_domains:
-            return Status.UNSUPP
-        if domain is not None and domain.bypass is not bypass:
-            return Status.INVAL
         if domain is not None and request.endpoint in domain.endpoints:
-            return Status.OK
+            return self._attach_again(domain, bypass=bypass)
+        if domain is not None and not self._config.shares_domains:
+            return Status.UNSUPP
         if request.endpoint in self.attached and not self._config.moves_endpoints:
             return Status.UNSUPP
-        if domain is not None and any(domain.ranges.overlapping(region.start, region.end) for region in regions):
-            return Status.UNSUPP
-        # An endpoint that is attached elsewhere is detached first.
         self._leave(request.endpoint)
         if domain is None:
             domain = self.by_number[request.domain] = Domain(bypass)
+        if domain.bypass is not bypass:
+            return Status.INVAL
+        if any(domain.ranges.overlapping(region.start, region.end) for region in regions):
+            return Status.UNSUPP
         domain.endpoints.add(request.endpoint)
         self.attached[request.endpoint] = request.domain
         return Status.OK
+
+    def is_renewed(self, endpoint: int, number: int) -> bool:
+        """Whether that endpoint, the only one of a domain, was to be attached to it again."""
+        domain = self.by_number.get(number)
+        return domain is not None and domain.renewed and domain.endpoints == {endpoint}
+
+    def is_kept(self, number: int, start: int, end: int) -> bool:
+        """Whether a range overlaps a mapping in `Domain.kept`."""
+        domain = self.by_number.get(number)
+        return domain is not None and any(
+            mapped.virt_start in domain.kept for mapped in domain.ranges.overlapping(start, end)
+        )
+
+    def _attach_again(self, domain: Domain, *, bypass: bool) -> Status:
+        """Put an endpoint into the domain that it is in."""
+        domain.renewed = domain.renewed or len(domain.endpoints) == 1
+        return Status.OK if domain.bypass is bypass else Status.INVAL
 
     # 5.13.6.4.2, device requirements: DETACH request. The reserved field is ignored.
     def detach(self, request: Detach) -> Status:
@@ -153,7 +180,9 @@ class Domains:
         affected = domain.ranges.overlapping(request.virt_start, request.virt_end)
         # Only the first and the last can reach beyond the range; then nothing at all is removed.
         if affected and (affected[0].virt_start < request.virt_start or affected[-1].virt_end > request.virt_end):
+            domain.kept.update(mapped.virt_start for mapped in affected)
             return Status.RANGE
         for mapped in affected:
             domain.ranges.remove(mapped)
+            domain.kept.discard(mapped.virt_start)
         return Status.OK

@@ -30,7 +30,7 @@ from harness.model.access import (
 from harness.model.engine import check_within_page
 from harness.model.explanation import Explanation, Step
 from harness.model.virtio_iommu.config import BYPASS_OFFSET, Features, VirtioIommuConfig
-from harness.model.virtio_iommu.domains import Domains
+from harness.model.virtio_iommu.domains import Domain, Domains
 from harness.model.virtio_iommu.faults import FaultFlags, FaultReason, VirtioIommuFaultRecord
 from harness.model.virtio_iommu.probe import RegionKind, encode_properties
 from harness.model.virtio_iommu.ranges import MappedRange
@@ -64,6 +64,7 @@ class VirtioIommuEngine:
     def __init__(self, config: VirtioIommuConfig) -> None:
         self.config = config
         self._domains = Domains(config, config.accepted(config.negotiated))
+        self._attached_before: frozenset[int] = frozenset()  # the last reset of the device alone
         self._bypass = config.bypass
         self._granule = config.granule
         # By the READ and WRITE flags of a mapping: what it allows (5.13.6.5.2).
@@ -114,6 +115,7 @@ class VirtioIommuEngine:
 
         Only a system reset restores `bypass` (5.13.4.2, 5.13.5; for the features 2.4 and 3.1.1).
         """
+        self._attached_before = frozenset() if system else self._attached_before | self._domains.attached.keys()
         self._domains = Domains(self.config, Features(0))
         if system:
             self._bypass = self.config.bypass
@@ -121,6 +123,14 @@ class VirtioIommuEngine:
     def domain_of(self, endpoint: int) -> int | None:
         """The domain that an endpoint is attached to."""
         return self._domains.attached.get(endpoint)
+
+    def is_renewed(self, endpoint: int, domain: int) -> bool:
+        """Whether that endpoint, the only one of a domain, was to be attached to it again."""
+        return self._domains.is_renewed(endpoint, domain)
+
+    def is_kept(self, domain: int, start: int, end: int) -> bool:
+        """Whether a range overlaps a mapping that an UNMAP has left in a domain because it would have split another."""
+        return self._domains.is_kept(domain, start, end)
 
     def properties(self, endpoint: int) -> bytes:
         """The RESV_MEM properties of an endpoint, as a PROBE that succeeds gives them, zeros after them (5.13.6.7.2).
@@ -275,7 +285,7 @@ class VirtioIommuEngine:
         # 5.13.6.5: PA = VA - virt_start + phys_start, if the flags allow the access.
         mapped = domain.ranges.find(iova)
         if trace is not None:
-            trace.append(_mapping_step(mapped, domain.ranges.find(iova + 1)))
+            trace.append(_mapping_step(mapped, domain, iova))
         if mapped is None:
             return self._fault(access, FaultReason.MAPPING)
         rights = self._rights[mapped.flags & _READ_WRITE]
@@ -302,14 +312,22 @@ class VirtioIommuEngine:
         name = f"endpoint {format_requester(endpoint)}"
         if number is None:
             note = "not attached, in bypass mode" if self._unattached_bypass() else "not attached"
-            return Step(name, "virtio 5.13.6", fields=(("bypass", int(self._bypass)),), note=note)
-        note = "bypass domain" if self._domains.by_number[number].bypass else ""
-        return Step(name, "virtio 5.13.6.3", fields=(("domain", number),), note=note)
+            reason = "attached until the device was reset" if endpoint in self._attached_before else ""
+            fields = (("bypass", int(self._bypass)),)
+            return Step(name, "virtio 5.13.6", fields=fields, note=note, reason=reason)
+        domain = self._domains.by_number[number]
+        note = "bypass domain" if domain.bypass else ""
+        reason = "its only endpoint was attached again" if domain.renewed else ""
+        return Step(name, "virtio 5.13.6.3", fields=(("domain", number),), note=note, reason=reason)
 
 
-def _mapping_step(mapped: MappedRange | None, following: MappedRange | None) -> Step:
-    """The mapping of an address, and whether that of the byte behind it is another one."""
-    reason = "just before a mapping" if following not in (None, mapped) else ""
+def _mapping_step(mapped: MappedRange | None, domain: Domain, iova: int) -> Step:
+    """The mapping of an address; whether it was kept, or another one begins with the next byte."""
+    reason = ""
+    if domain.ranges.find(iova + 1) not in (None, mapped):
+        reason = "just before a mapping"
+    elif mapped is not None and mapped.virt_start in domain.kept:
+        reason = "kept by an UNMAP that was refused"
     if mapped is None:
         return Step("mapping", "virtio 5.13.6.5", note="none", reason=reason)
     return Step("mapping", "virtio 5.13.6.5", fields=tuple(mapped._asdict().items()), reason=reason)

@@ -189,16 +189,21 @@ class VirtioIommuUnit:
         live = [(number, queue) for number, queue in queues if queue is not None]
         for number, queue in live:
             if (place := queue.place_at(address)) is not None:
-                return replace(place, name=f"{place.name} of {self._user(queue, place) or _NAMES[number]}")
-        for number, queue in live:
+                return replace(place, name=f"{place.name} of {self._user(number, queue, place)}")
+        # Reports first: the chains of the request queue are many, and most of them long over.
+        for number, queue in reversed(live):
             if (place := self._device.buffer_place_at(address, number, queue)) is not None:
                 return place
         return None
 
-    def _user(self, queue: SplitQueue, place: Place) -> str:
-        """Of an element of a used ring, what request it says was used; empty where it is of none."""
-        head = int.from_bytes(self._memory.read(place.start, 4), "little")
-        return self._device.request_at(head, queue) if place.size == USED_ELEMENT_SIZE else ""
+    def _user(self, number: int, queue: SplitQueue, place: Place) -> str:
+        """Who uses a part of a used ring: the request whose element it is, where it is one's, or the queue."""
+        if number == REQUEST_QUEUE and place.size == USED_ELEMENT_SIZE:
+            head = int.from_bytes(self._memory.read(place.start, 4), "little")
+            if request := self._device.request_at(head):
+                return request
+        gave_back = number == REQUEST_QUEUE and self._device.gave_back
+        return f"{_NAMES[number]}{' after a request without an answer' if gave_back else ''}"
 
 
 def _record_of(fault: Fault) -> VirtioIommuFaultRecord:

@@ -280,6 +280,23 @@ def test_attach_whose_bypass_flag_differs_from_the_domain_is_inval(first: Attach
     assert engine.domain_of(OTHER) is None
 
 
+@pytest.mark.parametrize(
+    ("request_", "home"),
+    [
+        (Attach(domain=2, endpoint=EP, flags=AttachFlags.BYPASS), None),  # as a DETACH and a refused ATTACH
+        (Attach(domain=2, endpoint=EP, reserved=1), 1),
+        (Attach(domain=1, endpoint=EP, flags=AttachFlags.BYPASS), 1),
+    ],
+)
+def test_a_refused_attach_detaches_only_where_it_is_a_move_that_the_new_domain_refuses(
+    request_: Attach, home: int | None
+) -> None:
+    engine = attached(device())
+    engine.submit(Attach(domain=2, endpoint=OTHER))
+    assert engine.submit(request_) is Status.INVAL
+    assert engine.domain_of(EP) == home
+
+
 def test_attach_elsewhere_detaches_first_and_ends_an_empty_domain() -> None:
     engine = attached(device())
     map_(engine, 0, 9)

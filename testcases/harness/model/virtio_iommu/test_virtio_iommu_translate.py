@@ -341,6 +341,53 @@ def test_an_explanation_shows_what_was_looked_at(engine: VirtioIommuEngine, requ
     assert (first, lines, last) == (str(request_), steps, f"=> {engine.translate(request_)}")
 
 
+def reasons(engine: VirtioIommuEngine, iova: int) -> list[str]:
+    request = Access(requester=EP, iova=iova, length=1, kind=AccessKind.READ)
+    return [step.reason for step in engine.explain(request).steps if step.reason]
+
+
+def test_an_endpoint_is_told_that_was_attached_until_the_device_was_reset() -> None:
+    engine = with_page()
+    assert reasons(engine, 0x4000) == []
+    engine.reset()
+    assert reasons(engine, 0x4000) == ["attached until the device was reset"]
+    engine.reset()
+    assert reasons(engine, 0x4000) == ["attached until the device was reset"]
+    engine.reset(system=True)
+    assert reasons(engine, 0x4000) == []
+
+
+def test_an_endpoint_is_told_that_was_attached_again_as_the_only_one_of_its_domain() -> None:
+    engine = with_page()
+    engine.submit(Attach(domain=1, endpoint=EP))
+    assert reasons(engine, 0x4000) == ["its only endpoint was attached again"]
+    assert engine.is_renewed(EP, 1)
+    engine.submit(Detach(domain=1, endpoint=EP))
+    engine.submit(Attach(domain=1, endpoint=EP))
+    assert reasons(engine, 0x4000) == []
+    assert not engine.is_renewed(EP, 1)
+
+
+@pytest.mark.parametrize("iova", [0x3FFF, 0x5FFF])
+def test_the_byte_before_a_mapping_is_told_whether_it_is_mapped_itself_or_not(iova: int) -> None:
+    engine = with_page()
+    engine.submit(Map(domain=1, virt_start=0x6000, virt_end=0x6FFF, phys_start=0, flags=RW))
+    assert reasons(engine, iova) == ["just before a mapping"]
+    assert reasons(engine, iova + 1) == reasons(engine, iova - 1) == []
+
+
+def test_a_mapping_is_told_that_an_unmap_has_left_because_it_would_have_split_another() -> None:
+    engine = with_page()
+    engine.submit(Map(domain=1, virt_start=0x8000, virt_end=0x8FFF, phys_start=0, flags=RW))
+    assert engine.submit(Unmap(domain=1, virt_start=0x5000, virt_end=0x8FFF)) is Status.RANGE
+    assert reasons(engine, 0x8000) == ["kept by an UNMAP that was refused"]
+    assert engine.is_kept(1, 0x8F00, 0x9FFF)
+    assert not engine.is_kept(1, 0x9000, 0x9FFF)
+    engine.submit(Unmap(domain=1, virt_start=0x8000, virt_end=0x8FFF))
+    engine.submit(Map(domain=1, virt_start=0x8000, virt_end=0x8FFF, phys_start=0, flags=RW))
+    assert reasons(engine, 0x8000) == []
+
+
 def test_translate_and_explain_agree() -> None:
     for engine in (device(), with_page(), with_page(MapFlags.WRITE)):
         for iova in (0, 0x4000, 0xFEE0_0000, 0xD000_0000):
@@ -380,10 +427,11 @@ class AgainstPages(RuleBasedStateMachine):
     def attach(self, domain: int, endpoint: int, bypass: bool) -> None:
         flags = AttachFlags.BYPASS if bypass else AttachFlags.NONE
         expected = Status.OK
+        if self.homes.get(endpoint) != domain:
+            self.leave(endpoint)
         if domain in self.domains and (self.domains[domain] is None) is not bypass:
             expected = Status.INVAL
         elif self.homes.get(endpoint) != domain:
-            self.leave(endpoint)
             self.homes[endpoint] = domain
             self.domains.setdefault(domain, None if bypass else {})
         self.submit(Attach(domain=domain, endpoint=endpoint, flags=flags), expected)

@@ -19,6 +19,7 @@ from harness.model.virtio_iommu import (
     Features,
     Map,
     Probe,
+    Request,
     Status,
     Unmap,
     VirtioIommuFaultRecord,
@@ -267,3 +268,57 @@ def test_what_the_device_writes_is_named_after_the_request() -> None:
     assert names == ["virtq_used of requestq", f"virtq_used_elem of {request}", f"tail of {request}"]
     assert alive.unit.structure_at(0x3_0000) is None
     assert alive.coverage.counts["command", request] == 1
+
+
+@pytest.mark.parametrize(
+    ("requests", "name"),
+    [
+        ((ATTACH, b"\x01\0"), "request without a head"),
+        ((ATTACH, b"\x09" * 20), "request of no type"),
+        ((ATTACH, ATTACH), "ATTACH, again the only endpoint"),
+        ((ATTACH, replace(MAP, flags=7, phys_start=1 << 12)), "MAP read write mmio"),
+        ((ATTACH, replace(MAP, virt_end=0x17FF)), "MAP read write, not aligned"),
+        (
+            (ATTACH, MAP, replace(MAP, virt_start=0x2000, virt_end=0x3FFF), replace(UNMAP, virt_end=0x2FFF), MAP),
+            "MAP read write, over what an UNMAP kept",
+        ),
+    ],
+)
+def test_a_request_is_named_after_what_is_special_about_it(requests: tuple[Request | bytes, ...], name: str) -> None:
+    alive = Alive()
+    for request in requests:
+        alive.send(request)
+    assert alive.coverage.counts["command", name] == 1
+    head = alive.used_ring(REQUEST_QUEUE) + 4 + 8 * (len(requests) - 1)
+    place = alive.unit.structure_at(head)
+    assert place is not None
+    assert place.name == f"virtq_used_elem of {name}"
+
+
+def test_a_used_index_is_told_that_counts_a_request_without_an_answer() -> None:
+    alive = Alive()
+    index = alive.used_ring(REQUEST_QUEUE) + 2
+    for request, name in ((ATTACH, "requestq"), (b"\x01", "requestq after a request without an answer")):
+        alive.send(request)
+        place = alive.unit.structure_at(index)
+        assert place is not None
+        assert place.name == f"virtq_used of {name}"
+
+
+@pytest.mark.parametrize(("room", "name"), [(68, "properties"), (20, "properties, without room for all")])
+def test_properties_are_told_that_have_too_little_room(room: int, name: str) -> None:
+    alive = Alive()
+    alive.send(Probe(endpoint=EP), room)
+    place = alive.unit.structure_at(0x3_1000)
+    assert place is not None
+    assert (place.name, place.size) == (name, min(room, 64))
+
+
+def test_a_report_is_named_after_its_endpoint() -> None:
+    alive = mapped()
+    alive.offer_event_buffer()
+    alive.access(0x5000)
+    place = alive.unit.structure_at(EVENTS + 16)
+    assert place is not None
+    assert place.layout is not None
+    assert place.layout[place.source].get(int.from_bytes(alive.memory.read(EVENTS, 24), "little")) == EP
