@@ -62,6 +62,10 @@ class Nature(StrEnum):
     """A mistake of QEMU's that a later release has not."""
 
 
+_ANSWERS = ("memory: tail of ", "memory: virtq_used of requestq")
+"""Signatures of what a virtio-iommu answers to commands, in memory."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """One entry; its fields are those of the file, see the module's docstring.
@@ -95,8 +99,7 @@ class Known:
     @property
     def effect(self) -> Effect:
         """What it does, by its signatures."""
-        # What a virtio-iommu answers to a command stands in memory too.
-        signatures = [text for text in self.signatures if not text.startswith("memory: tail of ")]
+        signatures = [text for text in self.signatures if not text.startswith(_ANSWERS)]
         if any(text.startswith("dma: write with fault") and " arrived" in text for text in signatures):
             return Effect.ISOLATION
         if any(text.startswith(("crash", "hang")) for text in signatures):

@@ -262,6 +262,8 @@ class VirtioIommuEngine:
         number = self._domains.attached.get(endpoint)
         if trace is not None:
             trace.append(self._endpoint_step(endpoint, number))
+            if number is None and endpoint in self._attached_before:
+                trace.append(Step("reset", "virtio 5.13.5", reason="attached until the device was reset"))
         # 5.13.6: bypass mode of an endpoint without a domain.
         if number is None:
             if self._unattached_bypass():
@@ -312,9 +314,7 @@ class VirtioIommuEngine:
         name = f"endpoint {format_requester(endpoint)}"
         if number is None:
             note = "not attached, in bypass mode" if self._unattached_bypass() else "not attached"
-            reason = "attached until the device was reset" if endpoint in self._attached_before else ""
-            fields = (("bypass", int(self._bypass)),)
-            return Step(name, "virtio 5.13.6", fields=fields, note=note, reason=reason)
+            return Step(name, "virtio 5.13.6", fields=(("bypass", int(self._bypass)),), note=note)
         domain = self._domains.by_number[number]
         note = "bypass domain" if domain.bypass else ""
         reason = "its only endpoint was attached again" if domain.renewed else ""

@@ -90,6 +90,8 @@ def test_two_entries_with_one_id_are_refused(tmp_path: Path) -> None:
         ("dma: write with fault NOT_PRESENT arrived", Effect.ISOLATION),
         ("memory: event log entry: Address differs*", Effect.REPORT),
         ("memory: tail of MAP: status is 0x0 for 0x4", Effect.REGISTER),
+        ("memory: virtq_used of requestq: idx differs", Effect.REGISTER),
+        ("memory: virtq_used of eventq: idx differs", Effect.REPORT),
     ],
 )
 def test_an_entry_s_effect_is_told_by_its_signatures(tmp_path: Path, signature: str, effect: Effect) -> None:
