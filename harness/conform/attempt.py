@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from harness.conform.request import Request
+from harness.model.engine import MsiWrite
 
 __all__ = ["Attempt", "Search"]
 
@@ -21,6 +22,7 @@ class Attempt:
         chosen: what was chosen so far.
         counts: among how many outcomes each time.
         requests: that were done.
+        own: messages that the unit itself sent meanwhile.
         silent: those of them that were taken for blocked without a record, which they should have.
         wrong: number of the request that is not as it was seen to be, at which it was given up; None where all are.
     """
@@ -31,6 +33,7 @@ class Attempt:
         self.chosen: list[int] = []
         self.counts: list[int] = []
         self.requests: list[Request] = []
+        self.own: Sequence[MsiWrite] = ()
         self.silent: list[Request] = []
         self.wrong: int | None = None
 

@@ -26,6 +26,8 @@ class Board:
         reset: qtest commands that reset the machine; none where there is no register for it.
         devices: physical addresses where something stands that is no memory: what a DMA does there is not known.
         overwritten: what QEMU itself writes at each reset, from the start of memory on.
+        interrupts: QEMU's trace event for each message that reaches the processors' interrupt controllers; empty where
+            none tells what the message was.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Board:
     reset: tuple[str, ...] = ()
     devices: tuple[range, ...] = ()
     overwritten: range = range(0)
+    interrupts: str = ""
 
 
 PC = Board(
@@ -55,6 +58,7 @@ PC = Board(
     # Reset control register: QEMU, hw/isa/lpc_ich9.c.
     reset=("outb 0xcf9 0x2", "outb 0xcf9 0x6"),
     devices=(range(0xA_0000, 0x10_0000), range(0xB000_0000, 1 << 32)),
+    interrupts="apic_deliver_irq",
 )
 
 ARM = Board(

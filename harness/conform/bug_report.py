@@ -26,6 +26,11 @@ _MATTERS = {
         " to user space or to a guest of its own, and one that is broken or hostile. Here such a device gets there, and"
         " nothing tells the guest."
     ),
+    Effect.INTERRUPTS: (
+        "A guest relies on interrupt remapping to keep a device from sending interrupts that it has not given it: one"
+        " that writes to the interrupt address range by DMA can raise any vector otherwise, on any processor. Here such"
+        " a message arrives."
+    ),
     Effect.ENDS: (
         "Whoever programs the IOMMU in a guest, which can be a nested guest or a driver with a mistake, takes the whole"
         " virtual machine down with it."
@@ -100,6 +105,7 @@ def report_text(reproduced: Reproduced) -> str:
             expected=[_answer(probe) for probe in script.probes],
             asked=[probe.command for probe in script.probes],
             seen=answers.lines[-1:],
+            told=reproduced.divergence.told,
             unanswered=script.commands[len(answers.lines)] if len(answers.lines) < len(script.commands) else "",
             last_words=[line for line in answers.stderr.splitlines() if line.strip()][-_STDERR_LINES:],
         )

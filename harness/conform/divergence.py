@@ -10,7 +10,7 @@ from enum import StrEnum
 from harness.model.bits import Layout
 from harness.model.unit import Place
 
-__all__ = ["Divergence", "Kind", "Probe", "differing_fields"]
+__all__ = ["Divergence", "Kind", "Probe", "Told", "differing_fields"]
 
 # A field of at most so many bits holds a code or a flag, whose value tells differences apart; a wider one holds an
 # address or an id, whose value does not.
@@ -51,6 +51,19 @@ class Probe:
     seen: int
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What QEMU's trace tells of an interrupt that shows a divergence.
+
+    Attributes:
+        wanted: the line that must be there; empty where there must be none.
+        seen: the one that is there; empty where there is none.
+    """
+
+    wanted: str
+    seen: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
     """One.
@@ -61,7 +74,8 @@ class Divergence:
         section: of the specification that says what must be, as far as it is known.
         step: number of the program's step after which it was seen.
         detail: both sides, for a person.
-        probe: what shows it; None where QEMU itself is gone.
+        probe: what shows it; None where QEMU itself is gone, and for an interrupt.
+        told: of an interrupt, what shows it.
     """
 
     kind: Kind
@@ -70,6 +84,7 @@ class Divergence:
     section: str = ""
     detail: str = ""
     probe: Probe | None = None
+    told: Told | None = None
 
     @property
     def id(self) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from harness.conform.board import Board
 from harness.conform.command import Clock, MachineWords, machine_words
-from harness.conform.divergence import Probe
+from harness.conform.divergence import Probe, Told
 from harness.conform.edu import CLOCK_STEP, LANDING, first_buffer, order
 from harness.conform.layout import DEVICES, DmaDevice
 from harness.conform.memory import DATA, first_word
@@ -37,12 +37,14 @@ class QtestScript:
         commands: of qtest, one a line.
         probes: what the last of them show.
         clock: of the build that it is for.
+        told: what QEMU tells on standard error, where that shows it; None where it does not.
     """
 
     words: tuple[str, ...]
     commands: tuple[str, ...]
     probes: tuple[Probe, ...]
     clock: Clock
+    told: Told | None = None
 
     def text(self, comments: Sequence[str] = ()) -> str:
         """All of it, with a head that says how it is run.
@@ -58,6 +60,9 @@ class QtestScript:
                 f"  {each.command}: {each.wanted:#x} in the bits {each.known:#x}; {each.seen:#x}"
                 for each in self.probes
             ]
+        if self.told is not None:
+            head += ["", "Of each interrupt that reaches a processor QEMU writes a line to standard error."]
+            head += [f"  must be there: {self.told.wanted or 'none'}", f"  is there: {self.told.seen or 'none'}"]
         return "".join(f"# {text}".rstrip() + "\n" for text in head) + "".join(f"{line}\n" for line in self.commands)
 
 
@@ -71,6 +76,7 @@ def qtest_script(
     binary: str,
     prepare: Sequence[str] = (),
     looks: Sequence[str] = (),
+    told: Told | None = None,
 ) -> QtestScript:
     """The script.
 
@@ -83,6 +89,7 @@ def qtest_script(
         binary: name of the emulator.
         prepare: qtest commands for the IOMMU itself, before all others.
         looks: qtest commands that read what tells of faults, before the probes.
+        told: what is told of an interrupt that shows it.
 
     Raises:
         SpecError: it resets the machine, or plugs devices: no qtest command does that on every board.
@@ -98,7 +105,9 @@ def qtest_script(
         *(probe.command for probe in probes),
     )
     line = (binary, *machine_words(words, clock, devices), "-qtest", "stdio", "-qtest-log", "none")
-    return QtestScript(line, commands, tuple(probes), clock)
+    if told is not None:
+        line = (*line, "-trace", words.board.interrupts)
+    return QtestScript(line, commands, tuple(probes), clock, told)
 
 
 def _devices_of(program: Program, *, by_id: bool) -> list[DmaDevice]:

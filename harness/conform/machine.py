@@ -61,6 +61,8 @@ class ConformMachine:
         self.board = words.board
         self._build = build
         self._trace = tuple(trace)
+        self._interrupts: list[str] = []  # that nobody has taken yet,
+        self._traced: set[str] = set()  # and names of other events
         self._stack = ExitStack()
         self.bars = {entry.id: registers_of(self.board, entry) for entry in DEVICES}
 
@@ -81,11 +83,26 @@ class ConformMachine:
             set_state(self.qmp, pattern, enable=enable)
 
     def take_trace_events(self) -> frozenset[str]:
-        """Names of the events that were logged since the last time."""
-        names = frozenset(event.name for event in self._trace_reader.new())
-        # QEMU goes on where it was: what was read becomes a hole in the file.
-        os.truncate(self._trace_log, 0)
+        """Names of the events that were logged since the last time, beside those of interrupts."""
+        self._read_trace()
+        names, self._traced = frozenset(self._traced), set()
         return names
+
+    def take_interrupts(self) -> list[str]:
+        """What QEMU says of each message that has reached an interrupt controller since the last time, in their order.
+
+        Always empty on a board of which no trace event tells that.
+        """
+        self._read_trace()
+        taken, self._interrupts = self._interrupts, []
+        return taken
+
+    def _read_trace(self) -> None:
+        for event in self._trace_reader.new():
+            if event.name == self.board.interrupts:
+                self._interrupts.append(event.text)
+            else:
+                self._traced.add(event.name)
 
     @property
     def uses_clock_steps(self) -> bool:
@@ -93,7 +110,7 @@ class ConformMachine:
         return self.clock is Clock.QTEST
 
     def reset(self) -> None:
-        """Reset the machine, and place PCI again. Memory stays as it is."""
+        """Reset the machine, and place PCI again. Memory stays as it is; interrupts that nobody took are forgotten."""
         overwritten = self.board.overwritten
         kept = self.ram[overwritten.start : overwritten.stop]
         if self.board.reset:
@@ -105,6 +122,10 @@ class ConformMachine:
             self.qmp.wait_event("RESET", since=mark, deadline=_DMA_SECONDS)
         self.qtest.batch(place(self.board))
         self.ram[overwritten.start : overwritten.stop] = kept
+        self.take_interrupts()
+        if self._trace_log.exists():
+            # QEMU goes on where it was: what was read becomes a hole in the file.
+            os.truncate(self._trace_log, 0)
 
     def is_done(self, last: int) -> str:
         """The command that asks whether the device whose registers are at `last` has finished its DMA."""
@@ -172,9 +193,10 @@ class ConformMachine:
         argv += ["-qtest-log", "none"]
         self._trace_log = directory.path / "trace.log"
         self._trace_reader = TraceReader(self._trace_log)
-        # They are turned off until they are wanted; QEMU logs none that it was not started with.
-        for pattern in self._trace:
-            argv += ["-D", str(self._trace_log), "-trace", f"enable={pattern}"]
+        # All but interrupts are turned off until they are wanted; QEMU logs none that it was not started with.
+        argv += ["-D", str(self._trace_log)]
+        for pattern in filter(None, (self.board.interrupts, *self._trace)):
+            argv += ["-trace", f"enable={pattern}"]
         self.command = shlex.join(argv)
         self.process = stack.enter_context(
             QemuProcess.start(argv, directory=directory, env=self._build.env, command=self.command)

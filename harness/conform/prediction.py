@@ -85,12 +85,25 @@ class Predictor:
         self._found: dict[tuple[int, tuple[int, ...], Access | MsiWrite], Sequence[Any]] | None = None
 
     @property
+    def requests(self) -> list[Request]:
+        """Of the round as it was tried last, in their order."""
+        return self._attempt.requests
+
+    @property
+    def own(self) -> Sequence[MsiWrite]:
+        """Messages that the unit itself sent then."""
+        return self._attempt.own
+
+    @property
     def silent(self) -> list[Request]:
         """Requests of the round that were taken for blocked though they have no record, which they should."""
         return self._attempt.silent
 
     def predict(self, dmas: Sequence[Dma]) -> list[Request]:
-        """What must come of DMAs, in their order; where there is a choice, the outcome that needs no cache."""
+        """What must come of DMAs, in their order; where there is a choice, the outcome that needs no cache.
+
+        Messages that the unit has sent before have to be taken from it first.
+        """
         self._dmas = dmas
         self._state = self._unit.save()
         self._twin.mark()
@@ -173,6 +186,7 @@ class Predictor:
         ]
         for request in again:
             self._settle(request)
+        self._attempt.requests, self._attempt.own = again, self._unit.take_interrupts()
         return again
 
     def _again(self, attempt: Attempt) -> Attempt:
@@ -190,6 +204,7 @@ class Predictor:
             self._dma(dma, attempt)
             if attempt.wrong is not None:
                 break
+        attempt.own = self._unit.take_interrupts()
         return attempt
 
     def _dma(self, dma: Dma, attempt: Attempt) -> None:
@@ -275,7 +290,9 @@ class Predictor:
         if is_interrupt and request.dma.kind is AccessKind.WRITE:
             data = int.from_bytes(self.contents.data(request), "little")
             message = MsiWrite(requester=request.access.requester, address=request.access.iova, data=data)
-            request = request._replace(outcome=self._interrupts(message, attempt)[0], message=message)
+            outcomes = self._interrupts(message, attempt)
+            choice = attempt.choose(len(outcomes)) if len(outcomes) > 1 else 0
+            request = request._replace(outcome=outcomes[choice], message=message)
         self._settle(request)
         return request
 

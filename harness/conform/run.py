@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from harness.conform.buffers import check_buffers, fill_buffers
 from harness.conform.command import RAM_BYTES
 from harness.conform.comparison import LETTERS, Comparison
+from harness.conform.deliveries import Deliveries
 from harness.conform.divergence import Divergence, Kind
 from harness.conform.edu import BUFFER_BYTES, CLOCK_STEP, order
 from harness.conform.ending import ending
@@ -123,6 +124,7 @@ class Runner:
         self._comparison = Comparison(
             target.name, self._unit, self.bound.registers, self._memory, self._ram, self._contents, self._report
         )
+        self._deliveries = Deliveries(target.name, machine, self._unit, self._predictor, self._carries_on, self._report)
         self.evidence = Evidence(self._unit, self.bound.registers, self._is_known_register)
         self._absent: set[DmaDevice] = set()  # that are unplugged
         self._begin(thorough=False)
@@ -244,14 +246,16 @@ class Runner:
         if not round.lines:
             return
         qtest = self.machine.qtest
+        own = self._unit.take_interrupts()
         looks = self._looks(round)
         qtest.post([*round.lines, *looks])
         requests = self._predictor.predict(round.dmas) if round.dmas else []
         answers = qtest.collect()
-        evidence: list[int] = []
+        evidence = self._take_evidence(round, looks, answers[len(round.lines) :])
+        self._deliveries.take(own)
         if round.dmas:
-            evidence = self._take_evidence(round, looks, answers[len(round.lines) :])
             requests = self._resolve(evidence)
+        self._deliveries.compare(self._step, requests)
         self._result.dmas += len(round.dmas)
         for request in requests:
             self._note(request)
@@ -295,7 +299,9 @@ class Runner:
         return [CLOCK_STEP if machine.uses_clock_steps else machine.is_done(last), *self.evidence.lines]
 
     def _take_evidence(self, round: _Round, looks: list[str], answers: list[str]) -> list[int]:
-        """What the registers say that tell of faults, once all DMA is done."""
+        """What the registers say that tell of faults, once all DMA is done; nothing where there was none."""
+        if not looks:
+            return []
         machine = self.machine
         while not machine.uses_clock_steps and int(answers[0], 16) & 1:
             machine.wait_until_done(machine.bars[round.dmas[-1].device])
@@ -322,7 +328,7 @@ class Runner:
 
     def _fits(self, evidence: list[int]) -> bool:
         """Whether what was seen agrees with the unit and the twin memory as they are."""
-        return self.evidence.agrees(evidence) and self._memory.agrees()
+        return self.evidence.agrees(evidence) and self._memory.agrees() and self._deliveries.agree()
 
     def _is_known_register(self, offset: int, size: int, wanted: Readout, seen: int) -> bool:
         return self._carries_on(self._comparison.register_signature(offset, size, wanted, seen))

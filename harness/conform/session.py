@@ -125,6 +125,7 @@ class Session:
             binary=self._build.binary.name,
             prepare=self._target.prepare,
             looks=self.runner.evidence.lines,
+            told=None if divergence is None else divergence.told,
         )
 
     def __enter__(self) -> Self:

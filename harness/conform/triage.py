@@ -43,6 +43,7 @@ class Effect(StrEnum):
     """What a divergence does to whoever relies on the IOMMU, worst first."""
 
     ISOLATION = "a device reaches memory that it must not reach"
+    INTERRUPTS = "a device sends an interrupt that it must not send"
     ENDS = "a guest can end QEMU"
     TRANSLATION = "a device does not reach what it must reach"
     REPORT = "a fault is not reported, or wrongly"
@@ -102,9 +103,11 @@ class Known:
         signatures = [text for text in self.signatures if not text.startswith(_ANSWERS)]
         if any(text.startswith("dma: write with fault") and " arrived" in text for text in signatures):
             return Effect.ISOLATION
+        if any(text.startswith("interrupt: message with fault") for text in signatures):
+            return Effect.INTERRUPTS
         if any(text.startswith(("crash", "hang")) for text in signatures):
             return Effect.ENDS
-        if any(text.startswith("dma") for text in signatures):
+        if any(text.startswith(("dma", "interrupt")) for text in signatures):
             return Effect.TRANSLATION
         if any(text.startswith("memory") or "is not recorded" in text or "FRCD" in text for text in signatures):
             return Effect.REPORT

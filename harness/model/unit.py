@@ -21,7 +21,7 @@ from typing import Any, Protocol, TypeAlias
 from harness.model.access import Access, MemoryWrite, Outcome
 from harness.model.bits import Layout
 from harness.model.engine import MsiOutcome, MsiWrite
-from harness.model.explanation import Explanation
+from harness.model.explanation import Explanation, Step
 from harness.model.memory import WritableMemory
 
 __all__ = ["AnyBytes", "Coverage", "InterruptUnit", "Place", "Readout", "Unit", "UnitState"]
@@ -196,4 +196,8 @@ class InterruptUnit(Unit, Protocol):
 
     def settle_interrupt(self, write: MsiWrite, outcome: MsiOutcome) -> None:
         """As `settle`."""
+        ...
+
+    def explain_interrupt(self, write: MsiWrite) -> Sequence[Step]:
+        """As `explain`: what is looked at for it."""
         ...

@@ -20,6 +20,7 @@ __all__ = ["Domain", "Mapped", "Tables"]
 
 _PAGE = 4096
 _DEVICE_TABLE_PAGES = 16
+_SOUTH_BRIDGE = 0xA0  # requester of the I/O APIC's interrupts, for whose QEMU takes those that devices send by DMA
 _OUTSIDE = (RAM_BYTES, 1 << 40, 1 << 51)  # where no memory is
 
 _DEVICE_FIELDS = (
@@ -150,6 +151,7 @@ class Tables:
         # One for all: devices whose entries differ would make each other's translations a question.
         self._interrupt_table: InterruptTable | None = None
         self._interrupt_fields = random.choice(_DEVICE_INTERRUPT_FIELDS)
+        self._as_south_bridge = interrupts and random.random() < 0.8
         # What SE keeps out of the log is no difference that could be told from one in how events look.
         fields = [each for each in _DEVICE_FIELDS if "SE" not in each or not self._has(Oddity.LOG)]
         self._fields = random.sample(fields, 2)
@@ -249,7 +251,9 @@ class Tables:
             self._interrupt_table = self.tables.attach_interrupts(entry.requester, wide=self.wide)
         table = self._interrupt_table
         fields = {"IV": 1, "IntTabLen": 5, "IntTableRoot_51_6": table.root >> 6, "IntCtl": 0b10}
-        if random.random() < 0.15:
+        if self._as_south_bridge:
+            self.tables.set_fields(_SOUTH_BRIDGE, fields)
+        if random.random() < 0.15 and not self._as_south_bridge:
             fields |= self._interrupt_fields
         self.tables.set_fields(entry.requester, fields)
         for _ in range(random.randint(0, 2)):

@@ -65,6 +65,7 @@ class Driver:
         self._record = 16 * CAP_REG["FRO"].get(registers.cap)
         self._iva = registers.extended.iotlb_registers
         self._largest_mask = registers.max_address_mask or 0
+        self._addressed: set[int] = set()  # events whose message has been set
 
     def turn_on(self, root: int, irta: int | None = None) -> None:
         """Set everything up: queue, tables, translation.
@@ -74,6 +75,7 @@ class Driver:
             irta: IRTA_REG, where interrupts are remapped as well.
         """
         self._enabled = 0
+        self._addressed.clear()
         if self.queued:
             self._tail = 0
             self._writer.write(_IQT, 8, 0)
@@ -244,7 +246,8 @@ class Driver:
     def set_events(self, random: Random) -> None:
         """Mask or unmask events, and say what message they send; it goes to nobody."""
         for control in (_FECTL, _IECTL) if self.queued else (_FECTL,):
-            if random.random() < 0.5:
+            if control not in self._addressed or random.random() < 0.5:
+                self._addressed.add(control)
                 self._writer.write(control + 4, 4, random.randrange(0x20, 0xFF))
                 self._writer.write(control + 8, 4, 0xFEE0_0000 | random.randrange(2, 255) << 12)
             self._writer.write(control, 4, random.getrandbits(1) << 31)

@@ -34,6 +34,7 @@ class Messages:
         self._random = random
         extended = registers.extended.extended_interrupts and random.random() < 0.5
         self._table = InterruptTable(writer.memory, _TABLE, entries=_ENTRIES, extended=extended)
+        self._destination_bits = (8, 32) if extended else (8,)
         for index in range(_ENTRIES):
             self._fill(index)
 
@@ -61,11 +62,14 @@ class Messages:
         traffic.message(entry, address, number)
 
     def change(self, driver: Driver) -> None:
-        """Change an entry, and drop what is cached of it."""
+        """Change an entry, and drop what is cached of it; or leave that, and what was cached may go on to count."""
         random = self._random
         index = random.randrange(_ENTRIES)
         self._fill(index)
-        if random.random() < 0.5:
+        draw = random.random()
+        if draw < 0.1:
+            return
+        if draw < 0.5:
             driver.invalidate_interrupts(index & ~1, 1)
         else:
             driver.invalidate_interrupts()
@@ -98,8 +102,10 @@ class Messages:
         self._table.remap(
             index,
             vector=random.randrange(0x20, 0xFF),
-            destination=_NOBODY,
+            destination=random.getrandbits(random.choice(self._destination_bits)),
             requester=requester,
             delivery_mode=random.choice((DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY)),
+            logical=random.random() < 0.5,
+            level_triggered=random.random() < 0.3,
             overrides=overrides,
         )

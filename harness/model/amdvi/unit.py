@@ -36,7 +36,7 @@ from harness.model.caches.past_walks import keep_engines
 from harness.model.caches.policies import AMDVI
 from harness.model.caches.records import Records
 from harness.model.engine import MsiOutcome, MsiWrite, NotModelled, PostedInterrupt
-from harness.model.explanation import Explanation
+from harness.model.explanation import Explanation, Step
 from harness.model.memory import WritableMemory
 from harness.model.unit import Coverage, Place, Readout, UnitState
 
@@ -276,6 +276,12 @@ class AmdviUnit:
     def explain(self, access: Access) -> Explanation:
         """See `Unit`."""
         return self._caches.engine.explain(access)
+
+    def explain_interrupt(self, write: MsiWrite) -> Sequence[Step]:
+        """See `InterruptUnit`."""
+        engine = self._caches.engine
+        assert isinstance(engine, AmdviEngine)
+        return engine.explain_msi(write)[0]
 
     def take_interrupts(self) -> Sequence[MsiWrite]:
         """See `Unit`."""

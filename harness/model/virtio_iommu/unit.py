@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from harness.model.access import Access, Fault, MemoryWrite, Outcome
 from harness.model.engine import Interrupt, MsiOutcome, MsiWrite
-from harness.model.explanation import Explanation
+from harness.model.explanation import Explanation, Step
 from harness.model.memory import WritableMemory
 from harness.model.undo import UndoMemory
 from harness.model.unit import AnyBytes, Coverage, Place, Readout, UnitState
@@ -160,6 +160,10 @@ class VirtioIommuUnit:
     def explain(self, access: Access) -> Explanation:
         """See `Unit`."""
         return self._engine.explain(access)
+
+    def explain_interrupt(self, write: MsiWrite) -> Sequence[Step]:
+        """See `InterruptUnit`: nothing is looked at."""
+        return ()
 
     def take_interrupts(self) -> Sequence[MsiWrite]:
         """See `Unit`: none, with MSI-X disabled."""

@@ -19,7 +19,7 @@ from harness.model.caches.policies import vtd_policy
 from harness.model.caches.policy import CachePolicy
 from harness.model.caches.records import Records
 from harness.model.engine import CommandResult, MsiOutcome, MsiWrite, NotModelled, PostedInterrupt
-from harness.model.explanation import Explanation
+from harness.model.explanation import Explanation, Step
 from harness.model.memory import WritableMemory
 from harness.model.unit import Coverage, Place, Readout, UnitState
 from harness.model.vtd.command_names import descriptor_name, register_command_name
@@ -328,6 +328,12 @@ class VtdUnit:
     def explain(self, access: Access) -> Explanation:
         """See `Unit`."""
         return self._caches.engine.explain(access)
+
+    def explain_interrupt(self, write: MsiWrite) -> Sequence[Step]:
+        """See `InterruptUnit`."""
+        engine = self._caches.engine
+        assert isinstance(engine, VtdEngine)
+        return engine.explain_msi(write)[0]
 
     def take_interrupts(self) -> Sequence[MsiWrite]:
         """See `Unit`."""

@@ -18,7 +18,7 @@ from harness.conform.prediction import Predictor
 from harness.conform.program import Dma
 from harness.conform.request import Request
 from harness.model.access import Access, AccessKind, Fault, FaultRecord, MemoryWrite, Outcome, Permissions, Translated
-from harness.model.engine import NotModelled
+from harness.model.engine import MsiWrite, NotModelled
 from harness.model.memory import MappedMemory, Region
 from harness.model.unit import UnitState
 
@@ -68,6 +68,9 @@ class _Unit:
         if isinstance(outcome, Fault) and isinstance(outcome.record, _Record):
             self.first = self.first or outcome.record
             self.others |= self.first.requester != outcome.record.requester
+        return ()
+
+    def take_interrupts(self) -> Sequence[MsiWrite]:
         return ()
 
     def save(self) -> UnitState:

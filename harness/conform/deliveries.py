@@ -1,0 +1,316 @@
+"""Compares the interrupts that reach the processors with those that must.
+
+On a PC QEMU's APIC tells each message as it takes it (trace event apic_deliver_irq: QEMU, hw/intc/apic.c), whatever the
+processor makes of it then: those that devices send and the IOMMU lets through, and the IOMMU's own. The redirection
+hint and the level are not told: QEMU's APIC does not look at them.
+
+Messages come in the order of the requests, but nothing makes that of different requesters an order that must be: what
+is compared is which messages there were. Only where they are not the right ones does their order tell whose they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, Self, cast
+
+from harness.conform.divergence import Divergence, Kind, Told
+from harness.conform.machine import ConformMachine
+from harness.conform.prediction import Predictor
+from harness.conform.request import Request
+from harness.model.access import Fault, Outcome
+from harness.model.engine import Interrupt, MsiOutcome, MsiWrite, PostedInterrupt
+from harness.model.explanation import Step, step_lines
+from harness.model.unit import InterruptUnit, Unit
+from harness.model.x86_message import DeliveryMode, is_interrupt_address
+
+__all__ = ["Deliveries", "Message"]
+
+_EVENT = re.compile(r"dest (\d+) dest_mode (\d+) delivery_mode (\d+) vector (\d+) trigger_mode (\d+)")
+_LENGTH = 4  # bytes of a message
+_CODES = ("DM", "DELIVERY_MODE", "TRIGGER_MODE")
+
+# What table entries call what they say of a message: VT-d 9.9, 9.10; AMD-Vi 2.2.5.
+_ENTRY_FIELDS = {
+    "DST": "DESTINATION",
+    "Destination": "DESTINATION",
+    "DM": "DM",
+    "DLM": "DELIVERY_MODE",
+    "IntType": "DELIVERY_MODE",
+    "V": "VECTOR",
+    "VV": "VECTOR",
+    "Vector": "VECTOR",
+    "TM": "TRIGGER_MODE",
+    "RqEoi": "TRIGGER_MODE",
+}
+
+# How unlikely it is that a blocked message arrives as if it were not, or otherwise; that one arrives with a wrong
+# field, or does not arrive; that one is nobody's.
+_PASSED, _TURNED, _CHANGED, _LOST, _FOREIGN = 2, 5, 2, 5, 6
+
+
+class Message(NamedTuple):
+    """A message as the APIC takes it: fields of its address and data (`x86_message`)."""
+
+    DESTINATION: int
+    DM: int
+    DELIVERY_MODE: int
+    VECTOR: int
+    TRIGGER_MODE: int
+
+    @classmethod
+    def sent(cls, address: int, data: int) -> Self:
+        """What a write of those says."""
+        destination = address >> 40 << 8 | address >> 12 & 0xFF
+        return cls(destination, address >> 2 & 1, data >> 8 & 7, data & 0xFF, data >> 15 & 1)
+
+    @classmethod
+    def told(cls, text: str) -> Self:
+        """What QEMU tells of one, as in "dest 3 dest_mode 0 delivery_mode 0 vector 65 trigger_mode 0"."""
+        found = _EVENT.fullmatch(text)
+        assert found is not None, text
+        return cls(*map(int, found.groups()))
+
+    def line(self, event: str) -> str:
+        """What QEMU tells of it, in a trace event of that name."""
+        destination, logical, mode, vector, trigger = self
+        return (
+            f"{event} dest {destination} dest_mode {logical} delivery_mode {mode} vector {vector}"
+            f" trigger_mode {trigger}"
+        )
+
+    def differing(self, seen: Message) -> str:
+        """The fields in which another differs."""
+        texts = []
+        for name, wanted, value in zip(self._fields, self, seen, strict=True):
+            if wanted != value:
+                texts.append(f"{name} is {value:#x} for {wanted:#x}" if name in _CODES else f"{name} differs")
+        return ", ".join(texts)
+
+
+class _Sender(NamedTuple):
+    """Who sent a message.
+
+    Attributes:
+        wanted: what must arrive; None where nothing must.
+        request: of a device; None for the IOMMU itself.
+        as_it_was: the device's message before anything remaps it.
+        steps: what is looked at for a message that is blocked,
+        entry: and what the table entry that it leads to says of a message, each field with its values; empty where it
+            leads to none.
+    """
+
+    wanted: Message | None
+    request: Request | None = None
+    as_it_was: Message | None = None
+    steps: Sequence[Step] = ()
+    entry: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+
+    def cost(self, seen: Message) -> int:
+        """How unlikely it is that this is what came of it."""
+        if self.wanted is not None:
+            return sum(_CHANGED for mine, its in zip(self.wanted, seen, strict=True) if mine != its)
+        fits = bool(self.entry) and all(getattr(seen, name) in values for name, values in self.entry.items())
+        return _PASSED if fits or seen == self.as_it_was else _TURNED
+
+
+class _Difference(NamedTuple):
+    """Something that must have arrived, or did; at least one of both."""
+
+    sender: _Sender
+    seen: Message | None
+
+
+_NOBODY = _Sender(None)
+
+
+class Deliveries:
+    """Compares those of one machine.
+
+    Args:
+        target: name of it, for signatures.
+        machine: where they arrive.
+        unit: of the model; of a board whose interrupts QEMU does not tell, any.
+        predictor: who knows what devices wrote, and what the IOMMU sent of its own.
+        is_known: whether the program goes on behind a divergence with that signature.
+        report: takes each divergence; may raise to end the program.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        machine: ConformMachine,
+        unit: Unit,
+        predictor: Predictor,
+        is_known: Callable[[str], bool],
+        report: Callable[[Divergence], None],
+    ) -> None:
+        self._target = target
+        self._machine = machine
+        self._unit = cast(InterruptUnit, unit)
+        self._predictor = predictor
+        self._is_known = is_known
+        self._report = report
+        self._seen: list[Message] = []
+        self._own: Sequence[MsiWrite] = ()
+
+    def take(self, own: Sequence[MsiWrite]) -> None:
+        """A round is over: take what arrived in it.
+
+        Args:
+            own: messages that the IOMMU itself sent before there was DMA.
+        """
+        self._seen = [Message.told(text) for text in self._machine.take_interrupts()]
+        self._own = own
+
+    def agree(self) -> bool:
+        """Whether those arrived that must, as DMA was predicted last, but for what is known to be otherwise."""
+        differences = self._differences(self._predictor.requests)
+        return all(self._is_known(self._signature(each)) for each in differences)
+
+    def compare(self, step: int, requests: Sequence[Request]) -> None:
+        """Report what did not arrive, what arrived though it must not, and what is not as it must be.
+
+        Args:
+            step: number of the program's step.
+            requests: of the round.
+        """
+        event = self._machine.board.interrupts
+        for each in self._differences(requests):
+            wanted, seen = each.sender.wanted, each.seen
+            self._report(
+                Divergence(
+                    kind=Kind.INTERRUPT,
+                    signature=self._signature(each),
+                    step=step,
+                    detail="\n".join(_details(each)),
+                    told=Told(wanted.line(event) if wanted else "", seen.line(event) if seen else ""),
+                )
+            )
+
+    def _differences(self, requests: Sequence[Request]) -> list[_Difference]:
+        if not self._machine.board.interrupts:
+            return []
+        own = [*self._own, *self._predictor.own] if requests else self._own
+        messages = [request for request in requests if _is_message(request)]
+        left = list(self._seen)
+        lost = []
+        for each in own:
+            message = Message.sent(each.address, each.data)
+            if message in left:
+                left.remove(message)
+            elif is_interrupt_address(each.address & 0xFFFF_FFFF):  # above are bits of the destination
+                lost.append(_Sender(message))
+        wanted = [arrives for request in messages if (arrives := _wanted(request.outcome)) is not None]
+        if not lost and sorted(wanted) == sorted(left):
+            return []
+        found = list(_assign([self._sender(request) for request in messages], left))
+        # What is nobody's may be a message of the IOMMU's own, with a wrong field.
+        for number, difference in enumerate(found):
+            if difference.sender is _NOBODY and lost:
+                found[number] = difference._replace(sender=lost.pop(0))
+        return [*found, *(_Difference(sender, None) for sender in lost)]
+
+    def _signature(self, difference: _Difference) -> str:
+        return f"{self._target}: {Kind.INTERRUPT}: {self._text(difference)}"
+
+    def _text(self, difference: _Difference) -> str:
+        sender, seen = difference
+        what = _name(sender)
+        if seen is None:
+            return f"{what} did not arrive"
+        if seen == sender.as_it_was:
+            return f"{what} arrived unremapped"
+        return f"{what} arrived" if sender.wanted is None else f"{what}: {sender.wanted.differing(seen)}"
+
+    def _sender(self, request: Request) -> _Sender:
+        access = request.access
+        data = int.from_bytes(self._predictor.contents.data(request), "little")
+        outcome = request.outcome
+        sender = _Sender(_wanted(outcome), request, Message.sent(access.iova, data))
+        if not isinstance(outcome, Fault) or access.length != _LENGTH:
+            return sender
+        steps = self._unit.explain_interrupt(MsiWrite(requester=access.requester, address=access.iova, data=data))
+        fields = steps[-1].fields if steps else ()
+        # In xAPIC mode the destination is bits 15:8 of DST (VT-d 9.9).
+        entry = {
+            _ENTRY_FIELDS[name]: (value >> 8, value) if name == "DST" else (value,)
+            for name, value in fields
+            if name in _ENTRY_FIELDS
+        }
+        return sender._replace(steps=steps, entry=entry if "VECTOR" in entry else {})
+
+
+def _is_message(request: Request) -> bool:
+    """Whether a request is one for an interrupt."""
+    return isinstance(request.outcome, Interrupt | PostedInterrupt) or (
+        isinstance(request.outcome, Fault) and request.outcome.is_write and is_interrupt_address(request.access.iova)
+    )
+
+
+def _wanted(outcome: Outcome | MsiOutcome) -> Message | None:
+    """What must arrive of a message with that outcome."""
+    match outcome:
+        case Interrupt(address=address, data=data) | PostedInterrupt(notify=Interrupt(address=address, data=data)):
+            return Message.sent(address, data)
+        case _:
+            return None
+
+
+def _name(sender: _Sender) -> str:
+    """Whose message it is, and what must become of it."""
+    if sender.request is None:
+        return "message of nobody" if sender.wanted is None else "message of the IOMMU's own"
+    match sender.request.outcome:
+        case Fault(code=code):
+            return f"message with fault {code.name}"
+        case Interrupt(remapped=True):
+            return "remapped message"
+        case Interrupt():
+            mode = DeliveryMode(sender.wanted.DELIVERY_MODE) if sender.wanted else DeliveryMode.FIXED
+            return f"message of mode {mode.name} that is not remapped"
+        case _:
+            return "notification of a posted message"
+
+
+def _details(difference: _Difference) -> Iterator[str]:
+    sender, seen = difference
+    if sender.request is not None:
+        yield f"{sender.request.access}: must be {sender.request.outcome}"
+        yield from step_lines(sender.steps)
+    if sender.wanted is not None:
+        yield f"must arrive: {sender.wanted}"
+    if seen is not None:
+        yield f"arrived: {seen}"
+
+
+def _assign(senders: Sequence[_Sender], seen: Sequence[Message]) -> Iterator[_Difference]:
+    """Find out whose messages those are that arrived, in their order, so that as little as possible is wrong.
+
+    Gives what is wrong then. `costs[i][j]` is how unlikely it is at least that of the senders from number i on the
+    messages from number j on have come.
+    """
+    costs = [[0] * (len(seen) + 1) for _ in range(len(senders) + 1)]
+    for j in range(len(seen)):
+        costs[-1][j] = _FOREIGN * (len(seen) - j)
+    for i in reversed(range(len(senders))):
+        wanted, row, below = senders[i].wanted, costs[i], costs[i + 1]
+        lost = 0 if wanted is None else _LOST
+        row[-1] = below[-1] + lost
+        for j in reversed(range(len(seen))):
+            row[j] = min(below[j] + lost, below[j + 1] + senders[i].cost(seen[j]), row[j + 1] + _FOREIGN)
+    i = j = 0
+    while i < len(senders) or j < len(seen):
+        cost = costs[i][j]
+        if i < len(senders) and j < len(seen) and cost == costs[i + 1][j + 1] + senders[i].cost(seen[j]):
+            if senders[i].wanted != seen[j]:
+                yield _Difference(senders[i], seen[j])
+            i, j = i + 1, j + 1
+        elif j < len(seen) and cost == costs[i][j + 1] + _FOREIGN:
+            yield _Difference(_NOBODY, seen[j])
+            j += 1
+        else:
+            if senders[i].wanted is not None:
+                yield _Difference(senders[i], None)
+            i += 1
