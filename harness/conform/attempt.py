@@ -22,6 +22,8 @@ class Attempt:
         chosen: what was chosen so far.
         counts: among how many outcomes each time.
         requests: that were done.
+        passes: numbers of requests that read and were taken for blocked, each with where in `chosen` that was chosen,
+            and what had to be for it to pass.
         own: messages that the unit itself sent meanwhile.
         silent: those of them that were taken for blocked without a record, which they should have.
         wrong: number of the request that is not as it was seen to be, at which it was given up; None where all are.
@@ -33,6 +35,7 @@ class Attempt:
         self.chosen: list[int] = []
         self.counts: list[int] = []
         self.requests: list[Request] = []
+        self.passes: dict[int, tuple[int, int]] = {}
         self.own: Sequence[MsiWrite] = ()
         self.silent: list[Request] = []
         self.wrong: int | None = None

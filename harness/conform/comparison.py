@@ -197,9 +197,11 @@ class Comparison:
     def _arrival(self, request: Request, data: bytes, differing: Sequence[int]) -> int | None:
         """Where the data of a blocked write arrived: at its place in a page, or where nothing else is like it."""
         within = request.access.iova % _PAGE
+        unknown = self._is_unknown(request)
         for word in differing:
             at = word // _PAGE * _PAGE + within
-            if at & -_WORD == word and self._is_new(at, data):
+            changed = unknown and self._differs_only_in(word, at, len(data))
+            if at & -_WORD == word and (changed or self._is_new(at, data)):
                 return at
         # Few bytes stand elsewhere as well, and so does what a device has read before.
         if len(data) < _SHORTEST_PAYLOAD or request.dma.offset in LANDING:
@@ -209,6 +211,17 @@ class Comparison:
             if at >= 0 and self._unit.structure_at(at + self._ram) is None:
                 return at
         return None
+
+    def _is_unknown(self, request: Request) -> bool:
+        """Whether a device writes what it has read before where it must not: that may have been anything."""
+        read = self._contents.last_read(request.dma.device) if request.dma.offset in LANDING else None
+        return read is not None and isinstance(read.outcome, Fault)
+
+    def _differs_only_in(self, word: int, at: int, length: int) -> bool:
+        """Whether all bytes of a word that differ are among those from `at` on, and the IOMMU itself writes none."""
+        probe = self._probe(word)
+        covered = ((1 << 8 * length) - 1) << 8 * (at - word) if at >= word else 0
+        return not (probe.wanted ^ probe.seen) & ~covered and self._unit.structure_at(at + self._ram) is None
 
     def _is_new(self, at: int, data: bytes) -> bool:
         """Whether these bytes are there, and must not be, and nothing that the IOMMU itself writes is."""

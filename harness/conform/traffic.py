@@ -31,6 +31,7 @@ class Traffic:
         places: for each device's id, what may be of interest to it: first address and size of pages.
         special: addresses that are of interest to all.
         widest: width of the widest addresses.
+        reads: share of the DMAs that read, 0 to 1.
         alignment: what addresses and lengths are multiples of, 1, 2 or 4 bytes.
     """
 
@@ -40,6 +41,7 @@ class Traffic:
     places: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     special: tuple[int, ...] = ()
     widest: int = 64
+    reads: float = 0.3
     alignment: int = 1
     _reads_landed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -57,7 +59,7 @@ class Traffic:
         if landed is not None and draw() < 0.7:
             offset, length = landed
             self.writer.dma(entry.id, AccessKind.WRITE, min(iova, (1 << self.widest) - length), length, offset)
-        elif draw() < 0.3:
+        elif draw() < self.reads:
             offset = self._offset(LANDING, length)
             self._reads_landed[entry.id] = (offset, length)
             self.writer.dma(entry.id, AccessKind.READ, iova, length, offset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,14 @@ from harness.conform.command import MachineWords
 from harness.conform.machine import ConformMachine
 from harness.conform.program import Program
 from harness.conform.target import SOURCES, Bound
-from harness.conform.targets.intel_programs import Generation, Plan
-from harness.conform.targets.intel_tables import FirstStage, SecondStage
+from harness.conform.targets.intel_plan import Plan
+from harness.conform.targets.intel_programs import Generation
+from harness.conform.targets.intel_tables import DeviceTlbs, FirstStage, FirstStageFlags, SecondStage
 from harness.conform.targets.intel_universe import UNREACHABLE, universe
 from harness.errors import Unsupported
 from harness.model.memory import WritableMemory
 from harness.model.unit import Coverage
+from harness.model.vtd.register_layouts import ECAP_REG
 from harness.model.vtd.registers import VtdRegisters
 from harness.model.vtd.unit import VtdUnit
 from harness.vmm.qemu.capabilities import Capabilities
@@ -26,6 +28,7 @@ __all__ = ["INTEL_TARGETS", "IntelIommu"]
 _DEVICE = "intel-iommu"
 _REGISTERS = 0xFED9_0000  # QEMU, hw/i386/intel_iommu_internal.h
 _WIDTH = 48
+_FLAGS_ARE_SET = ECAP_REG["SMPWCS"].mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +64,25 @@ class IntelIommu:
 
     def bind(self, machine: ConformMachine, memory: WritableMemory, coverage: Coverage) -> Bound:
         """See `Target`. QEMU records no second fault of a device whose first is pending: vtd_try_collapse_fault."""
-        unit = VtdUnit(_registers(machine), memory, coverage=coverage, compresses=True, sources=SOURCES)
+        registers = self._registers(machine)
+        unit = VtdUnit(registers, memory, coverage=coverage, compresses=True, sources=SOURCES)
         return Bound(unit, _REGISTERS)
 
     def universe(self, machine: ConformMachine) -> frozenset[tuple[str, str]]:
         """See `Target`."""
-        return universe(_registers(machine), self.plan)
+        return universe(self._registers(machine), self.plan)
 
     def generate(self, seed: int, random: Random, bound: Bound) -> Program:
         """See `Target`."""
         assert isinstance(bound.unit, VtdUnit)
         return Generation(self.name, seed, random, bound.unit.registers, self.plan).program()
 
-
-def _registers(machine: ConformMachine) -> VtdRegisters:
-    return VtdRegisters.read(lambda offset, size: machine.read(_REGISTERS + offset, size), host_address_width=_WIDTH)
+    def _registers(self, machine: ConformMachine) -> VtdRegisters:
+        """As read; but where flags are to be set the unit can do so, whatever SMPWCS says of it (VT-d 11.4.3)."""
+        read = VtdRegisters.read(
+            lambda offset, size: machine.read(_REGISTERS + offset, size), host_address_width=_WIDTH
+        )
+        return replace(read, ecap=read.ecap | _FLAGS_ARE_SET) if self.plan.sets_flags else read
 
 
 _SCALABLE = ("scalable-mode", "x-scalable-mode")
@@ -84,8 +91,10 @@ INTEL_TARGETS = (
     IntelIommu("intel-iommu/legacy", Plan()),
     IntelIommu("intel-iommu/caching-mode", Plan(), options=(("caching-mode",),)),
     IntelIommu("intel-iommu/interrupts", Plan(messages=True)),
+    IntelIommu("intel-iommu/device-iotlb", Plan(DeviceTlbs), options=(("device-iotlb",),)),
     IntelIommu("intel-iommu/scalable-second-stage", Plan(SecondStage), (_SCALABLE,)),
     IntelIommu("intel-iommu/scalable-first-stage", Plan(FirstStage), (_SCALABLE, _FIRST_STAGE)),
+    IntelIommu("intel-iommu/scalable-first-stage-flags", Plan(FirstStageFlags), (_SCALABLE, _FIRST_STAGE)),
     IntelIommu("intel-iommu/scalable-pass-through", Plan(SecondStage, pass_through=0.7), (_SCALABLE,)),
 )
 """Every one."""

@@ -164,6 +164,15 @@ class Driver:
             self.submit(DescriptorType.IOTLB, G=Granularity.SELECTIVE, **fields)
         self.ring()
 
+    def invalidate_device_tlb(self, random: Random, requester: int, iova: int, shift: int) -> None:
+        """What a device has in its TLB of an aligned range of 2^shift bytes; only the queue can do that."""
+        # The lowest zero bit of ADDR tells how large the range is (PCIe, address translation services).
+        ones = (1 << max(shift - 13, 0)) - 1
+        page = iova >> 12 & -(1 << shift - 12) | ones
+        self.submit(
+            DescriptorType.DEVICE_TLB, SID=requester, ADDR=page, S=int(shift > 12), MIP=random.randrange(1 << 5)
+        )
+
     def invalidate_interrupts(self, index: int | None = None, mask: int = 0) -> None:
         """Interrupt entries from an index on, 2^mask of them; all without one. Only the queue can do that."""
         if not self.queued:
@@ -220,7 +229,8 @@ class Driver:
         self.ring()
         self._writer.read(_FSTS, 4)
         self._writer.read(_IQH, 8)
-        good = build_descriptor(DescriptorType.WAIT, {"FN": 1, "SW": 1, "ADDR": STATUS.start >> 2})
+        # Builds that go on when the tail is written only would be told by any store of a wait descriptor.
+        good = build_descriptor(DescriptorType.CONTEXT_CACHE, {"G": Granularity.GLOBAL})
         self._writer.memory.write(at, good.to_bytes(32, "little")[: self._width])
         self._writer.write(_FSTS, 4, _IQE)
         if random.random() < 0.1:

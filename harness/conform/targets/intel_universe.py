@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.conform.targets.intel_programs import Plan
+from harness.conform.targets.intel_plan import Plan
 from harness.model.access import BypassReason
 from harness.model.vtd.faults import VtdFaultReason
 from harness.model.vtd.register_layouts import TranslationTableMode
@@ -85,9 +85,11 @@ def universe(registers: VtdRegisters, plan: Plan) -> frozenset[tuple[str, str]]:
 def _commands(plan: Plan, *, legacy: bool) -> list[str]:
     names = ["CONTEXT_CACHE global", "CONTEXT_CACHE domain", "CONTEXT_CACHE selective", "IOTLB global", "IOTLB domain"]
     names += ["WAIT SW", "WAIT IF", "WAIT SW FN", "WAIT IF SW"]
-    if legacy and not plan.messages:
+    if legacy and not plan.messages and not plan.device_tlbs:
         names += [f"CCMD_REG {how}" for how in ("global", "domain", "selective")]
         names += [f"IOTLB_REG {how}" for how in ("global", "domain", "selective")]
+    if plan.device_tlbs:
+        names += ["DEVICE_TLB", "DEVICE_TLB refused: RESERVED_FIELD"]
     if not legacy:
         names += ["PASID_CACHE global", "PASID_CACHE domain", "PASID_CACHE pasid"]
     names.append("PASID_IOTLB page" if plan.first_stage else "IOTLB selective")

@@ -42,15 +42,14 @@ walks for one access, the answer is `Undecided` where the outcome is not the pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from operator import eq
 from typing import Any, Generic, Protocol, TypeVar
 
 from harness.errors import SpecError
-from harness.model.access import Access, AddressType, Attributes, Fault, Outcome, Translated, without_writes
-from harness.model.caches.cached_walk import CachedWalk
-from harness.model.caches.companions import Companions, Relation, Source
+from harness.model.access import Access, AddressType, Outcome, Translated, without_writes
+from harness.model.caches.companions import Companions, Source
 from harness.model.caches.descriptions import describe_invalidation
 from harness.model.caches.history import HistoryMemory
 from harness.model.caches.horizon import Horizon
@@ -68,6 +67,7 @@ from harness.model.caches.staleness import (
     Verdict,
     stale_parts,
 )
+from harness.model.caches.ways import Ways
 from harness.model.engine import Engine, InterruptRemapper, MsiOutcome, MsiWrite
 from harness.model.invalidation import CachedEntry, EntryKind, Invalidation
 from harness.model.memory import Memory, WritableMemory
@@ -130,6 +130,7 @@ class CacheModel(Generic[RegistersT]):
         self._interrupts = interrupts
         self._past = PastWalks(engine_of, registers, self.memory, policy, walk_limit)
         self._companions = Companions(self.memory, self._past.present_walk, policy, sources)
+        self._ways = Ways(self._past, self._companions, policy, self.memory, walk_limit)
         self.reset()
 
     @property
@@ -192,10 +193,10 @@ class CacheModel(Generic[RegistersT]):
             TooManyWalks: there are more than can be tried.
             AccessCrossesPage, NotModelled: as the engine does.
         """
-        outcome = self._only_outcome(access)
+        outcome = self._ways.only_outcome(access)
         if outcome is not None:
             return (outcome,)
-        present, *others = self._ways(access)
+        present, *others = self._ways.find(access)
         return _each_once(present.outcome, (way.outcome for way in others if holds_now(way.moments)))
 
     def allowed(self, access: Access) -> frozenset[Outcome]:
@@ -215,7 +216,7 @@ class CacheModel(Generic[RegistersT]):
         if self._same(seen, without_writes(self._past.engine.translate(access))):
             return ALLOWED
         try:
-            ways = self._ways(access)
+            ways = self._ways.find(access)
         except TooManyWalks as error:
             return Undecided(access, seen, error.message)
         possible: dict[Outcome, Possible] = {}
@@ -237,7 +238,7 @@ class CacheModel(Generic[RegistersT]):
             TooManyWalks: there are more ways than can be tried.
             AccessCrossesPage, NotModelled: as the engine does.
         """
-        ended = [way for way in self._ways(access) if way.moments and not holds_now(way.moments)]
+        ended = [way for way in self._ways.find(access) if way.moments and not holds_now(way.moments)]
         ended = [way for way in ended if isinstance(way.outcome, Translated)]
         if not ended:
             return ()
@@ -262,7 +263,7 @@ class CacheModel(Generic[RegistersT]):
             )
         request = replace(access, address_type=AddressType.TRANSLATION_REQUEST)
         held_now = set()
-        for way in self._ways(request, also_while_off=True):
+        for way in self._ways.find(request, also_while_off=True):
             outcome = way.outcome
             if isinstance(outcome, Translated):
                 first = access.iova & -outcome.size
@@ -301,107 +302,6 @@ class CacheModel(Generic[RegistersT]):
         lookups = Lookups([each.cached for each in walks])
         return _each_once(present.outcome, (each.outcome for each in others if holds_now(lookups.find(each.cached))))
 
-    def _only_outcome(self, access: Access) -> Outcome | None:
-        """The present outcome, where nothing that the access could find has a past; None where something has.
-
-        Most accesses are such ones, so this is the way that has to be fast.
-        """
-        if len(self._past.roots.all) > 1 or self.memory.lost:
-            return None
-        outcome: Outcome | None
-        if self.memory.is_empty:
-            outcome = self._past.engine.translate(access)
-            others = self._companions.known.get((access.requester, access.pasid))  # as a rule it is there
-        else:
-            outcome = self._past.present(access)
-            if outcome is None:
-                return None
-            others = None
-        translates = isinstance(outcome, Translated)
-        if others is None or (translates and self._companions.untagged):
-            others = self._companions.find(access, translates=translates)
-        bare = without_writes(outcome)
-        if others and not all(self._adds_nothing(access, bare, other) for other in others):
-            return None
-        return bare
-
-    def _adds_nothing(self, access: Access, outcome: Outcome, other: Source) -> bool:
-        """Whether nothing that another source has brought in gives an access anything but its present outcome.
-
-        Only where neither can find anything that has a past.
-        """
-        relation = self._companions.relation((access.requester, access.pasid), other)
-        if relation is Relation.OPEN or self._policy.found_by_requester:
-            return False
-        made = replace(access, requester=other[0], pasid=other[1])
-        theirs = self._past.present(made)
-        if theirs is None:
-            return False
-        if relation is Relation.SAME_TAGS:
-            return isinstance(theirs, Translated) and without_writes(theirs) == outcome
-        if isinstance(theirs, Translated):
-            return Attributes.GLOBAL not in theirs.attributes
-        # A fault may have come from a page that is global, and does not allow the access.
-        return not self._past.present_walk(made).is_global
-
-    def _ways(self, access: Access, *, also_while_off: bool = False) -> list[Way]:
-        """Every way in which the access can have gone, the present one first, and when a lookup of it can give that.
-
-        Args:
-            access: what is asked.
-            also_while_off: give those of before as well where the present registers use no table, and so no cache.
-
-        Raises:
-            TooManyWalks: there are more than can be tried.
-        """
-        others = self._companions.find(access)
-        budget = Budget(self._walk_limit)
-        own = list(self._walked(access, access, budget))
-        present = own[0]
-        if not present.walk.steps and not also_while_off:
-            # Nothing but registers was looked at, and no cache either.
-            return [present]
-        lookups = Lookups([way.walk for way in own], self._probes(access, own, budget))
-        foreign: list[Way] = []
-        for requester, pasid in others:
-            foreign += self._walked(replace(access, requester=requester, pasid=pasid), access, budget)
-        if self._policy.found_by_requester:
-            # Of others there is nothing to find but tables.
-            return [
-                *(lookups.take_over(way, None) for way in own),
-                *(lookups.take_over(way, lookups.space) for way in foreign if way.walk.last_table is not None),
-            ]
-        shared = (way for way in foreign if way.walk.tags is not None)
-        return [way._replace(moments=lookups.find(way.walk)) for way in (*own, *shared)]
-
-    def _probes(self, access: Access, own: Iterable[Way], budget: Budget) -> list[CachedWalk]:
-        """Walks that tell the tags of those that ended before any page table: at an address beyond the width, say.
-
-        A cache may be asked with the same tags before the width is looked at.
-        """
-        if not any(way.walk.tags is None and _began_to_translate(way.outcome) for way in own):
-            return []
-        probe = replace(access, iova=0)
-        return [way.walk for way in self._walked(probe, probe, budget)]
-
-    def _walked(self, made: Access, access: Access, budget: Budget) -> Iterator[Way]:
-        """The ways in which one access can have gone, and what each would give to another that finds it in a cache.
-
-        Args:
-            made: that the walks are for.
-            access: that finds their results.
-            budget: of walks.
-        """
-
-        def explain(engine: Engine[Any, Any]) -> Explained[Outcome]:
-            explanation = engine.explain(made)
-            return explanation.steps, explanation.outcome
-
-        for walked in self._past.walks(self._past.roots, explain, budget):
-            outcome = walked.outcome if made == access else self._past.happens_to(access, walked)
-            cached = walked.cached
-            yield Way(without_writes(outcome), cached.result, cached, made.requester, walked.taken_by)
-
     def _begin_companions(self) -> None:
         self._companions.begin(one_root=len(self._past.roots.all) == 1)
 
@@ -435,11 +335,6 @@ class CacheModel(Generic[RegistersT]):
         if dropped is None:
             return f"it was right until change {end}, and caches may not keep it"
         return f"it was right until change {until}; change {end} dropped it: {describe_invalidation(dropped)}"
-
-
-def _began_to_translate(outcome: Outcome) -> bool:
-    """Whether the entries of the device were good, though the translation may have failed."""
-    return isinstance(outcome, Translated) or (isinstance(outcome, Fault) and outcome.stage is not None)
 
 
 def _each_once(present: ResultT, others: Iterable[ResultT]) -> tuple[ResultT, ...]:

@@ -20,11 +20,13 @@ class Records(UndoMemory):
 
     Args:
         caches: of the unit, in whose history software's own writes are.
+        flagged: takes the addresses of entries in which a walk has set flags, or may have.
     """
 
-    def __init__(self, caches: CacheModel[Any]) -> None:
+    def __init__(self, caches: CacheModel[Any], flagged: set[int] | None = None) -> None:
         super().__init__(HardwareMemory(caches.memory))
         self._caches = caches
+        self._flagged = set() if flagged is None else flagged
 
     def put(self, write: MemoryWrite) -> None:
         """Write, where memory answers; elsewhere the write is lost, and nothing is told of it."""
@@ -49,6 +51,7 @@ class Records(UndoMemory):
         present = self._caches.engine.translate(access)
         if isinstance(present, Bypassed) or not present.writes or not same(without_writes(present), outcome):
             return ()
+        self._flagged.update(write.address for write in present.writes)
         if not self._caches.memory.is_empty:
             return present.writes
         for write in present.writes:

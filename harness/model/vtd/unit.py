@@ -25,6 +25,7 @@ from harness.model.unit import Coverage, Place, Readout, UnitState
 from harness.model.vtd.command_names import descriptor_name, register_command_name
 from harness.model.vtd.engine import VtdEngine
 from harness.model.vtd.faults import VtdFaultRecord
+from harness.model.vtd.first_stage import PAGE_ENTRY
 from harness.model.vtd.invalidation.by_register import VtdWrongRequest, write_ccmd, write_iotlb
 from harness.model.vtd.invalidation.descriptors import DescriptorType, Granularity, descriptor_type
 from harness.model.vtd.invalidation.queue import process_queue
@@ -38,6 +39,7 @@ __all__ = ["VtdUnit"]
 
 _MOST_WALKS = 512  # that are tried for one request
 _STATUS_SIZE = 8
+_ENTRY_SIZE = 8
 _QIES = GSTS_REG["QIES"].mask
 _TRANSLATION_KEYS = ("gsts", "rtaddr", "irta", "pmen", "plmbase", "plmlimit", "phmbase", "phmlimit")
 """What an outcome depends on, beside capabilities."""
@@ -107,6 +109,7 @@ class VtdUnit:
         self._engine_of = keep_engines(VtdEngine)
         self._models: dict[str, CacheModel[VtdRegisters]] = {}
         self._stores: set[int] = set()  # where wait descriptors have stored
+        self._flagged: set[int] = set()  # entries of tables in which flags were set
         self._interrupts: list[MsiWrite] = []
         self.reset()
 
@@ -114,6 +117,7 @@ class VtdUnit:
         """See `Unit`."""
         self._file.reset()
         self._stores.clear()
+        self._flagged.clear()
         self._interrupts.clear()
         self._last_descriptor: int | None = None
         self._translation: tuple[int, ...] = ()
@@ -243,7 +247,7 @@ class VtdUnit:
                 raise NotModelled("RTADDR_REG.TTM is changed while caches may hold something of the other mode")
             model.reset()
         self._caches = model
-        self._records = Records(model)
+        self._records = Records(model, self._flagged)
         model.set_registers(present)
         mode = present.translation_table_mode
         self._sets_flags = mode is not TranslationTableMode.LEGACY and present.translation_enabled
@@ -365,9 +369,11 @@ class VtdUnit:
         return None if register is None else Place(register.name, register.offset, register.size, register.layout)
 
     def structure_at(self, address: int) -> Place | None:
-        """See `Unit`: what a wait descriptor stored."""
+        """See `Unit`: what a wait descriptor stored, and entries of tables that have flags."""
         start = address & -_STATUS_SIZE
-        return Place("invalidation wait status", start, _STATUS_SIZE) if start in self._stores else None
+        if start in self._stores:
+            return Place("invalidation wait status", start, _STATUS_SIZE)
+        return Place(PAGE_ENTRY.name, start, _ENTRY_SIZE, PAGE_ENTRY) if start in self._flagged else None
 
 
 def _asks_for_less_than_all(register: VtdRegister, value: int) -> bool:

@@ -13,7 +13,7 @@ from harness.conform.layout import DEVICES
 from harness.conform.program import Dma, Program, Read, Reset, Store, Write
 from harness.conform.target import Bound
 from harness.conform.targets.intel import INTEL_TARGETS
-from harness.conform.targets.intel_programs import Plan
+from harness.conform.targets.intel_plan import Plan
 from harness.conform.targets.registry import TARGETS, find_target
 from harness.model.access import Access, Bypassed, Fault, Outcome, Translated
 from harness.model.amdvi import AmdviRegisters
@@ -82,6 +82,8 @@ def intel_registers(plan: Plan) -> VtdRegisters:
         scalable_mode=scalable,
         second_stage=scalable and not plan.first_stage,
         first_stage=scalable and plan.first_stage,
+        device_tlbs=plan.device_tlbs,
+        walk_coherency=plan.sets_flags,
         max_index_mask=15,
         iotlb_registers=0xF0,
     )
@@ -142,26 +144,8 @@ class Ran:
         return sum(self.kinds[kind] for kind in kinds) / self.kinds.total()
 
 
-def run_all(name: str, seeds: Iterable[int]) -> Ran:
-    """Run programs of a target, each on a unit of its own; requests have the first outcome that they may have."""
-    ran = Ran()
-    for seed in seeds:
-        try:
-            for step, outcome in _run(make(name, seed), make_unit(name, ran.coverage)):
-                ran.kinds[type(outcome)] += 1
-                if isinstance(outcome, Fault):
-                    ran.coverage.note("fault", outcome.code.name)
-                elif isinstance(outcome, Translated):
-                    ran.coverage.note("page", f"{outcome.size:#x}")
-                else:
-                    ran.coverage.note("bypass", outcome.reason.name)
-                    ran.bypassed.append((step, outcome))
-        except NotModelled:
-            ran.unjudged += 1
-    return ran
-
-
-def _run(program: Program, unit: Unit) -> Iterator[tuple[Dma, Outcome]]:
+def run(program: Program, unit: Unit) -> Iterator[tuple[Dma, Outcome]]:
+    """Run a program to its end; each DMA, and the first outcome that it may have."""
     for step in program.steps:
         match step:
             case Store(address, data):
@@ -180,6 +164,25 @@ def _run(program: Program, unit: Unit) -> Iterator[tuple[Dma, Outcome]]:
                 yield step, outcome
             case _:
                 pass
+
+
+def run_all(name: str, seeds: Iterable[int]) -> Ran:
+    """Run programs of a target, each on a unit of its own; requests have the first outcome that they may have."""
+    ran = Ran()
+    for seed in seeds:
+        try:
+            for step, outcome in run(make(name, seed), make_unit(name, ran.coverage)):
+                ran.kinds[type(outcome)] += 1
+                if isinstance(outcome, Fault):
+                    ran.coverage.note("fault", outcome.code.name)
+                elif isinstance(outcome, Translated):
+                    ran.coverage.note("page", f"{outcome.size:#x}")
+                else:
+                    ran.coverage.note("bypass", outcome.reason.name)
+                    ran.bypassed.append((step, outcome))
+        except NotModelled:
+            ran.unjudged += 1
+    return ran
 
 
 def _memory(base: int) -> MappedMemory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
@@ -14,6 +14,7 @@ from harness.conform.board import PC
 from harness.conform.command import RAM_BYTES
 from harness.conform.layout import DEVICES
 from harness.conform.memory import HOT_DATA, TwinMemory, WatchedMemory
+from harness.conform.play import Play
 from harness.conform.prediction import Predictor
 from harness.conform.program import Dma
 from harness.conform.request import Request
@@ -114,16 +115,10 @@ def rig() -> Iterator[_Rig]:
         unit = _Unit()
         anything: Any = unit
         kinds = {_Code.RED: "red", _Code.GREEN: "green"}
-        predictor = Predictor(
-            anything,
-            memory,
-            WatchedMemory(twin),
-            twin,
-            PC,
-            silence=lambda request: kinds.get(_code(request), ""),
-        )
+        play = Play(anything, memory, WatchedMemory(twin), twin, PC, lambda at: False)
+        predictor = Predictor(play, lambda request: kinds.get(_code(request), ""))
         yield _Rig(unit, memory, predictor)
-        del memory, predictor, twin  # they look into the mapping
+        del memory, predictor, play, twin  # they look into the mapping
 
 
 def _code(request: Request) -> _Code:
@@ -221,6 +216,17 @@ def test_faults_without_a_record_are_found(
     assert rig.unit.told == (record, others)
 
 
+def test_a_read_without_a_record_may_have_passed(rig: _Rig) -> None:
+    blue, red = _fault("edu0", _Code.BLUE), _fault("edu1", _Code.RED)
+    rig.unit.allowed = {"edu0": [blue, _to(_DATA)], "edu1": [red]}
+    rig.predict(Dma("edu0", AccessKind.READ, _DATA, 8, 0x900), _write("edu1", 4))
+    fits = rig.fits((None, False))
+    rig.predictor.choose(fits)
+    requests, unrecorded = rig.predictor.find_unrecorded(fits)
+    assert [request.outcome for request in requests] == [_to(_DATA), replace(red, record=None)]
+    assert unrecorded == requests[1:]
+
+
 def test_what_hardware_records_once_either_way_is_not_missing(rig: _Rig) -> None:
     """The second request of a device changes no register: that it has no record is nothing to tell of."""
     rig.unit.allowed = {device: [_fault(device, _Code.BLUE)] for device in ("edu0", "edu1")}
@@ -247,8 +253,8 @@ def test_a_blocked_page_is_asked_for_once_where_its_faults_are_alike(
     rig.unit.allowed = {"edu0": [_fault("edu0")]}
     anything: Any = rig.unit
     twin = MappedMemory(rig.memory.twin, [Region(PC.ram, RAM_BYTES)])
-    requests = Predictor(anything, rig.memory, WatchedMemory(twin), twin, PC).predict([_write("edu0", 20)])
-    assert len(requests) == 5
+    play = Play(anything, rig.memory, WatchedMemory(twin), twin, PC, lambda at: False)
+    assert len(play.begin([_write("edu0", 20)]).requests) == 5
     assert rig.unit.asked == asked
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -15,8 +16,9 @@ from harness.artifacts.cache import Cache
 from harness.artifacts.qemu import find_qemu
 from harness.conform.campaign import capabilities_of
 from harness.conform.divergence import Kind
-from harness.conform.edu import PAYLOADS, first_buffer
-from harness.conform.memory import DATA
+from harness.conform.edu import LANDING, PAYLOADS, first_buffer
+from harness.conform.layout import DEVICES
+from harness.conform.memory import DATA, HOT_DATA
 from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store, Unplug, Write
 from harness.conform.replay import replay_program
 from harness.conform.session import Session
@@ -26,13 +28,15 @@ from harness.model.access import Access, AccessKind, Bypassed, Fault, Outcome
 from harness.model.smmuv3.register_map import REGISTERS
 from harness.model.smmuv3.registers import CR0
 from harness.model.unit import Coverage, Readout
-from harness.model.vtd.faults import VtdFaultReason
+from harness.model.vtd.context import context_entry_address
+from harness.model.vtd.faults import VtdFaultReason, VtdFaultRecord
 from harness.resources import ROOT
 from harness.vmm.qemu.stacks import stacks
 
 _TARGET = "intel-iommu/legacy"
 _GCMD, _RTADDR = 0x18, 0x20
 _PAGE = DATA.start
+_ENABLE = (Write(_RTADDR, 8, 0x14_0000), Write(_GCMD, 4, 1 << 30), Write(_GCMD, 4, 1 << 31))
 
 
 @pytest.fixture
@@ -69,8 +73,7 @@ def test_what_a_device_read_shows_in_what_it_writes(session: Session) -> None:
 
 
 def test_a_blocked_dma_is_seen_to_be_blocked_and_its_record_is_compared(session: Session) -> None:
-    enable = (Write(_RTADDR, 8, 0x14_0000), Write(_GCMD, 4, 1 << 30), Write(_GCMD, 4, 1 << 31))
-    result = session.run(_program(*enable, _write(_PAGE), Read(0x34, 4)))
+    result = session.run(_program(*_ENABLE, _write(_PAGE), Read(0x34, 4)))
     assert (result.divergences, result.dmas) == ([], 1)
     assert session.runner.bound.unit.read(0x34, 4) == Readout(0x2, 0xFF73)
 
@@ -97,6 +100,69 @@ def test_two_bytes_on_each_side_of_a_page_that_arrive_though_they_are_blocked_ar
     unit.outcomes = blocked  # type: ignore[method-assign]
     found = session.run(_program(_write(_PAGE + 0x1000 - 2))).divergences[0]
     assert found.signature == f"{_TARGET}: dma: write with fault CONTEXT_NOT_PRESENT arrived untranslated"
+
+
+def test_what_a_device_has_read_and_written_though_neither_is_allowed_is_named_by_the_write(session: Session) -> None:
+    unit = session.runner.bound.unit
+
+    def blocked(access: Access) -> Sequence[Outcome]:
+        is_write = access.kind is AccessKind.WRITE
+        return [Fault(VtdFaultReason.CONTEXT_NOT_PRESENT, access.requester, access.iova, is_write=is_write)]
+
+    unit.outcomes = blocked  # type: ignore[method-assign]
+    read = Dma("edu0", AccessKind.READ, _PAGE + 0x40, 4, LANDING.start)
+    write = Dma("edu0", AccessKind.WRITE, _PAGE + 0x80, 4, LANDING.start)
+    found = session.run(_program(read, write)).divergences[0]
+    assert found.signature == f"{_TARGET}: dma: write with fault CONTEXT_NOT_PRESENT arrived untranslated"
+
+
+def test_a_write_to_a_page_that_is_seldom_looked_at_explains_why_its_fault_is_not_recorded(session: Session) -> None:
+    unit = session.runner.bound.unit
+    target = HOT_DATA.stop + 0x2000
+
+    def blocked(access: Access) -> Sequence[Outcome]:
+        reason = VtdFaultReason.CONTEXT_NOT_PRESENT
+        record = VtdFaultRecord(address=access.iova, source_id=access.requester, reason=reason, is_read=False)
+        return [Fault(reason, access.requester, access.iova, is_write=True, record=record)]
+
+    unit.outcomes = blocked  # type: ignore[method-assign]
+    found = session.run(_program(_write(target))).divergences[0]
+    assert found.signature == f"{_TARGET}: dma: write with fault CONTEXT_NOT_PRESENT arrived untranslated"
+
+
+def test_reads_that_may_pass_are_not_taken_for_faults_without_a_record(session: Session) -> None:
+    unit = session.runner.bound.unit
+    outcomes = unit.outcomes
+
+    def doubtful(access: Access) -> Sequence[Outcome]:
+        reason = VtdFaultReason.CONTEXT_NOT_PRESENT
+        record = VtdFaultRecord(address=access.iova, source_id=access.requester, reason=reason, is_read=True)
+        return [Fault(reason, access.requester, access.iova, is_write=False, record=record), *outcomes(access)]
+
+    unit.outcomes = doubtful  # type: ignore[method-assign]
+    reads = [Dma(entry.id, AccessKind.READ, _PAGE, 4, LANDING.start) for entry in DEVICES[:12]]
+    assert session.run(_program(*reads, Read(0x34, 4))).divergences == []
+
+
+def test_a_fault_that_may_go_without_a_record_is_not_taken_for_one_that_lacks_it(session: Session) -> None:
+    unit = session.runner.bound.unit
+    outcomes = unit.outcomes
+
+    def doubtful(access: Access) -> Sequence[Outcome]:
+        (blocked,) = outcomes(access)
+        assert isinstance(blocked, Fault)
+        assert blocked.record is None
+        reason = VtdFaultReason.CONTEXT_NOT_PRESENT
+        record = VtdFaultRecord(address=access.iova, source_id=access.requester, reason=reason, is_read=False)
+        return [blocked, replace(blocked, record=record)]
+
+    unit.outcomes = doubtful  # type: ignore[method-assign]
+    requester, context_table = DEVICES[0].requester, 0x14_1000
+    tables = (
+        Store(0x14_0000, (context_table | 1).to_bytes(8, "little")),
+        Store(context_entry_address(context_table, requester), (2).to_bytes(8, "little")),  # P=0, FPD=1
+    )
+    assert session.run(_program(*tables, *_ENABLE, _write(_PAGE), Read(0x34, 4))).divergences == []
 
 
 def test_a_change_of_memory_that_nobody_made_is_found_out(session: Session) -> None:
@@ -168,8 +234,7 @@ def test_the_threads_of_a_process_are_told_without_a_debugger(monkeypatch: pytes
 
 
 def test_a_reset_in_the_middle_turns_translation_off(session: Session) -> None:
-    enable = (Write(_RTADDR, 8, 0x14_0000), Write(_GCMD, 4, 1 << 30), Write(_GCMD, 4, 1 << 31))
-    result = session.run(_program(*enable, _write(_PAGE), Reset(), _write(_PAGE + 16), Read(0x1C, 4)))
+    result = session.run(_program(*_ENABLE, _write(_PAGE), Reset(), _write(_PAGE + 16), Read(0x1C, 4)))
     assert (result.divergences, result.dmas) == ([], 2)
 
 

@@ -14,9 +14,9 @@ from harness.vmm.qemu.process import Listener, QemuProcess
 from harness.vmm.qemu.qtest import Qtest
 from harness.vmm.rundir import RunDirectory
 
-__all__ = ["ARM", "MEMORY_MIB", "RISCV", "Virt", "bare_machine"]
+__all__ = ["ARM", "RISCV", "Virt", "bare_machine"]
 
-MEMORY_MIB = 128
+_MEMORY_MIB = 128
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def bare_machine(parent: Path, suite: str, arch: str, firmware: bytes, *words: s
         image = directory.path / "firmware.rom"
         image.write_bytes(firmware)
         listener = stack.enter_context(Listener(directory.path / "qtest.sock"))
-        argv = [*build.argv_prefix, *words, "-m", f"{MEMORY_MIB}M", "-bios", str(image)]
+        argv = [*build.argv_prefix, *words, "-m", f"{_MEMORY_MIB}M", "-bios", str(image)]
         argv += ["-nodefaults", "-no-user-config", "-display", "none"]
         argv += ["-chardev", f"socket,id=qtest,path={listener.path}", "-qtest", "chardev:qtest", "-qtest-log", "none"]
         process = stack.enter_context(

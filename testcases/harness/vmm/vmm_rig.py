@@ -20,13 +20,13 @@ from harness.vmm.rundir import RunDirectory
 
 ECAM = 0xB000_0000
 _BAR = 0xE000_0000
-HALT_ROM = bytes.fromhex("fa f4 eb fd").rjust(0xFFF4, b"\0").ljust(0x1_0000, b"\0")
-"""64 KiB of firmware whose reset vector, 16 bytes before its end, is `cli; hlt; jmp` back to the hlt."""
+# 64 KiB of firmware whose reset vector, 16 bytes before its end, is `cli; hlt; jmp` back to the hlt.
+_HALT_ROM = bytes.fromhex("fa f4 eb fd").rjust(0xFFF4, b"\0").ljust(0x1_0000, b"\0")
 
 
 def halt_rom(path: Path) -> FirmwareBoot:
-    """The firmware `HALT_ROM` as a file."""
-    path.write_bytes(HALT_ROM)
+    """Firmware that halts at once, as a file."""
+    path.write_bytes(_HALT_ROM)
     return FirmwareBoot(image=path)
 
 

@@ -19,7 +19,8 @@ def test_flags_of_a_walk_that_no_cache_can_spare_are_set_and_taken_back() -> Non
     rig = RIGS[RIG]()
     rig.table.set_fields(rig.access.iova, 1, {"A": 0})
     rig.model.reset()
-    records = Records(rig.model)
+    flagged: set[int] = set()
+    records = Records(rig.model, flagged)
     present = rig.model.engine.translate(rig.access)
     assert not isinstance(present, Bypassed)
     (write, *_) = present.writes
@@ -27,6 +28,7 @@ def test_flags_of_a_walk_that_no_cache_can_spare_are_set_and_taken_back() -> Non
     records.mark()
     assert records.set_flags(rig.access, without_writes(present)) == ()
     assert rig.memory.read(write.address, len(write.data)) == write.data
+    assert flagged == {each.address for each in present.writes}
     records.rollback()
     assert rig.memory.read(write.address, len(write.data)) == before
 

@@ -1,0 +1,156 @@
+"""In which ways an access can have gone: by present and past tables, and by what others have brought into caches.
+
+Each way is a walk of the engine (`past_walks`) with the moments at which a lookup can have given what it came to
+(`lookups`). Other sources whose cached entries have the same tags are asked for theirs (`companions`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
+
+from harness.model.access import Access, Attributes, Fault, Outcome, Translated, without_writes
+from harness.model.caches.cached_walk import CachedWalk
+from harness.model.caches.companions import Companions, Relation, Source
+from harness.model.caches.history import HistoryMemory
+from harness.model.caches.lookups import Lookups, Way
+from harness.model.caches.past_walks import Budget, Explained, PastWalks
+from harness.model.caches.policy import CachePolicy
+from harness.model.engine import Engine
+
+__all__ = ["Ways"]
+
+RegistersT = TypeVar("RegistersT")
+
+
+class Ways(Generic[RegistersT]):
+    """Finds them.
+
+    Args:
+        past: the walks that can have been.
+        companions: sources that may share cached entries.
+        policy: what the architecture allows.
+        memory: whose history it is.
+        walk_limit: walks that are tried for one access.
+    """
+
+    def __init__(
+        self,
+        past: PastWalks[RegistersT],
+        companions: Companions,
+        policy: CachePolicy[RegistersT],
+        memory: HistoryMemory,
+        walk_limit: int,
+    ) -> None:
+        self._past = past
+        self._companions = companions
+        self._policy = policy
+        self._memory = memory
+        self._walk_limit = walk_limit
+
+    def only_outcome(self, access: Access) -> Outcome | None:
+        """The present outcome, where nothing that the access could find has a past; None where something has.
+
+        Most accesses are such ones, so this is the way that has to be fast.
+        """
+        if len(self._past.roots.all) > 1 or self._memory.lost:
+            return None
+        outcome: Outcome | None
+        if self._memory.is_empty:
+            outcome = self._past.engine.translate(access)
+            others = self._companions.known.get((access.requester, access.pasid))  # as a rule it is there
+        else:
+            outcome = self._past.present(access)
+            if outcome is None:
+                return None
+            others = None
+        translates = isinstance(outcome, Translated)
+        if others is None or (translates and self._companions.untagged):
+            others = self._companions.find(access, translates=translates)
+        bare = without_writes(outcome)
+        if others and not all(self._adds_nothing(access, bare, other) for other in others):
+            return None
+        return bare
+
+    def find(self, access: Access, *, also_while_off: bool = False) -> list[Way]:
+        """Every way in which the access can have gone, the present one first, and when a lookup of it can give that.
+
+        Args:
+            access: what is asked.
+            also_while_off: give those of before as well where the present registers use no table, and so no cache.
+
+        Raises:
+            TooManyWalks: there are more than can be tried.
+        """
+        others = self._companions.find(access)
+        budget = Budget(self._walk_limit)
+        own = list(self._walked(access, access, budget))
+        present = own[0]
+        if not present.walk.steps and not also_while_off:
+            # Nothing but registers was looked at, and no cache either.
+            return [present]
+        lookups = Lookups([way.walk for way in own], self._probes(access, own, budget))
+        foreign: list[Way] = []
+        for requester, pasid in others:
+            foreign += self._walked(replace(access, requester=requester, pasid=pasid), access, budget)
+        if self._policy.found_by_requester:
+            # Of others there is nothing to find but tables.
+            return [
+                *(lookups.take_over(way, None) for way in own),
+                *(lookups.take_over(way, lookups.space) for way in foreign if way.walk.last_table is not None),
+            ]
+        shared = (way for way in foreign if way.walk.tags is not None)
+        return [way._replace(moments=lookups.find(way.walk)) for way in (*own, *shared)]
+
+    def _adds_nothing(self, access: Access, outcome: Outcome, other: Source) -> bool:
+        """Whether nothing that another source has brought in gives an access anything but its present outcome.
+
+        Only where neither can find anything that has a past.
+        """
+        relation = self._companions.relation((access.requester, access.pasid), other)
+        if relation is Relation.OPEN or self._policy.found_by_requester:
+            return False
+        made = replace(access, requester=other[0], pasid=other[1])
+        theirs = self._past.present(made)
+        if theirs is None:
+            return False
+        if relation is Relation.SAME_TAGS:
+            return isinstance(theirs, Translated) and without_writes(theirs) == outcome
+        if isinstance(theirs, Translated):
+            return Attributes.GLOBAL not in theirs.attributes
+        # A fault may have come from a page that is global, and does not allow the access.
+        return not self._past.present_walk(made).is_global
+
+    def _probes(self, access: Access, own: Iterable[Way], budget: Budget) -> list[CachedWalk]:
+        """Walks that tell the tags of those that ended before any page table: at an address beyond the width, say.
+
+        A cache may be asked with the same tags before the width is looked at.
+        """
+        if not any(way.walk.tags is None and _began_to_translate(way.outcome) for way in own):
+            return []
+        probe = replace(access, iova=0)
+        return [way.walk for way in self._walked(probe, probe, budget)]
+
+    def _walked(self, made: Access, access: Access, budget: Budget) -> Iterator[Way]:
+        """The ways in which one access can have gone, and what each would give to another that finds it in a cache.
+
+        Args:
+            made: that the walks are for.
+            access: that finds their results.
+            budget: of walks.
+        """
+
+        def explain(engine: Engine[Any, Any]) -> Explained[Outcome]:
+            explanation = engine.explain(made)
+            return explanation.steps, explanation.outcome
+
+        for walked in self._past.walks(self._past.roots, explain, budget):
+            outcome = walked.outcome if made == access else self._past.happens_to(access, walked)
+            cached = walked.cached
+            yield Way(without_writes(outcome), cached.result, cached, made.requester, walked.taken_by)
+
+
+def _began_to_translate(outcome: Outcome) -> bool:
+    """Whether the entries of the device were good, though the translation may have failed."""
+    return isinstance(outcome, Translated) or (isinstance(outcome, Fault) and outcome.stage is not None)
