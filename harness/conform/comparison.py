@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from mmap import mmap
 
 from harness.conform.contents import Contents
@@ -260,9 +261,11 @@ class Comparison:
         about = ""
         if place.layout is not None and place.source in place.layout:
             record = self._record_at(place, self._memory.real)
-            wanted = place.layout[place.source].get(self._record_at(place, self._memory.twin))
+            due = self._record_at(place, self._memory.twin)
+            wanted = place.layout[place.source].get(due)
             seen = place.layout[place.source].get(record)
-            owner = _blocked(requests, wanted, place.layout.name)
+            address = place.layout[place.input].get(due) if place.input in place.layout else None
+            owner = _blocked(requests, wanted, place.layout.name, address)
             if wanted != seen:
                 others = [request for request in requests if request.access.requester == seen]
                 if others and _blocked(others, seen) is None:
@@ -339,8 +342,17 @@ class Comparison:
         )
 
 
-def _blocked(requests: Sequence[Request], requester: int, record: str = "") -> Request | None:
-    """The first request of a requester whose fault is recorded, in a record of that name where there is one."""
+def _blocked(
+    requests: Sequence[Request], requester: int, record: str = "", address: int | None = None
+) -> Request | None:
+    """The first request of a requester whose fault is recorded.
+
+    Args:
+        requests: to choose from.
+        requester: whose.
+        record: name of its fault, where there is one of that name.
+        address: that it was for, where there is one for that.
+    """
     blocked = [
         request
         for request in requests
@@ -348,8 +360,9 @@ def _blocked(requests: Sequence[Request], requester: int, record: str = "") -> R
         and isinstance(request.outcome, Fault)
         and request.outcome.record is not None
     ]
-    named = (each for each in blocked if isinstance(each.outcome, Fault) and each.outcome.code.name == record)
-    return next(named, next(iter(blocked), None))
+    named = [each for each in blocked if isinstance(each.outcome, Fault) and each.outcome.code.name == record]
+    exact = (each for each in named if each.access.iova == address)
+    return next(chain(exact, named, blocked), None)
 
 
 def _after(requests: Sequence[Request]) -> str:

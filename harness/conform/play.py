@@ -28,7 +28,7 @@ from harness.model.x86_message import is_interrupt_address
 
 __all__ = ["Play"]
 
-_HEAD = 8  # bytes of a record
+_WORD = 8
 
 
 class Play:
@@ -273,9 +273,13 @@ class Play:
 
     def _shows(self, request: Request, outcomes: Sequence[Outcome]) -> bool:
         """Whether the real memory has what a request leads to; only of one with a choice that is asked of its data."""
-        # Of a record only its head: what else differs is for the comparison to say.
-        heads = ((at - self._ram, data[:_HEAD]) for at, data in self._records.writes)
-        if not all(self._memory.real_has(at, head) or (at % _HEAD == 0 and self._is_known(at)) for at, head in heads):
+        # Of a record that differs in nothing but what is known to the comparison has to say it.
+        words = (
+            (at - self._ram + part, data[part : part + _WORD])
+            for at, data in self._records.writes
+            for part in range(0, len(data), _WORD)
+        )
+        if not all(self._memory.real_has(at, word) or (at % _WORD == 0 and self._is_known(at)) for at, word in words):
             return False
         if not outcomes or request.dma.kind is not AccessKind.WRITE:
             return True

@@ -66,7 +66,8 @@ class Place:
         start: offset or address of its first byte.
         size: bytes.
         layout: its fields, from `start` on; None where it has none.
-        source: of a record that moves up where an earlier one is missing: its field with the requester.
+        source: of a record that moves up where an earlier one is missing: its field with the requester,
+        input: and the one with the address that was asked for; records of some kinds have none.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Place:
     size: int
     layout: Layout | None = None
     source: str = ""
+    input: str = ""
 
 
 @dataclass

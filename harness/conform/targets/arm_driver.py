@@ -21,6 +21,7 @@ _SMMUEN, _EVENTQEN, _CMDQEN = (CR0[name].mask for name in ("SMMUEN", "EVENTQEN",
 _OVERFLOW = 1 << 31
 _RESERVED_OPCODES = (0x00, 0x07, 0x14, 0x29, 0x47, 0x70, 0x90, 0xFF)
 _UNDEFINED = (0x30, 0x38, 0x4C, 0x58, 0x7C, 0x8C, 0x300, 0x8020)
+_EVENT_BITS = (10, 10, 11)
 _GRANULES = {1: 12, 2: 14, 3: 16}
 _READABLE = ("CR0", "CR0ACK", "CR1", "CR2", "GBPA", "GERROR", "GERRORN", "IRQ_CTRL", "IRQ_CTRLACK", "IDR0", "IDR5")
 
@@ -32,15 +33,20 @@ class Driver:
         writer: of the program.
         random: to choose by.
         capabilities: of the SMMU.
+        overflows: the Event queue may be too small for all events.
     """
 
-    def __init__(self, writer: ProgramWriter, random: Random, capabilities: Smmuv3Capabilities) -> None:
+    def __init__(
+        self, writer: ProgramWriter, random: Random, capabilities: Smmuv3Capabilities, *, overflows: bool = False
+    ) -> None:
         self._writer = writer
         self._random = random
         self._capabilities = capabilities
+        self._overflows = overflows
         self._waiting: list[int] = []
         self._command_bits = 3
         self._event_bits = 8
+        self._events = 0  # that may be in the queue
         self._producer = 0
         self._acknowledged = 0
         self._enables = 0
@@ -53,7 +59,7 @@ class Driver:
         self._waiting.clear()
         self._acknowledged = self._enables = 0
         self._command_bits = random.choice((1, 2, 3, 5, 8))
-        self._event_bits = random.choice((9, 10, 11)) if random.random() < 0.97 else random.choice((0, 1, 2, 3))
+        self._event_bits = random.choice((0, 1, 2, 3, 9) if self._overflows else _EVENT_BITS)
         self.write("CR1", random.choice((0, 0xD75, random.getrandbits(12))))
         cr2 = (CR2["RECINVSID"].mask if random.random() < 0.7 else 0) | (
             CR2["PTM"].mask if random.random() < 0.3 else 0
@@ -83,10 +89,18 @@ class Driver:
 
     def restart_events(self) -> None:
         """Empty the Event queue, with its indexes anywhere, or near the end."""
+        self._events = 0
         self._set_enables(self._enables & ~_EVENTQEN)
-        self._event_bits = self._random.choice((9, 10, 11))
+        self._event_bits = self._random.choice(_EVENT_BITS)
         self._start_events()
         self._set_enables(self._enables | _EVENTQEN)
+
+    def make_room(self, events: int) -> None:
+        """Empty the Event queue where it may not have room for that many more."""
+        self._events += events
+        if not self._overflows and self._events > 1 << self._event_bits:
+            self.restart_events()
+            self._events = events
 
     def _start_commands(self) -> None:
         random = self._random
@@ -101,7 +115,7 @@ class Driver:
         random = self._random
         self.write_wide("EVENTQ_BASE", _EVENTS | self._event_bits | random.choice((0, 1 << 62)))
         index = random.choice((0, random.randrange(2 << self._event_bits), (1 << self._event_bits) - 1))
-        flag = _OVERFLOW if random.random() < 0.03 else 0
+        flag = _OVERFLOW if self._overflows and random.random() < 0.3 else 0
         self.write("EVENTQ_PROD", index | flag)
         self.write("EVENTQ_CONS", index | flag)
 
@@ -208,8 +222,12 @@ class Driver:
             self.queue(command_bits(_OP.CMD_TLBI_S12_VMALL, VMID=vmid))
         self.sync()
 
-    def illegal_command(self) -> None:
-        """A command that stops the queue; it is replaced, and the error acknowledged."""
+    def refused(self, *, for_features: bool) -> None:
+        """A command that stops the queue; it is replaced, and the error acknowledged.
+
+        Args:
+            for_features: it may be one that only the SMMU's features, or one of its fields, make illegal.
+        """
         random = self._random
         has = self._capabilities
         choices = [random.choice(_RESERVED_OPCODES), command_bits(_OP.CMD_CFGI_STE, SSEC=1)]
@@ -217,7 +235,7 @@ class Driver:
             choices.append(command_bits(_OP.CMD_TLBI_S12_VMALL))
         if not has.stage1:
             choices.append(command_bits(_OP.CMD_TLBI_NH_ALL))
-        if random.random() < 0.1:
+        if for_features and random.random() < 0.5:
             choices = self._illegal_for_their_features()
         self._ring()
         index = self._producer

@@ -6,11 +6,19 @@ from functools import partial
 from random import Random
 
 from harness.conform.board import ARM
-from harness.conform.command import RAM_BYTES
 from harness.conform.layout import DEVICES, DmaDevice
 from harness.conform.memory import TABLES
 from harness.conform.targets.address_spaces import AddressSpace
 from harness.conform.targets.arm_driver import Driver
+from harness.conform.targets.arm_flaws import (
+    BAD_CDS,
+    BAD_STAGE2_STES,
+    BAD_STES,
+    FAR_CONTEXTS,
+    ODD_STES,
+    WEIGHTS,
+    Oddity,
+)
 from harness.conform.targets.arm_tables import Space, Tables, Vm
 from harness.conform.targets.course import Course
 from harness.conform.traffic import Traffic
@@ -23,87 +31,11 @@ from harness.model.smmuv3.tables import Smmuv3Tables
 __all__ = ["Generation"]
 
 _OP = Smmuv3Opcode
-_OUTSIDE = ARM.ram + RAM_BYTES  # nothing answers there
 _FIRST_BEYOND, _BEYOND = 43, (44, 45, 48, 52, 63)  # address bits above those of the board
+_EVENTS = 2  # of a DMA, of which longer ones have more, and most have none
+_WHILE_STALE = 8  # devices of a round: what may come from caches has more than one outcome
 # Streams have to reach the highest requester id of the layout.
 _STREAM_BITS = max(entry.requester for entry in DEVICES).bit_length()
-_BAD_STES: tuple[dict[str, int], ...] = (
-    {"V": 0},
-    {"CONFIG": 0},
-    {"CONFIG": 3},
-    {"S1FMT": 3},
-    {"S1DSS": 0},
-    {"S1STALLD": 1},
-    {"EATS": 1},
-    {"STRW": 2},
-    {"CONT": 15},
-    {"MEV": 1},
-    {"PRIVCFG": 2},
-    {"PRIVCFG": 3},
-    {"INSTCFG": 3},
-    {"S1CONTEXTPTR": _OUTSIDE},
-    {"S1CONTEXTPTR": 1 << 45},
-    {"SHCFG": 3, "MTCFG": 1, "MEMATTR": 5, "ALLOCCFG": 9},
-    {"RSVD_UPPER": 1},
-)
-# That QEMU is known to take in another way, which ends a program.
-_RARE_STES: tuple[dict[str, int], ...] = ({"S1CDMAX": 1}, {"S2HA": 1}, {"S2HD": 1}, {"S2PS": 0}, {"S2PS": 1})
-_BAD_STAGE2_STES: tuple[dict[str, int], ...] = (
-    {"S2T0SZ": 15},
-    {"S2T0SZ": 19},
-    {"S2T0SZ": 20},
-    {"S2T0SZ": 40},
-    {"S2SL0": 0},
-    {"S2SL0": 1},
-    {"S2SL0": 3},
-    {"S2TG": 1},
-    {"S2TG": 3},
-    {"S2PS": 7},
-    {"S2ENDI": 1},
-    {"S2AFFD": 1},
-    {"S2PTW": 1},
-    {"S2S": 1},
-    {"S2R": 0},
-    {"S2TTB": _OUTSIDE >> 4},
-    {"S2TTB": 1 << 41},
-    {"S2VMID": 0xFFFF},
-)
-_BAD_CDS: tuple[dict[str, int], ...] = (
-    {"V": 0},
-    {"AA64": 0},
-    {"T0SZ": 15},
-    {"T0SZ": 16},
-    {"T0SZ": 24},
-    {"T0SZ": 39},
-    {"T0SZ": 40},
-    {"T1SZ": 41},
-    {"TG0": 1},
-    {"TG0": 3},
-    {"EPD0": 1},
-    {"EPD1": 1},
-    {"EPD1": 0},
-    {"IPS": 0},
-    {"IPS": 1},
-    {"ENDI": 1},
-    {"S": 1},
-    {"A": 0},
-    {"R": 0},
-    {"AFFD": 1},
-    {"WXN": 1},
-    {"UWXN": 1},
-    {"PAN": 1},
-    {"TBI0": 1},
-    {"TBI1": 1},
-    {"HAD0": 1},
-    {"HA": 1},
-    {"HD": 1},
-    {"ASET": 1},
-    {"E0PD0": 1},
-    {"ASID": 0xFFFF},
-    {"TTB0": _OUTSIDE >> 4},
-    {"TTB0": 1 << 41},
-    {"MAIR": (1 << 64) - 1},
-)
 
 
 class Generation(Course):
@@ -118,32 +50,44 @@ class Generation(Course):
     """
 
     BEFORE = 0.1
-    CHANGES = 0.55
+    CHANGES = 0.5
+    RARELY = 0.06
+    ROUNDS = range(60, 121)
 
     def __init__(
         self, name: str, seed: int, random: Random, capabilities: Smmuv3Capabilities, *, resets: bool = True
     ) -> None:
         self.capabilities = capabilities
-        self.resets = resets
+        self.oddities = {each for each, weight in WEIGHTS.items() if random.random() < weight}
+        if not resets:
+            self.oddities.discard(Oddity.RESET)
         writer = ProgramWriter(name, seed, ARM.ram)
-        self.driver = Driver(writer, random, capabilities)
+        self.driver = Driver(writer, random, capabilities, overflows=self.has(Oddity.OVERFLOW))
         # What skips stage 1 must lie within the OAS.
         narrow = capabilities.stage2 and random.random() < 0.95
         width = min(43, capabilities.address_bits - 1) if narrow else 48
-        super().__init__(writer, random, Traffic(writer, random, width, widest=width if narrow else 64))
+        widest = 64 if self.has(Oddity.UPPER_HALF) and not narrow else width
+        super().__init__(writer, random, Traffic(writer, random, width, widest=widest))
         split = random.choice((None, None, 6, 8, 10)) if capabilities.two_level_streams else None
         bits = min(random.choice((_STREAM_BITS, _STREAM_BITS, 12, 16)), capabilities.stream_id_bits)
         if split is None:
             bits = min(bits, 12)
         self.streams = Smmuv3Tables(writer.memory, ARM.ram + TABLES.start, bits=bits, split=split)
-        self.tables = Tables(self.streams.pages, random, capabilities, ARM.ram)
+        self.tables = Tables(self.streams.pages, random, capabilities, ARM.ram, frozenset(self.oddities))
         self.vms: list[Vm] = []
         self.spaces: list[Space] = []
-        self.behind: dict[str, tuple[Space | None, Vm | None]] = {}
-        # Devices whose requests keep their address: they are to stay where there is memory, or nothing at all.
-        self.passing: set[str] = set()
+        # By requester, which the devices behind a bridge share.
+        self.behind: dict[int, tuple[Space | None, Vm | None]] = {}
+        # Those whose requests keep their address: they are to stay where there is memory, or nothing at all.
+        self.passing: set[int] = set()
         self.is_on = False
         self.unplugged = False
+        # Caches may hold what is in no table any more: it costs much to judge, and does not last.
+        self.is_stale = False
+
+    def has(self, oddity: Oddity) -> bool:
+        """Whether this is a program with that."""
+        return oddity in self.oddities
 
     # Tables.
 
@@ -180,9 +124,11 @@ class Generation(Course):
         elif draw < 0.06:
             overrides = {"CONFIG": random.choice((Config.ABORT, 1, 2, 3))}
         elif draw < 0.12:
-            overrides = dict(random.choice((*_BAD_STES, *(_BAD_STAGE2_STES if vm is not None else ()))))
-        elif draw < 0.1205:
-            overrides = {"S2AA64": 0} if vm is not None and random.random() < 0.02 else dict(random.choice(_RARE_STES))
+            overrides = dict(random.choice((*BAD_STES, *(BAD_STAGE2_STES if vm is not None else ()))))
+        elif draw < 0.15 and self.has(Oddity.FAR_CONTEXTS):
+            overrides = dict(FAR_CONTEXTS)
+        elif draw < 0.18 and self.has(Oddity.ODD_STREAMS):
+            overrides = {"S2AA64": 0} if vm is not None and random.random() < 0.02 else dict(random.choice(ODD_STES))
         contexts = space.contexts if space is not None else None
         table = vm.table if vm is not None else None
         if vm is not None and any(name.startswith("S2") for name in overrides):
@@ -190,15 +136,17 @@ class Generation(Course):
         # Devices of one address space mostly have equal STEs, as they would of one driver.
         vmid = vm.vmid if vm is not None else random.getrandbits(8) if random.random() < 0.05 else 0
         self.streams.attach(entry.requester, contexts, table, vmid=vmid, overrides=overrides)
-        self.behind[entry.id] = space, vm
+        self.behind[entry.requester] = space, vm
         config = overrides.get("CONFIG", 0)
         is_passing = (space is None and vm is None) or config == Config.BYPASS
-        (self.passing.add if is_passing else self.passing.discard)(entry.id)
-        self.find_places(entry)
+        (self.passing.add if is_passing else self.passing.discard)(entry.requester)
+        for other in DEVICES:
+            if other.requester == entry.requester:
+                self.find_places(other)
 
     def space_of(self, entry: DmaDevice) -> AddressSpace | None:
         """See `Course`."""
-        space, vm = self.behind[entry.id]
+        space, vm = self.behind[entry.requester]
         return space if space is not None else vm
 
     # The SMMU.
@@ -214,8 +162,9 @@ class Generation(Course):
     def turn_on(self) -> None:
         """Enable it; sometimes queues first."""
         self.driver.enable()
+        self.is_stale = True
         if self.random.random() < 0.9:
-            self.driver.invalidate_all()
+            self.invalidate_all()
         self.is_on = True
 
     def while_off(self) -> None:
@@ -229,87 +178,104 @@ class Generation(Course):
         """What does not happen often."""
         random = self.random
         draw = random.random()
-        if draw < 0.15 and self.resets:
-            self.writer.reset()
-            self.is_on = False
-            if random.random() < 0.5:
-                self.burst()
-            self.set_up()
-            self.turn_on()
-        elif draw < 0.3:
-            self.driver.disable()
-            self.is_on = False
-            if random.random() < 0.7:
-                self.burst()
-            self.turn_on()
-        elif draw < 0.5:
+        if draw < 0.1:
+            self.switch()
+        elif draw < 0.25:
             self.driver.restart_events()
-        elif draw < 0.75:
-            self.driver.illegal_command()
+        elif draw < 0.5:
+            self.driver.refused(for_features=self.has(Oddity.FEATURES))
         elif draw < 0.95:
             self.driver.poke()
-        else:
+        elif self.has(Oddity.HOTPLUG):
             device = next(entry for entry in DEVICES if entry.can_unplug)
             (self.writer.plug if self.unplugged else self.writer.unplug)(device.id)
             self.unplugged = not self.unplugged
+
+    def switch(self) -> None:
+        """Stop translating, by a reset or not, and start again."""
+        random = self.random
+        if self.has(Oddity.RESET):
+            self.writer.reset()
+        elif self.has(Oddity.SWITCHING):
+            self.driver.disable()
+        else:
+            return
+        self.is_on = False
+        if random.random() < 0.6:
+            self.burst()
+        if self.has(Oddity.RESET):
+            self.set_up()
+        self.turn_on()
 
     # Traffic.
 
     def burst(self) -> None:
         """One DMA of each of many devices."""
         random = self.random
-        for entry in random.sample(DEVICES, random.randint(len(DEVICES) // 2, len(DEVICES))):
+        most = _WHILE_STALE if self.is_stale else len(DEVICES)
+        devices = random.sample(DEVICES, random.randint(most * 2 // 3, most))
+        self.driver.make_room(_EVENTS * len(devices))
+        for entry in devices:
             if entry.can_unplug and self.unplugged:
                 continue
-            if self.is_on and entry.id not in self.passing:
+            if self.is_on and entry.requester not in self.passing:
                 self.traffic.one(entry)
             else:
                 self.pass_through(entry)
 
     def pass_through(self, entry: DmaDevice) -> None:
         """DMA to memory, or to where there is nothing."""
-        self.traffic.untranslated(entry, lambda: _FIRST_BEYOND if self._stays_near() else self.random.choice(_BEYOND))
-
-    def _stays_near(self) -> bool:
-        return self.is_on and self.random.random() < 0.99
+        near = self.is_on and not (self.has(Oddity.FAR_BYPASS) and self.random.random() < 0.05)
+        self.traffic.untranslated(entry, lambda: _FIRST_BEYOND if near else self.random.choice(_BEYOND))
 
     # Changes.
 
     def change(self) -> None:
         """Change a table, and tell the SMMU of it, or not."""
         random = self.random
+        if self.is_stale and random.random() < 0.85:
+            self.invalidate_all()
+            return
+        self.is_stale = True
         draw = random.random()
-        if draw < 0.16:
-            # What is stale of these concerns every page: seldom for long.
-            if draw < 0.08 or not self.spaces:
-                self.change_stream()
-            else:
-                self.change_context()
-            if random.random() < 0.6:
-                self.driver.invalidate_all()
+        if draw < 0.08:
+            self.change_stream()
+        elif draw < 0.16 and self.spaces:
+            self.change_context()
         elif self.spaces and (not self.vms or random.random() < 0.6):
             self.change_stage1()
         elif self.vms:
             self.change_stage2()
-        if random.random() < 0.5:
-            self.driver.invalidate_all()
+        # What is stale of streams and contexts concerns every page: seldom for long.
+        if random.random() < (0.85 if draw < 0.16 else 0.6):
+            self.invalidate_all()
+
+    def invalidate_all(self) -> None:
+        """Whatever caches hold goes."""
+        self.driver.invalidate_all()
+        self.is_stale = False
 
     def change_stream(self) -> None:
         """Another STE for a device."""
         entry = self.random.choice(DEVICES)
+        was_passing = entry.requester in self.passing
         self.attach(entry)
-        self.driver.invalidate_stream(entry.requester)
+        if was_passing == (entry.requester in self.passing):
+            self.driver.invalidate_stream(entry.requester)
+        else:
+            # Of what does not translate addresses have to stay where there is memory.
+            self.invalidate_all()
 
     def change_context(self) -> None:
         """A CD that is not as it should be, or as it was."""
         random = self.random
         space = random.choice(self.spaces)
-        overrides = random.choice(_BAD_CDS) if random.random() < 0.7 else {}
-        if random.random() < 0.005:
+        overrides = random.choice(BAD_CDS) if random.random() < 0.7 else {}
+        if self.has(Oddity.NO_OUTPUT_SIZE) and random.random() < 0.2:
             overrides = {"IPS": 7}
         space.contexts.describe(0, space.table, upper=space.upper, asid=space.asid, overrides=overrides)
         for entry in DEVICES:
-            if self.behind[entry.id][0] is space and random.random() < 0.9:
+            if self.behind[entry.requester][0] is space and random.random() < 0.9:
                 self.driver.queue(*self.driver.of_context(entry.requester))
         self.driver.sync()
         if random.random() < 0.8:

@@ -8,6 +8,7 @@ from random import Random
 from harness.conform.command import RAM_BYTES
 from harness.conform.memory import DATA, HOT_DATA, TABLES
 from harness.conform.targets.address_spaces import AddressSpace, Before, Mapped, set_fields
+from harness.conform.targets.arm_flaws import Oddity
 from harness.errors import HarnessError
 from harness.model.access import PERMISSIONS
 from harness.model.radix import PageAllocator, RadixTable
@@ -20,8 +21,7 @@ __all__ = ["Space", "Tables", "Vm"]
 _PAGE = 4096
 _BLOCK = 1 << 21
 _MOST_ROOT_BITS = 14
-_FOR_THE_PRIVILEGED = 0.02
-_CONCATENATED = 0.03
+_FOR_THE_PRIVILEGED = 0.2
 _LEAVES = 0.45 / 0.65  # of what is spoiled
 _ROOM = 0x6_0000  # a few tables of the largest granule
 # What a Block or Page descriptor of either stage is made wrong with.
@@ -35,7 +35,7 @@ _BAD_LEAVES = (
     {"IGN_55": 0xF},
 )
 _BAD_STAGE1_LEAVES = ({"AP": 0b11}, {"AP": 0b11}, {"NG": 0}, {"UXN": 1, "PXN": 0}, {"NS": 1}, {"SH": 1})
-_BAD_STAGE2_LEAVES = ({"S2AP": 0}, {"S2AP": 1}, {"XN": 1}, {"XN": 2}, {"MEMATTR": 0}, {"SH": 1})
+_BAD_STAGE2_LEAVES = ({"XN": 1}, {"XN": 2}, {"MEMATTR": 0}, {"SH": 1})
 _BAD_STAGE1_TABLES = ({"UXNTABLE": 1}, {"PXNTABLE": 1}, {"NSTABLE": 1})
 
 
@@ -80,12 +80,14 @@ class Tables:
         random: to choose by.
         capabilities: of the SMMU.
         ram: physical address where memory begins.
+        oddities: of the program.
     """
 
     pages: PageAllocator
     random: Random
     capabilities: Smmuv3Capabilities
     ram: int
+    oddities: frozenset[Oddity] = frozenset()
 
     @property
     def has_room(self) -> bool:
@@ -106,7 +108,12 @@ class Tables:
         # Up to 16 tables side by side spare a level; S2SL0 can say it for these.
         levels = entries.levels
         roots = input_bits - entries.level_shift(levels)
-        if levels > 1 and roots <= 4 and roots + granule - 3 <= _MOST_ROOT_BITS and random.random() < _CONCATENATED:
+        if (
+            Oddity.CONCATENATED in self.oddities
+            and levels > 1
+            and roots <= 4
+            and roots + granule - 3 <= _MOST_ROOT_BITS
+        ):
             levels -= 1
         table = RadixTable(self.pages, entries, levels)
         vm = Vm(vmid=vmid, table=table)
@@ -123,7 +130,7 @@ class Tables:
         entries = Stage1Format(granule, input_bits=input_bits, contiguous=random.random() < 0.2)
         table = RadixTable(self.pages, entries, entries.levels)
         upper = None
-        if random.random() < 0.3:
+        if Oddity.UPPER_HALF in self.oddities and random.random() < 0.6:
             upper_entries = Stage1Format(self._granule(), input_bits=random.choice([48, 39, 32]))
             upper = RadixTable(self.pages, upper_entries, upper_entries.levels)
         contexts = Smmuv3ContextTable(self.pages)
@@ -142,7 +149,13 @@ class Tables:
 
     def map_stage2(self, vm: Vm) -> None:
         """Map a page of stage 2 somewhere."""
-        self._map(vm.table, vm.mapped, 0, None, (3, 3, 3, 3, 7) if self.random.random() < 0.97 else (0, 1, 1, 2))
+        self._map(
+            vm.table,
+            vm.mapped,
+            0,
+            None,
+            (0, 1, 1, 2, 3, 3) if Oddity.STAGE2_RIGHTS in self.oddities else (3, 3, 3, 3, 7),
+        )
 
     def spoil_stage1(self, table: RadixTable, page: Mapped, draw: float) -> Before | None:
         """Make a descriptor on the way to a page of stage 1 wrong: see `PageChanges`."""
@@ -156,9 +169,11 @@ class Tables:
         """Set fields of a page's descriptor as they should not be; what it was before, None where it is not there."""
         random = self.random
         values = random.choice([*_BAD_LEAVES, *(_BAD_STAGE1_LEAVES if stage == 1 else _BAD_STAGE2_LEAVES)])
+        if stage == 2 and Oddity.STAGE2_RIGHTS in self.oddities and random.random() < 0.3:
+            values = {"S2AP": random.getrandbits(2)}
         if random.random() < 0.2:
             values = {"ADDR": random.choice((1 << 43, 1 << 44, 1 << 46, self.ram + RAM_BYTES))}
-        elif stage == 1 and random.random() < _FOR_THE_PRIVILEGED:
+        elif stage == 1 and Oddity.PRIVILEGED_PAGES in self.oddities and random.random() < _FOR_THE_PRIVILEGED:
             values = {"AP": random.choice((0b00, 0b10))}
         return set_fields(table, page.input, page.level, values)
 
@@ -172,15 +187,19 @@ class Tables:
         values: dict[str, int]
         if draw < 0.3:
             values = {"VALID": 0}
-        elif draw < 0.5:
+        elif draw < 0.5 and self._may_be_block(table, level):
             values = {"TABLE": 0}
-        elif draw < 0.7 and stage == 1:
+        elif draw < 0.6 and stage == 1:
             values = random.choice(_BAD_STAGE1_TABLES)
-        elif draw < 0.72 and stage == 1:
+        elif draw < 0.7 and stage == 1 and Oddity.TABLE_RIGHTS in self.oddities:
             values = {"APTABLE": random.choice((1, 2, 2, 3))}
         else:
             values = {"ADDR": random.choice((1 << 43, 1 << 45, self.ram + RAM_BYTES, table.root & ~0xFFF))}
         return set_fields(table, page.input, level, values)
+
+    def _may_be_block(self, table: RadixTable, level: int) -> bool:
+        """Whether a descriptor of a level may become one of a block: where there are none, in few programs."""
+        return Oddity.BLOCK_LEVELS in self.oddities or any(size.level == level for size in table.format.page_sizes)
 
     def _granule(self) -> int:
         others = sorted(self.capabilities.granules - {12})

@@ -15,7 +15,7 @@ from harness.conform.writer import ProgramWriter
 
 __all__ = ["Course"]
 
-_LOOKS, _RARELY = 0.35, 0.12
+_LOOKS = 0.35
 
 
 class Course(ABC):
@@ -29,10 +29,14 @@ class Course(ABC):
     Attributes:
         BEFORE: how often there is DMA before translation is on, 0 to 1.
         CHANGES: how often something is changed between two rounds of DMA.
+        RARELY: how often something happens that does not happen often.
+        ROUNDS: how many rounds of DMA there are.
     """
 
     BEFORE: ClassVar[float]
     CHANGES: ClassVar[float]
+    RARELY: ClassVar[float] = 0.12
+    ROUNDS: ClassVar[range] = range(9, 16)
 
     def __init__(self, writer: ProgramWriter, random: Random, traffic: Traffic) -> None:
         self.writer = writer
@@ -50,13 +54,13 @@ class Course(ABC):
         if random.random() < self.BEFORE:
             self.while_off()
         self.turn_on()
-        for _ in range(random.randint(9, 15)):
+        for _ in range(random.choice(self.ROUNDS)):
             self.burst()
             if random.random() < _LOOKS:
                 self.look()
             if random.random() < self.CHANGES:
                 self.change()
-            if random.random() < _RARELY:
+            if random.random() < self.RARELY:
                 self.rarely()
         self.at_last()
         self.look()

@@ -29,10 +29,12 @@ from harness.model.caches.policy import CachePolicy
 from harness.model.caches.traces import (
     Tags,
     Trace,
+    TracedEntry,
     entries_of,
     is_before_pages,
     is_found_below,
     is_of_device,
+    last_of_device,
     last_table,
     lookup_tags,
     with_space_of_process,
@@ -107,7 +109,8 @@ class CachedWalk:
         result: when the result was known, to a lookup with the same tags.
         tags: under which the result is looked up; None where nothing but entries of the device was read.
         is_global: the address space does not matter.
-        signature: values of the device's (and process's) entries: walks that agree in them agree in the tags.
+        signature: value of the device's entry (and process's) that tables of such led to: walks that agree in them
+            agree in the tags, wherever their entries are.
         dead_end: number of the last read of the way after which nothing can be known; None where there is none.
         last_table: the last table before the end of the (first) stage, from which others can go on; None without one.
     """
@@ -161,7 +164,9 @@ class _Evaluation(Generic[RegistersT]):
         # Number of the entry from which on a taker goes its own way.
         self._turn = last_table(entries[:-1], stage=1 if self._has_stage_1 else None)
 
-        tags, is_global = lookup_tags(first_stage or pages)
+        # What has ended on the way to stage 1, in stage 2 or at an invalid entry, does not tell its tags.
+        ended_before = self._fault is not None and policy.stage_2_root is EntryKind.DEVICE and _has_process(entries)
+        tags, is_global = lookup_tags(first_stage or ([] if ended_before else pages))
         if policy.found_by_requester:
             tags = with_space_of_process(tags, entries)
         self._walk = CachedWalk(
@@ -169,7 +174,7 @@ class _Evaluation(Generic[RegistersT]):
             device=setting.start,
             tags=tags,
             is_global=is_global,
-            signature=tuple(entry.step.value for entry in entries if is_of_device(entry.cached)),
+            signature=tuple(last_of_device(entries).values()),
             last_table=None if self._turn is None else entries[self._turn].cached,
         )
 
@@ -351,3 +356,7 @@ class _Evaluation(Generic[RegistersT]):
         elif entry.stage == 1:
             kept_as = (entry, *self._made_with)
         return held(known, self._setting.log.times_of_any(kept_as)), kept_as
+
+
+def _has_process(entries: list[TracedEntry]) -> bool:
+    return any(entry.cached is not None and entry.cached.kind is EntryKind.PROCESS for entry in entries)

@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from harness.model.access import Access, Fault, Outcome
 from harness.model.caches.cached_walk import CachedWalk, Setting, Taker, evaluate
-from harness.model.caches.history import HistoryMemory, Recording, ReplayMemory, iter_replays
+from harness.model.caches.history import HistoryMemory, Read, Recording, ReplayMemory, iter_replays
 from harness.model.caches.invalidation_log import InvalidationLog
 from harness.model.caches.moments import FOREVER, Moments, either
 from harness.model.caches.policy import CachePolicy
@@ -234,9 +234,15 @@ class PastWalks(Generic[RegistersT]):
         """The result of another requester's walk, for an access that finds it in a cache."""
         if not isinstance(walked.outcome, Fault):
             return walked.outcome
-        # The same fault, with the name of the requester that it happens to.
-        self._recording.begin(walked.trace.reads)
-        registers = walked.setting.registers
+        return self._repeat(access, walked.setting.registers, walked.trace.reads)
+
+    def happens_again(self, access: Access) -> Outcome:
+        """The same of the walk whose outcome `present` gave last: the fault with the name of another requester."""
+        return self._repeat(access, self.roots.all[0].registers, tuple(self._replay.reads))
+
+    def _repeat(self, access: Access, registers: RegistersT, reads: tuple[Read, ...]) -> Outcome:
+        """What an access gets whose walk reads what another one has read."""
+        self._recording.begin(reads)
         if self._repeater is None or self._repeater[0] != registers:
             self._repeater = registers, self._engine_of(registers, self._recording)
         return self._repeater[1].translate(access)

@@ -37,6 +37,7 @@ from harness.model.explanation import Step
 from harness.model.invalidation import EVERYTHING, CachedEntry, EntryKind, Invalidation
 from harness.model.riscv.registers import IommuMode, RiscvIommuRegisters
 from harness.model.riscv.tags import HOST
+from harness.model.smmuv3.events import Smmuv3EventType
 from harness.model.smmuv3.registers import Smmuv3Registers
 from harness.model.vtd.faults import VtdFaultReason
 from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG, TranslationTableMode
@@ -153,6 +154,11 @@ def _smmuv3_root(registers: Smmuv3Registers) -> Hashable | None:
     return (registers.strtab_base, registers.strtab_base_cfg) if registers.enabled else None
 
 
+def _is_of_smmuv3_page(fault: Fault) -> bool:
+    # A descriptor that gives a Translation, Address Size or Access flag fault is in no TLB (DDI 0487 D8).
+    return fault.stage == 2 or fault.code is Smmuv3EventType.F_PERMISSION
+
+
 # A translation of both stages is tagged with VMID, ASID and VA: one by IPA (CMD_TLBI_S2_IPA) need not reach it.
 SMMUV3: CachePolicy[Smmuv3Registers] = CachePolicy(
     name="SMMUv3",
@@ -161,6 +167,7 @@ SMMUV3: CachePolicy[Smmuv3Registers] = CachePolicy(
     keeps=_always,
     everything=(_DEVICES, _PROCESSES, _TABLES, _LEAVES),
     stage_2_drops_combined=False,
+    is_of_page=_is_of_smmuv3_page,
     shares_global=True,
 )
 

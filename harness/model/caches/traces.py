@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from harness.model.caches.history import Read
@@ -18,6 +18,7 @@ __all__ = [
     "is_before_pages",
     "is_found_below",
     "is_of_device",
+    "last_of_device",
     "last_table",
     "lookup_tags",
     "with_space_of_process",
@@ -110,6 +111,15 @@ def is_before_pages(entry: CachedEntry) -> bool:
 def is_of_device(entry: CachedEntry | None) -> bool:
     """Whether an entry is one of a requester, found by its name, and not by tags that others can have as well."""
     return entry is not None and is_before_pages(entry) and entry.requester is not None
+
+
+def last_of_device(entries: Iterable[TracedEntry]) -> dict[EntryKind, int | None]:
+    """Value of the last entry of each kind that is one of a requester: what others of its kind have led to."""
+    return {
+        entry.cached.kind: entry.step.value
+        for entry in entries
+        if entry.cached is not None and is_of_device(entry.cached)
+    }
 
 
 def is_found_below(entry: CachedEntry) -> bool:

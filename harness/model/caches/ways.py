@@ -48,6 +48,10 @@ class Ways(Generic[RegistersT]):
         self._policy = policy
         self._memory = memory
         self._walk_limit = walk_limit
+        # Whether sources have nothing global for pages, as memory and registers were then.
+        self._globals: dict[tuple[object, ...], bool] = {}
+        self._globals_at = 0
+        self._globals_of: RegistersT | None = None
 
     def only_outcome(self, access: Access) -> Outcome | None:
         """The present outcome, where nothing that the access could find has a past; None where something has.
@@ -111,16 +115,42 @@ class Ways(Generic[RegistersT]):
         relation = self._companions.relation((access.requester, access.pasid), other)
         if relation is Relation.OPEN or self._policy.found_by_requester:
             return False
+        if relation is Relation.OTHER_SPACE:
+            return self._adds_nothing_global(access, other)
+        theirs = self._past.present(replace(access, requester=other[0], pasid=other[1]))
+        if theirs is None:
+            return False
+        if isinstance(theirs, Fault):
+            theirs = self._past.happens_again(access)
+        return without_writes(theirs) == outcome
+
+    def _adds_nothing_global(self, access: Access, other: Source) -> bool:
+        """Whether another source has brought in nothing global, and nothing that has a past, for the page of an access.
+
+        It is kept until something is written: devices come to the same pages again and again.
+        """
+        registers = self._past.roots.all[0].registers
+        if self._globals_at != self._memory.now or self._globals_of is not registers:
+            self._globals_at, self._globals_of = self._memory.now, registers
+            self._globals.clear()
+        page = access.iova // self._past.engine.granule
+        key = other, page, access.kind, access.privileged, access.address_type
+        known = self._globals.get(key)
+        if known is not None:
+            return known
         made = replace(access, requester=other[0], pasid=other[1])
         theirs = self._past.present(made)
         if theirs is None:
             return False
-        if relation is Relation.SAME_TAGS:
-            return isinstance(theirs, Translated) and without_writes(theirs) == outcome
         if isinstance(theirs, Translated):
-            return Attributes.GLOBAL not in theirs.attributes
-        # A fault may have come from a page that is global, and does not allow the access.
-        return not self._past.present_walk(made).is_global
+            adds_nothing = Attributes.GLOBAL not in theirs.attributes
+        elif isinstance(theirs, Fault) and not self._policy.is_of_page(theirs):
+            adds_nothing = True
+        else:
+            # It may have come from a page that is global, and does not allow the access.
+            adds_nothing = not self._past.present_walk(made).is_global
+        self._globals[key] = adds_nothing
+        return adds_nothing
 
     def _probes(self, access: Access, own: Iterable[Way], budget: Budget) -> list[CachedWalk]:
         """Walks that tell the tags of those that ended before any page table: at an address beyond the width, say.

@@ -211,7 +211,7 @@ class Smmuv3Unit:
         name = layout.name
         if "S2" in layout and layout["S2"].get(record):
             name += _STAGE2_NAMES.get(layout["CLASS"].get(record), "")
-        return Place(name, start, EVENT_SIZE, layout, source="STREAMID")
+        return Place(name, start, EVENT_SIZE, layout, source="STREAMID", input="INPUTADDR")
 
     # Requests.
 
