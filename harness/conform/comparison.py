@@ -198,12 +198,14 @@ class Comparison:
     def _arrival(self, request: Request, data: bytes, differing: Sequence[int]) -> int | None:
         """Where the data of a blocked write arrived: at its place in a page, or where nothing else is like it."""
         within = request.access.iova % _PAGE
-        unknown = self._is_unknown(request)
-        for word in differing:
-            at = word // _PAGE * _PAGE + within
-            changed = unknown and self._differs_only_in(word, at, len(data))
-            if at & -_WORD == word and (changed or self._is_new(at, data)):
+        places = [word // _PAGE * _PAGE + within for word in differing if word % _PAGE == within & -_WORD]
+        for at in places:
+            if self._is_new(at, data):
                 return at
+        read = self._contents.last_read(request.dma.device) if request.dma.offset in LANDING else None
+        if read is not None and isinstance(read.outcome, Fault):
+            # What it wrote is not known, where it has read what it must not.
+            return next((at for at in places if self._is_all_that_changed(at, len(data))), None)
         # Few bytes stand elsewhere as well, and so does what a device has read before.
         if len(data) < _SHORTEST_PAYLOAD or request.dma.offset in LANDING:
             return None
@@ -213,21 +215,17 @@ class Comparison:
                 return at
         return None
 
-    def _is_unknown(self, request: Request) -> bool:
-        """Whether a device writes what it has read before where it must not: that may have been anything."""
-        read = self._contents.last_read(request.dma.device) if request.dma.offset in LANDING else None
-        return read is not None and isinstance(read.outcome, Fault)
-
-    def _differs_only_in(self, word: int, at: int, length: int) -> bool:
-        """Whether all bytes of a word that differ are among those from `at` on, and the IOMMU itself writes none."""
-        probe = self._probe(word)
-        covered = ((1 << 8 * length) - 1) << 8 * (at - word) if at >= word else 0
-        return not (probe.wanted ^ probe.seen) & ~covered and self._unit.structure_at(at + self._ram) is None
-
     def _is_new(self, at: int, data: bytes) -> bool:
         """Whether these bytes are there, and must not be, and nothing that the IOMMU itself writes is."""
         twin = bytes(self._memory.twin[at : at + len(data)])
         return self._memory.real_has(at, data) and twin != data and self._unit.structure_at(at + self._ram) is None
+
+    def _is_all_that_changed(self, at: int, length: int) -> bool:
+        """Whether of the words that some bytes are in no others differ, and the IOMMU itself writes none of them."""
+        start, stop = at & -_WORD, (at + length + _WORD - 1) & -_WORD
+        rest = [*range(start, at), *range(at + length, stop)]
+        same = all(self._memory.real[each] == self._memory.twin[each] for each in rest)
+        return same and self._unit.structure_at(at + self._ram) is None
 
     def _dma(self, step: int, request: Request, seen: str, at: int) -> None:
         """Say what a write did; where its data had been read before, and are others, what the read did."""

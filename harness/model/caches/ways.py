@@ -129,7 +129,7 @@ class Ways(Generic[RegistersT]):
 
         It is kept until something is written: devices come to the same pages again and again.
         """
-        registers = self._past.roots.all[0].registers
+        registers = self._past.registers
         if self._globals_at != self._memory.now or self._globals_of is not registers:
             self._globals_at, self._globals_of = self._memory.now, registers
             self._globals.clear()
