@@ -8,7 +8,9 @@ address names, valid or not.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from enum import Enum
+from typing import TypeAlias
 
 from harness.errors import SpecError
 from harness.model.access import MemoryWrite
@@ -27,6 +29,7 @@ __all__ = [
     "IOTINVAL",
     "RiscvIommuCommandError",
     "command_name",
+    "complaint",
     "encode_command",
     "execute",
     "is_fence",
@@ -124,6 +127,42 @@ _NAMES = {
     "ATS.PRGR": (ATS, 4, _PRGR),
 }
 
+_OPCODE = 0x7F
+# By opcode, what a command that is not illegal has to have: for each rule what it is about, and whether it is broken.
+_Rule: TypeAlias = tuple[str, Callable[[RiscvIommuRegisters, dict[str, int]], object]]
+_RULES: dict[int, tuple[_Rule, ...]] = {
+    1: (
+        ("func3", lambda _, fields: fields["func3"] not in (_VMA, _GVMA)),
+        # 9.2 and 9.3: NL and S are reserved where capabilities says that they are not there.
+        ("NL", lambda registers, fields: fields["NL"] and not registers.has("NL")),
+        ("S", lambda registers, fields: fields["S"] and not registers.has("S")),
+        # 4.1.1: PSCV is for IOTINVAL.VMA only.
+        ("PSCV", lambda _, fields: fields["func3"] == _GVMA and fields["PSCV"]),
+    ),
+    2: (
+        ("func3", lambda _, fields: fields["func3"] != _FENCE),
+        # 4.1.2: WSI is reserved without wired interrupts.
+        ("WSI", lambda registers, fields: fields["WSI"] and not registers.wired_interrupts),
+    ),
+    3: (
+        ("func3", lambda _, fields: fields["func3"] not in (_INVAL_DDT, _INVAL_PDT)),
+        # 4.1.3: a DID no wider than ddtp.iommu_mode supports.
+        ("DID", lambda registers, fields: fields["DV"] and fields["DID"] >> registers.device_id_bits),
+        # INVAL_DDT: PID is reserved. INVAL_PDT: DV must be 1, and PID no wider than the IOMMU supports.
+        ("PID", lambda _, fields: fields["func3"] == _INVAL_DDT and fields["PID"]),
+        ("DV", lambda _, fields: fields["func3"] == _INVAL_PDT and not fields["DV"]),
+        (
+            "PID",
+            lambda registers, fields: fields["func3"] == _INVAL_PDT and fields["PID"] >> registers.process_id_bits,
+        ),
+    ),
+    4: (
+        ("func3", lambda _, fields: fields["func3"] not in (_INVAL, _PRGR)),
+        # 4.1.4: with capabilities.ATS only.
+        ("no ATS", lambda registers, _: not registers.has("ATS")),
+    ),
+}
+
 # The fields of one bit that say what a command is about.
 _FLAGS = ("GV", "AV", "PSCV", "NL", "S", "WSI", "PR", "PW", "DV", "PV", "DSV")
 
@@ -173,6 +212,11 @@ def command_name(registers: RiscvIommuRegisters, command: RawCommand) -> str:
     function = fields["opcode"], fields["func3"]
     name = next(name for name, (_, opcode, func3) in _NAMES.items() if (opcode, func3) == function)
     return " ".join((name, *(flag for flag in _FLAGS if fields.get(flag))))
+
+
+def complaint(registers: RiscvIommuRegisters, command: RawCommand) -> str:
+    """What makes a command illegal, for a person: "NL", "RSVD_11"; empty for one that is legal and supported (4.1)."""
+    return _broken_rule(registers, _value(registers, command))
 
 
 def execute(registers: RiscvIommuRegisters, memory: Memory, command: RawCommand) -> CommandResult:
@@ -225,45 +269,17 @@ def _value(registers: RiscvIommuRegisters, command: RawCommand) -> int:
 
 def _legal_fields(registers: RiscvIommuRegisters, value: int) -> dict[str, int] | None:
     """The fields of a command; None where it is illegal or not supported (4.1)."""
-    layout = _LAYOUTS.get(value & 0x7F)
+    return None if _broken_rule(registers, value) else dict(_LAYOUTS[value & _OPCODE].decode(value))
+
+
+def _broken_rule(registers: RiscvIommuRegisters, value: int) -> str:
+    """What makes a command illegal: a field of it, mostly; empty where nothing does."""
+    layout = _LAYOUTS.get(value & _OPCODE)
     if layout is None:
-        return None
+        return "opcode"
     fields = dict(layout.decode(value))
-    if value & layout.reserved:
-        return None
-    function = fields["func3"]
-    if layout is IOTINVAL:
-        legal = (
-            function in (_VMA, _GVMA)
-            # 9.2 and 9.3: NL and S are reserved where capabilities says that they are not there.
-            and (not fields["NL"] or registers.has("NL"))
-            and (not fields["S"] or registers.has("S"))
-            # 4.1.1: PSCV is for IOTINVAL.VMA only.
-            and not (function == _GVMA and fields["PSCV"])
-        )
-    elif layout is IOFENCE:
-        # 4.1.2: WSI is reserved without wired interrupts.
-        legal = function == _FENCE and (not fields["WSI"] or registers.wired_interrupts)
-    elif layout is IODIR:
-        legal = _is_legal_directory_command(registers, fields)
-    else:
-        # 4.1.4: with capabilities.ATS only.
-        legal = function in (_INVAL, _PRGR) and registers.has("ATS")
-    return fields if legal else None
-
-
-def _is_legal_directory_command(registers: RiscvIommuRegisters, fields: dict[str, int]) -> bool:
-    # 4.1.3: a DID no wider than ddtp.iommu_mode supports.
-    if fields["DV"] and fields["DID"] >> registers.device_id_bits:
-        return False
-    match fields["func3"]:
-        case 0:
-            # INVAL_DDT: PID is reserved.
-            return not fields["PID"]
-        case 1:
-            # INVAL_PDT: DV must be 1, and PID no wider than the IOMMU supports.
-            return bool(fields["DV"]) and not fields["PID"] >> registers.process_id_bits
-    return False
+    reserved = next((name for name in fields if name.startswith("RSVD") and fields[name]), "")
+    return reserved or next((about for about, rule in _RULES[value & _OPCODE] if rule(registers, fields)), "")
 
 
 def _range(fields: dict[str, int]) -> tuple[int | None, int | None]:

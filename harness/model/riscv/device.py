@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 from harness.model.bits import Field, Layout
@@ -104,6 +105,7 @@ _DIRECTORY_PPN = DIRECTORY_ENTRY["PPN"].mask
 _PDT_CAPABILITY = {1: "PD8", 2: "PD17", 3: "PD20"}
 _PROCESS_ID_BITS = {0: 20, 1: 8, 2: 17, 3: 20}
 _MSI_OFF, _MSI_FLAT = 0, 1
+_HAS_PROCESSES = "a process directory"
 _CAUSE = RiscvIommuCause
 _KEPT = 4096  # contexts; far more than there are devices, few enough for a fuzzer to go on for ever
 
@@ -338,7 +340,6 @@ class DeviceDirectory:
         has = registers.has
         gxl = int(registers.guest_is_32_bit)
         reserved = [field.name for field in self._layout.fields if field.name.startswith("RSVD")]
-        qos_names = ("ta.RCID", "ta.MCID")
         beyond_qos = -1 << registers.qos_id_bits if has("QOSID") else -1
         beyond_guest = -1 << max(registers.guest_address_bits - 12, 0)
         legal_sxl = (1,) if gxl else (0, 1) if registers.gxl_writable else (0,)
@@ -348,8 +349,8 @@ class DeviceDirectory:
         return (
             # 1. A reserved bit. RCID and MCID are reserved without QOSID, and with it have so many bits (the last
             #    rule); mask and pattern of the MSI address have no bits beyond MGPAW (3.1.3.6).
-            ("a reserved bit", lambda dc: any(dc[name] for name in reserved)),
-            ("RCID or MCID", lambda dc: any(dc[name] & beyond_qos for name in qos_names)),
+            *((name, itemgetter(name)) for name in reserved),
+            *((name, lambda dc, name=name: dc[name] & beyond_qos) for name in ("ta.RCID", "ta.MCID")),
             (
                 "MSI address beyond MGPAW",
                 lambda dc: (dc.get("msi_addr_mask.mask", 0) | dc.get("msi_addr_pattern.pattern", 0)) & beyond_guest,
@@ -375,7 +376,7 @@ class DeviceDirectory:
             # 17. A second-stage root that is not aligned to its 16 KiB.
             ("iohgatp.PPN is not aligned", lambda dc: dc["iohgatp.MODE"] and dc["iohgatp.PPN"] & 3),
             # 18. Flags to be set by hardware that does not.
-            ("SADE or GADE", lambda dc: not has("AMO_HWAD") and (dc["tc.SADE"] or dc["tc.GADE"])),
+            *((name, lambda dc, name=name: not has("AMO_HWAD") and dc[name]) for name in ("tc.SADE", "tc.GADE")),
             # 19. One byte order only, and it is the other.
             ("SBE without END", lambda dc: not has("END") and dc["tc.SBE"] != int(registers.big_endian)),
             # 20. and 21. SXL or SBE is not legal.
@@ -397,7 +398,8 @@ class DeviceDirectory:
             if len(self._described) >= _KEPT:
                 self._described.clear()
             decoded = self._decode(data)
-            reason = self._broken_rule(dict(self._layout.decode(decoded))) if decoded & 1 else ""
+            context = dict(self._layout.decode(decoded))
+            reason = self._broken_rule(context) or _HAS_PROCESSES * context["tc.PDTV"] if decoded & 1 else ""
             described = self._described[data] = (
                 int.from_bytes(data, "little"),
                 self._layout.describe(decoded),

@@ -51,6 +51,7 @@ _PBMT = PTE["PBMT"].mask
 _NAPOT = 0xF << 10
 _NAPOT_64K = 0x8 << 10
 _KEPT = 4096  # entries whose fields are remembered
+_BEYOND = {1: "beyond the first stage", 2: "beyond the second stage"}
 # What a leaf may have set that an entry which leads to a table may not: D, A, U, and the fields of Svnapot and Svpbmt.
 _LEAF_ONLY = _D | _A | USER | _N | _PBMT
 
@@ -229,6 +230,9 @@ class PageTableWalk:
         """
         upper = address >> self.width - 1
         if upper and not self._reaches(upper):
+            if trace is not None:
+                what = f"{self.scheme.name} address"
+                trace.append(Step(what, self._section, None, address, reason=_BEYOND[self.stage]))
             return WalkBlocked(self._fault, self.stage, None, address & ~3 if self.stage == 2 else 0)
         read, limit, entry_shift, table_test = self._read, self._limit, self._entry_shift, self._table_test
         table = at = where = root
@@ -310,14 +314,18 @@ class PageTableWalk:
         if not entry & _V:
             return "V is 0"
         if not rights:
-            return "a pointer at the last level" if level == 1 else "a bit that a pointer has not"
+            return "a pointer at the last level" if level == 1 else f"a pointer with {self._names(entry & ~_V)}"
         if rights & _R_AND_W == _W:
             return "W without R"
         if entry & reserved:
-            return "misaligned page" if not entry & reserved & ~_PPN else "a reserved bit"
+            return self._names(entry & reserved & ~_PPN) or "misaligned page"
         if not self.maps_page(entry, reserved):
             return "PBMT" if entry & _PBMT == _PBMT else "N" if rights & _R_OR_X else "neither R nor X"
         return "U" if entry & USER == barred else f"no {'RWX'[(needed & ~(rights >> 1)).bit_length() - 1]}"
+
+    def _names(self, bits: int) -> str:
+        """The fields, of those that say something wrong, that bits of an entry belong to."""
+        return ", ".join(field.name for field in self.scheme.layout.fields if bits & self._table_test & field.mask)
 
     def _give_reason(self, trace: list[Step], reason: str) -> None:
         trace[-1] = replace(trace[-1], reason=reason)

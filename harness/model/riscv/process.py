@@ -182,9 +182,9 @@ class ProcessDirectory:
 
     def _broken_rule(self, fields: dict[str, int], context: DeviceContext) -> str:
         """What the first rule of 3.2.4 is about that makes a process context a misconfiguration; empty for none."""
-        if any(fields[field.name] for field in PROCESS_CONTEXT.fields if field.name.startswith("RSVD")):
-            return "a reserved bit"
-        return "" if self._first_stages.supports(context.sxl, fields["fsc.MODE"]) else "fsc.MODE"
+        reserved = next((name for name in fields if name.startswith("RSVD") and fields[name]), "")
+        is_supported = self._first_stages.supports(context.sxl, fields["fsc.MODE"])
+        return reserved or ("" if is_supported else "fsc.MODE")
 
     def _judge(self, value: int, context: DeviceContext) -> ProcessContext | RiscvIommuCause:
         fields = dict(PROCESS_CONTEXT.decode(value))

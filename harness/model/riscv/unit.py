@@ -19,7 +19,7 @@ interrupt, and `interrupts` says what becomes of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from harness.model.access import (
@@ -38,17 +38,17 @@ from harness.model.caches.iotlb import CacheModel
 from harness.model.caches.past_walks import keep_engines
 from harness.model.caches.policies import RISCV
 from harness.model.caches.records import Records
-from harness.model.caches.staleness import TooManyWalks
 from harness.model.engine import MsiOutcome, MsiWrite, NotModelled, PostedInterrupt
 from harness.model.explanation import Explanation
 from harness.model.memory import WritableMemory
-from harness.model.riscv.commands import command_name
+from harness.model.riscv.commands import RiscvIommuCommandError, command_name, complaint
 from harness.model.riscv.configuration import Configuration
 from harness.model.riscv.debug import answer_of, requested_access, response
 from harness.model.riscv.engine import RiscvIommuEngine
 from harness.model.riscv.fault_queue import FaultQueue, FaultQueueState
 from harness.model.riscv.faults import RiscvIommuFaultRecord
 from harness.model.riscv.interrupts import COMMANDS, Interrupts, InterruptsState
+from harness.model.riscv.naming import Naming
 from harness.model.riscv.queue_control import QUEUES
 from harness.model.riscv.queues import CommandQueue, take_command
 from harness.model.riscv.register_fields import MSI_VECTOR_CONTROL, TR_REQ_CTL
@@ -58,7 +58,6 @@ from harness.model.unit import AnyBytes, Coverage, Place, Readout, UnitState
 
 __all__ = ["RiscvIommuUnit"]
 
-_OTHER_ADDRESS = "invalidated by another address"
 _ALL_OF_32 = (1 << 32) - 1
 _ALL_OF_64 = (1 << 64) - 1
 _STORE_SIZE = 4
@@ -126,7 +125,7 @@ class RiscvIommuUnit:
         self._by_index = {queue.own: queue for queue in self._queues}
         self._has_resident_files = registers.has("MSI_MRIF")
         self._sets_flags = registers.has("AMO_HWAD")
-        self._stores: set[int] = set()  # where commands have stored
+        self._naming = Naming(self._file, self._faults, self._interrupts, self._caches)
         # Of records that no request has to do with: told with the next one.
         self._free: tuple[AnyBytes, ...] = ()
         self._problem = ""
@@ -144,7 +143,7 @@ class RiscvIommuUnit:
         self._file.reset()
         self._interrupts.reset()
         self._free = ()
-        self._stores.clear()
+        self._naming.reset()
         self._use_registers()
         self._caches.reset()
 
@@ -180,6 +179,7 @@ class RiscvIommuUnit:
     def _write_register(self, part: RegisterWrite) -> None:
         register, mask, bits = part
         key, file = register.key, self._file
+        before = file.values[key]
         self._note(part)
         writable, clears = mask & register.writable, mask & register.clears
         if key == "fctl":
@@ -200,9 +200,11 @@ class RiscvIommuUnit:
         if key in ("fctl", "ddtp"):
             self._use_registers()
         if key in ("cqt", "cqcsr"):
-            self._run_commands()
+            self._run_commands(resumes=key == "cqcsr" and bool(before & self._by_csr[key].on))
         if key in self._by_csr or key == "ipsr":
             self._interrupts.update()
+        if key == "ipsr":
+            self._naming.pending.wrote(before, bits & mask, file.values[key])
         if register.name == "msi_vec_ctl" and writable and not bits & _MASKED:
             self._interrupts.unmask(int(key.rpartition("_")[2]))
         if key == "tr_req_ctl" and mask & bits & _GO:
@@ -211,6 +213,7 @@ class RiscvIommuUnit:
     def _use_registers(self) -> None:
         """Translate by the registers as they stand."""
         present = self._configuration.registers()
+        self._naming.bare.set_mode(present.iommu_mode)
         if present != self._present:
             self._present = present
             self._caches.set_registers(present)
@@ -235,8 +238,9 @@ class RiscvIommuUnit:
 
     # --- commands, and the translation-request interface ---
 
-    def _run_commands(self) -> None:
-        values = self._file.values
+    def _run_commands(self, *, resumes: bool) -> None:
+        values, naming = self._file.values, self._naming
+        naming.commands.begin(resumes=resumes)
         while True:
             queue = CommandQueue(values["cqb"], values["cqh"], values["cqt"], values["cqcsr"])
             taken = take_command(self._present, self.memory, queue)
@@ -245,11 +249,14 @@ class RiscvIommuUnit:
             if self._configuration.mode_is_unknown:
                 raise NotModelled("a command is carried out, and nothing is known of ddtp.iommu_mode")
             values["cqh"], values["cqcsr"] = taken.head, taken.csr
+            is_illegal = taken.result.error is RiscvIommuCommandError.ILLEGAL
+            naming.commands.took(taken.result.writes, complaint(self._present, taken.command) if is_illegal else "")
+            naming.bare.invalidated(taken.result.invalidations)
             if taken.command:
                 self.coverage.note("command", command_name(self._present, taken.command))
             for write in taken.result.writes:
                 self._records.write(write.address, write.data)
-                self._stores.add(write.address)
+                naming.stored(write.address)
             self._caches.invalidate(taken.result.invalidations)
             if taken.interrupts and values["cqcsr"] & COMMANDS.enable:
                 self._interrupts.pend(COMMANDS)
@@ -325,25 +332,8 @@ class RiscvIommuUnit:
             self._report(outcome.record)
 
     def explain(self, access: Access) -> Explanation:
-        """See `Unit`. The last step also tells of a translation that invalidations by other addresses have dropped."""
-        explanation = self._caches.engine.explain(access)
-        if not explanation.steps or not self._was_dropped_by_other_address(access):
-            return explanation
-        *steps, last = explanation.steps
-        reason = ", ".join(filter(None, (last.reason, _OTHER_ADDRESS)))
-        return replace(explanation, steps=(*steps, replace(last, reason=reason)))
-
-    def _was_dropped_by_other_address(self, access: Access) -> bool:
-        """Whether only commands with an address, none of which was in the page of the access, dropped its translation.
-
-        That is so for a page larger than 4 KiB, and for a guest physical address.
-        """
-        try:
-            dropped = self._caches.dropped_by(access)
-        except TooManyWalks:
-            return False
-        page = access.iova // self.granule
-        return bool(dropped) and all(each.first is not None and each.first // self.granule != page for each in dropped)
+        """See `Unit`."""
+        return self._naming.explain(access)
 
     def take_interrupts(self) -> Sequence[MsiWrite]:
         """See `Unit`. The requester of each is 0."""
@@ -377,19 +367,11 @@ class RiscvIommuUnit:
 
     def register_at(self, offset: int) -> Place | None:
         """See `Unit`."""
-        register = self._file.at(offset)
-        return None if register is None else Place(register.name, register.offset, register.size, register.layout)
+        return self._naming.register_at(offset)
 
     def structure_at(self, address: int) -> Place | None:
-        """See `Unit`: a fault record, what a fence or an interrupt stored."""
-        place = self._faults.place_at(address)
-        if place is not None:
-            return place
-        start = address & -_STORE_SIZE
-        for name, stores in (("IOFENCE.C data", self._stores), ("interrupt message", self._interrupts.written)):
-            if start in stores:
-                return Place(name, start, _STORE_SIZE)
-        return None
+        """See `Unit`."""
+        return self._naming.structure_at(address)
 
 
 def _as_message(access: Access, outcome: Outcome) -> Outcome:
