@@ -97,6 +97,11 @@ class Driver:
         self.write(_FQH, 0)
         self.write(_FQCSR, _ENABLE | self._interrupts)
 
+    def restart_faults(self) -> None:
+        """Begin the fault queue from the start again."""
+        self.write(_FQCSR, 0)
+        self.start_faults()
+
     def restart(self) -> None:
         """Turn a queue off and on again."""
         random = self._random
@@ -108,8 +113,7 @@ class Driver:
                 self._command_bits = random.choice((1, 2, 3, 5, 8))
             self.start_commands()
         else:
-            self.write(_FQCSR, 0)
-            self.start_faults()
+            self.restart_faults()
         self.read(random.choice((_CQH, _FQT, _FQCSR, _CQCSR)))
 
     def set_mode(self, levels: int, ddtp: int) -> None:
@@ -151,7 +155,7 @@ class Driver:
         self._ring()
 
     def invalidate_all(self) -> None:
-        """Directories, then pages."""
+        """Directories, then pages; what guests have of a first stage goes with their second."""
         self.queue("IODIR.INVAL_DDT")
         self.queue("IOTINVAL.GVMA")
         self.queue("IOTINVAL.VMA")
@@ -271,6 +275,7 @@ class Driver:
         self.read(_CQH)
         if random.random() < 0.5 and self._has_room:
             self.write(_IPSR, 0xF)
+            self.read(_IPSR)
 
     def _ring(self) -> None:
         """Tell of the commands that wait, no more at once than the queue holds."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from random import Random
 
 from harness.conform.board import RISCV
-from harness.conform.command import RAM_BYTES
 from harness.conform.edu import PAYLOADS
 from harness.conform.layout import DEVICES, DmaDevice
-from harness.conform.memory import DATA, TABLES
+from harness.conform.memory import TABLES
 from harness.conform.targets.address_spaces import AddressSpace
 from harness.conform.targets.course import Course
+from harness.conform.targets.riscv_contexts import PRIVATE_GSCID, PRIVATE_PSCID, Contexts
 from harness.conform.targets.riscv_driver import Driver
 from harness.conform.targets.riscv_tables import Space, Tables, Vm
 from harness.conform.traffic import Traffic
@@ -24,69 +25,9 @@ from harness.model.riscv.tables import RiscvIommuTables
 
 __all__ = ["Generation"]
 
-_OUTSIDE = RISCV.ram + RAM_BYTES  # nothing answers there
 _BEYOND = (43, 44, 48, 52, 55)  # address bits above those of the board
-_PD8 = 1
-# Of an address space whose tables are not there, which no other has.
-_OWN_PSCID, _OWN_GSCID = 0xFFFFE, 0xFFFE
-_BAD_CONTEXTS: tuple[dict[str, int], ...] = (
-    {"tc.V": 0},
-    {"tc.DTF": 1},
-    {"tc.DTF": 1, "tc.V": 0},
-    {"tc.EN_ATS": 1},
-    {"tc.EN_PRI": 1},
-    {"tc.EN_ATS": 1, "tc.EN_PRI": 1, "tc.PRPR": 1},
-    {"tc.PRPR": 1},
-    {"tc.T2GPA": 1},
-    {"tc.DPE": 1},
-    {"tc.SBE": 1},
-    {"IGN_tc_custom": 0x55},
-)
-_BAD_FIRST_STAGES: tuple[dict[str, int], ...] = (
-    {"fsc.PPN": _OUTSIDE >> 12, "ta.PSCID": _OWN_PSCID},
-    {"fsc.PPN": 1 << 43, "ta.PSCID": _OWN_PSCID},
-)
-_BAD_SECOND_STAGES: tuple[dict[str, int], ...] = ({"iohgatp.PPN": _OUTSIDE >> 12, "iohgatp.GSCID": _OWN_GSCID},)
-_BAD_PROCESSES: tuple[dict[str, int], ...] = (
-    {"ta.V": 0},
-    {"ta.ENS": 1},
-    {"ta.SUM": 1},
-    {"RSVD_ta_32": 1},
-    {"fsc.MODE": 0},
-    {"fsc.MODE": 3},
-    {"fsc.MODE": 14},
-    {"fsc.PPN": _OUTSIDE >> 12, "ta.PSCID": _OWN_PSCID},
-)
-# Of these QEMU overlooks some, so that a program that has one does not get far.
-_OVERLOOKED: tuple[dict[str, int], ...] = (
-    {"tc.GADE": 1},
-    {"tc.SADE": 1},
-    {"tc.SXL": 1},
-    {"RSVD_tc_12": 1},
-    {"RSVD_tc_32": 1},
-    {"RSVD_ta_0": 1},
-    {"ta.RCID": 1},
-    {"RSVD_fsc_44": 1},
-)
-_OVERLOOKED_FIRST_STAGES: tuple[dict[str, int], ...] = (
-    {"fsc.MODE": 1},
-    {"fsc.MODE": 7},
-    {"fsc.MODE": 11},
-    {"fsc.MODE": 15},
-)
-_OVERLOOKED_SECOND_STAGES: tuple[dict[str, int], ...] = (
-    {"iohgatp.MODE": 1},
-    {"iohgatp.MODE": 7},
-    {"iohgatp.MODE": 11},
-    {"iohgatp.PPN": (RISCV.ram + DATA.start >> 12) + 1},
-)
-_OVERLOOKED_MESSAGES: tuple[dict[str, int], ...] = (
-    {"msiptp.MODE": 2},
-    {"RSVD_msiptp_44": 1},
-    {"RSVD_msi_addr_mask_52": 1},
-    {"RSVD_448": 1},
-)
-_OVERLOOKED_PROCESSES: tuple[dict[str, int], ...] = ({"RSVD_ta_3": 1}, {"RSVD_fsc_44": 1})
+_WHILE_DIRTY = 10  # devices in a round while caches may know what tables no longer say
+_RECORDED = 12  # rounds whose faults the fault queue has room for
 
 
 class Generation(Course):
@@ -100,7 +41,9 @@ class Generation(Course):
     """
 
     BEFORE = 0.15
-    CHANGES = 0.65
+    CHANGES = 0.4
+    RARELY = 0.06
+    ROUNDS = range(80, 140)
 
     def __init__(self, name: str, seed: int, random: Random, registers: RiscvIommuRegisters) -> None:
         writer = ProgramWriter(name, seed, RISCV.ram)
@@ -119,6 +62,15 @@ class Generation(Course):
         self.devices = RiscvIommuTables(
             writer.memory, RISCV.ram + TABLES.start, self.levels, registers.extended_contexts
         )
+        self.contexts = Contexts(
+            self.devices,
+            self.levels,
+            random,
+            registers,
+            is_thorough=self.is_thorough,
+            with_processes=self.with_processes,
+            has_good_records=self.has_good_records,
+        )
         self.tables = Tables(
             self.devices.pages,
             random,
@@ -129,13 +81,27 @@ class Generation(Course):
         self.vms: list[Vm] = []
         self.plain: Vm | None = None
         self.spaces: list[Space] = []
-        self.behind: dict[int, tuple[Space | None, Vm | None]] = {}
-        self.has_processes: set[int] = set()
-        # Requester ids whose requests keep their address: they are to stay where there is memory, or nothing at all.
-        self.passing: set[int] = set()
         self.is_on = False
         self.is_bare = True
-        self.unplugged = False
+        # Caches may know what tables no longer say.
+        self.is_dirty = False
+        self.bursts = 0
+        self.rare = self.rarities()
+
+    def rarities(self) -> list[Callable[[], None]]:
+        """What does not happen often, in this program."""
+        random, driver = self.random, self.driver
+        # What takes the machine long, or ends the program on some builds, is in some programs only.
+        return [
+            self.switch,
+            driver.restart,
+            driver.poke,
+            driver.device_tlb_command,
+            self.ask,
+            *([driver.illegal_command] if random.random() < 0.3 else ()),
+            *([self.begin_again] if random.random() < 0.1 else ()),
+            *([self.replug] if random.random() < 0.1 else ()),
+        ]
 
     def at_last(self) -> None:
         """See `Course`: what QEMU keeps that it should not ends a program, so it is seldom."""
@@ -148,7 +114,7 @@ class Generation(Course):
         """Address spaces, with pages in them."""
         random = self.random
         if self.registers.has("Sv39x4"):
-            for gscid in random.sample(range(_OWN_GSCID), random.choice((1, 2, 2))):
+            for gscid in random.sample(range(PRIVATE_GSCID), random.choice((1, 2, 2))):
                 vm = self.tables.make_vm(gscid)
                 self.vms.append(vm)
                 for _ in range(random.randint(4, 10)):
@@ -156,7 +122,7 @@ class Generation(Course):
             # Devices without a first stage have one that no device with one has: their translations would be the same.
             self.plain = self.vms.pop() if len(self.vms) > 1 or not self.registers.has("Sv39") else None
         if self.registers.has("Sv39"):
-            for pscid in random.sample(range(_OWN_PSCID), random.choice((1, 2, 2, 3))):
+            for pscid in random.sample(range(PRIVATE_PSCID), random.choice((1, 2, 2, 3))):
                 behind = random.choice(self.vms) if self.vms and random.random() < 0.75 else None
                 space = self.tables.make_space(pscid, behind)
                 self.spaces.append(space)
@@ -164,86 +130,15 @@ class Generation(Course):
                     self.tables.map_first_stage(space)
 
     def attach(self, entry: DmaDevice) -> None:
-        """Give a device a context: good ones for the most part."""
-        random = self.random
-        if entry.requester >> self.devices_bits:
-            self.behind[entry.requester] = None, None
-            return
-        draw = random.random()
-        space = random.choice(self.spaces) if self.spaces and random.random() < 0.85 else None
-        vm = space.vm if space is not None else self.plain
-        overrides: dict[str, int] = {}
-        if draw < 0.04:
-            space = vm = None
-        elif draw < 0.1:
-            overrides = self.bad_context(has_first=space is not None, has_second=vm is not None)
-        self.has_processes.discard(entry.requester)
-        self.passing.discard(entry.requester)
-        if self.with_processes and space is not None and not overrides and random.random() < 0.5:
-            self.attach_process(entry, space, vm)
-        else:
-            self.devices.attach(
-                entry.requester,
-                first=space.table if space is not None else None,
-                second=vm.table if vm is not None else None,
-                pscid=space.pscid if space is not None else random.getrandbits(20),
-                gscid=vm.gscid if vm is not None else 0,
-                overrides=overrides,
-            )
-        self.behind[entry.requester] = space, vm
-        if space is None and vm is None:
-            self.passing.add(entry.requester)
+        """See `Course`."""
+        self.contexts.attach(entry, self.spaces, self.plain)
         for other in DEVICES:
             if other.requester == entry.requester:
                 self.find_places(other)
 
-    def bad_context(self, *, has_first: bool, has_second: bool) -> dict[str, int]:
-        """Something wrong with a device context, or out of the ordinary."""
-        if self.is_thorough:
-            bad = [*_OVERLOOKED]
-            bad += _OVERLOOKED_FIRST_STAGES if has_first else ()
-            bad += _OVERLOOKED_SECOND_STAGES if has_second else ()
-            bad += _OVERLOOKED_MESSAGES if self.registers.extended_contexts else ()
-        else:
-            bad = [*_BAD_CONTEXTS]
-            bad += _BAD_FIRST_STAGES if has_first else ()
-            bad += _BAD_SECOND_STAGES if has_second else ()
-        if not self.has_good_records:
-            bad = [each for each in bad if "tc.DTF" not in each]
-        return dict(self.random.choice(bad))
-
-    def attach_process(self, entry: DmaDevice, space: Space, vm: Vm | None) -> None:
-        """A process directory; process 0 is that of requests without one, or none is (DPE)."""
-        random = self.random
-        has_default = vm is not None or random.random() < 0.85
-        pages = self.devices.pages if vm is None else vm.pages
-        if vm is not None and vm.pages.next_page + 0x4000 > vm.end:
-            return
-        self.has_processes.add(entry.requester)
-        self.devices.attach_processes(
-            entry.requester,
-            _PD8,
-            second=vm.table if vm is not None else None,
-            gscid=vm.gscid if vm is not None else 0,
-            guest_pages=pages,
-            overrides={"tc.DPE": int(has_default)},
-        )
-        overrides: dict[str, int] = {}
-        # Behind a second stage it leaves too many outcomes to tell which one it was.
-        if vm is None and random.random() < 0.1:
-            overrides = random.choice(_OVERLOOKED_PROCESSES if self.is_thorough else _BAD_PROCESSES)
-        self.devices.set_process(entry.requester, 0, first=space.table, pscid=space.pscid, overrides=overrides)
-        if vm is None and (not has_default or overrides.get("fsc.MODE") == 0):
-            self.passing.add(entry.requester)
-
-    @property
-    def devices_bits(self) -> int:
-        """Bits of a device_id that the directory takes."""
-        return (6 if self.registers.extended_contexts else 7) + 9 * (self.levels - 1)
-
     def space_of(self, entry: DmaDevice) -> AddressSpace | None:
         """See `Course`."""
-        space, vm = self.behind[entry.requester]
+        space, vm = self.contexts.behind[entry.requester]
         return space if space is not None else vm
 
     # The IOMMU.
@@ -258,7 +153,8 @@ class Generation(Course):
 
     def turn_on(self) -> None:
         """Translate."""
-        if not self.is_lazy or self.random.random() < 0.8:
+        self.is_dirty = self.is_lazy and self.random.random() < 0.2
+        if not self.is_dirty:
             self.driver.invalidate_all()
         self.driver.set_mode(self.levels, self.devices.ddtp)
         self.is_on, self.is_bare = True, False
@@ -277,43 +173,37 @@ class Generation(Course):
         self.burst()
 
     def rarely(self) -> None:
-        """What does not happen often."""
-        random = self.random
-        draw = random.random()
-        if draw < 0.15:
-            self.writer.reset()
-            self.is_on, self.is_bare = False, True
-            if random.random() < 0.5:
-                self.burst()
-            self.driver.turn_off()
-            self.set_up()
-            self.turn_on()
-        elif draw < 0.3:
-            self.turn_off()
-            if random.random() < 0.7:
-                self.burst()
-            self.turn_on()
-        elif draw < 0.45:
-            self.driver.restart()
-        elif draw < 0.65:
-            self.driver.illegal_command()
-        elif draw < 0.8:
-            self.driver.poke()
-        elif draw < 0.85:
-            self.driver.device_tlb_command()
-        elif draw < 0.95:
-            self.ask()
-        else:
-            device = next(entry for entry in DEVICES if entry.can_unplug)
-            self.writer.unplug(device.id)
-            self.unplugged = True
+        """See `Course`."""
+        self.random.choice(self.rare)()
+
+    def switch(self) -> None:
+        """No translation for a while."""
+        self.turn_off()
+        if self.random.random() < 0.7:
             self.burst()
-            self.writer.plug(device.id)
-            self.unplugged = False
+        self.turn_on()
+
+    def begin_again(self) -> None:
+        """A reset of the machine."""
+        self.writer.reset()
+        self.is_on, self.is_bare = False, True
+        if self.random.random() < 0.5:
+            self.burst()
+        self.driver.turn_off()
+        self.set_up()
+        self.turn_on()
+
+    def replug(self) -> None:
+        """A device is taken away for a round."""
+        device = next(entry for entry in DEVICES if entry.can_unplug)
+        self.writer.unplug(device.id)
+        self.burst(without=device)
+        self.writer.plug(device.id)
 
     def ask(self) -> None:
-        """A translation request for a device's page."""
+        """A translation request for a device's page, of which nothing is to be in doubt."""
         random = self.random
+        self.clean()
         entry = random.choice(DEVICES)
         places = self.traffic.places.get(entry.id)
         iova = random.choice(places)[0] if places else random.getrandbits(39)
@@ -321,15 +211,18 @@ class Generation(Course):
 
     # Traffic.
 
-    def burst(self) -> None:
+    def burst(self, without: DmaDevice | None = None) -> None:
         """One DMA of each of many devices."""
         random = self.random
+        self.bursts += 1
+        if not self.bursts % _RECORDED:
+            self.driver.restart_faults()
         # Where caches leave a choice, not so many devices at once: it has to be seen which it was.
-        most = len(DEVICES) // 2 if self.is_lazy else len(DEVICES)
-        for entry in random.sample(DEVICES, random.randint(most // 2, most)):
-            if entry.can_unplug and self.unplugged:
+        most = _WHILE_DIRTY if self.is_dirty else len(DEVICES)
+        for entry in random.sample(DEVICES, random.randint(most - 7, most)):
+            if entry is without:
                 continue
-            if not self.is_on or entry.requester in self.passing:
+            if not self.is_on or entry.requester in self.contexts.passing:
                 self.pass_through(entry)
             elif self.only_writes or self.only_reads:
                 self.traffic.word(entry, AccessKind.WRITE if self.only_writes else AccessKind.READ)
@@ -345,6 +238,10 @@ class Generation(Course):
     def change(self) -> None:
         """Change a table, and tell the IOMMU of it, or not."""
         random = self.random
+        # What is not told of all leaves much to be remembered, by caches and by whoever judges them: it does not last.
+        if self.is_dirty and random.random() < 0.7:
+            self.clean()
+            return
         draw = random.random()
         if draw < 0.15:
             self.change_device()
@@ -352,16 +249,23 @@ class Generation(Course):
             self.change_first_stage()
         elif self.vms or self.plain is not None:
             self.change_second_stage()
+        self.is_dirty = True
         if self.with_processes or random.random() < 0.7:
+            self.clean()
+
+    def clean(self) -> None:
+        """Invalidate everything."""
+        if self.is_on:
             self.driver.invalidate_all()
+            self.is_dirty = False
 
     def change_device(self) -> None:
         """Another context for a device."""
         entry = self.random.choice(DEVICES)
-        had_processes = entry.requester in self.has_processes
+        had_processes = entry.requester in self.contexts.has_processes
         self.attach(entry)
         self.driver.invalidate_device(
-            entry.requester, has_processes=had_processes or entry.requester in self.has_processes
+            entry.requester, has_processes=had_processes or entry.requester in self.contexts.has_processes
         )
 
     def change_first_stage(self) -> None:
@@ -386,7 +290,7 @@ class Generation(Course):
         a guest physical address. Last of all, as what it keeps ends the program.
         """
         random = self.random
-        self.driver.invalidate_all()
+        self.clean()
         places = [(entry, random.choice(self.traffic.places[entry.id])) for entry in self._with_pages()]
         used = [(entry, first + random.randrange(size) & -4) for entry, (first, size) in places]
         self._write_words(used)
@@ -403,7 +307,11 @@ class Generation(Course):
         self._write_words(used)
 
     def _with_pages(self) -> list[DmaDevice]:
-        return [entry for entry in DEVICES if self.traffic.places.get(entry.id) and entry.requester not in self.passing]
+        return [
+            entry
+            for entry in DEVICES
+            if self.traffic.places.get(entry.id) and entry.requester not in self.contexts.passing
+        ]
 
     def _write_words(self, places: list[tuple[DmaDevice, int]]) -> None:
         for entry, iova in places:

@@ -109,4 +109,4 @@ class FaultQueue:
         if values["fctl"] & _BE:
             # The fields are not where the layout has them.
             return Place("fault record", first, RECORD_SIZE)
-        return Place("fault record", first, RECORD_SIZE, _SEEN, source="DID")
+        return Place("fault record", first, RECORD_SIZE, _SEEN, source="DID", input="iotval")
