@@ -25,7 +25,8 @@ _RIGHTS = (3, 3, 3, 3, 3, 4, 7, 7)
 _ALL_RIGHTS = (1, 1, 3, 3, 4, 5, 7)
 _GUEST_PAGES = 0x4_0000  # for the tables of one guest
 _SPACE_ROOM, _VM_ROOM = 0x6_0000, 0x8_0000
-_OTHER_PAGES = (RISCV.ram + RAM_BYTES >> 12, RISCV.ram + HOT_DATA.start >> 12, 1 << 43)
+_OTHER_PAGES = (RISCV.ram + RAM_BYTES >> 12, RISCV.ram + HOT_DATA.start >> 12, 1 << 31)
+_FAR_PAGE = 1 << 43  # QEMU's IOTLB gives another one for it
 _BAD_LEAVES: tuple[dict[str, int], ...] = (
     {"V": 0},
     {"R": 0},
@@ -203,5 +204,5 @@ class Tables:
         elif random.random() < 0.7:
             values = random.choice(_OVERLOOKED_LEAVES if self.is_thorough else _BAD_LEAVES)
         else:
-            values = {"PPN": random.choice(_OTHER_PAGES)}
+            values = {"PPN": _FAR_PAGE if self.is_thorough else random.choice(_OTHER_PAGES)}
         return set_fields(table, page.input, level, values)
