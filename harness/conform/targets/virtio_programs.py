@@ -89,12 +89,8 @@ class Generation:
         if features & Features.BYPASS_CONFIG and random.random() < 0.8:
             self.write_bypass(int(random.random() < 0.2))
         for entry in DEVICES:
-            draw = random.random()
-            if draw < 0.98:
+            if random.random() < 0.95:
                 self.requests.attach(entry.requester)
-            if draw >= 0.85:
-                # QEMU reports others for an endpoint that never was in a domain.
-                self.requests.leave(entry.requester)
         for _ in range(random.randint(10, 40)):
             self.requests.map()
         self.driver.submit()

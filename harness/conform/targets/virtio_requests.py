@@ -66,8 +66,9 @@ class Requests:
         elif draw < 0.55:
             self.unmap()
         elif draw < 0.7:
-            self.attach(random.choice(_ENDPOINTS))
-        elif draw < 0.8:
+            alone = [each for each in _ENDPOINTS if self._engine.domain_of(each) is None]
+            self.attach(random.choice(alone if alone and random.random() < 0.7 else _ENDPOINTS))
+        elif draw < 0.77:
             self.detach()
         elif draw < 0.87:
             self.probe()
