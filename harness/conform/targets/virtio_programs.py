@@ -25,7 +25,7 @@ __all__ = ["Generation"]
 _ALWAYS = TransportFeatures.VERSION_1 | TransportFeatures.ACCESS_PLATFORM | TransportFeatures.ORDER_PLATFORM
 _WANTED = TransportFeatures.INDIRECT_DESC | TransportFeatures.EVENT_IDX | TransportFeatures.RING_RESET
 _OWN = Features(sum(Features))
-_NOT_ZERO = PAYLOADS[3::4]  # of each word the byte that has the device's number
+_BYTES = PAYLOADS[1::4]  # of each word a byte that differs from word to word
 _BOARD_END = 1 << 32
 _EVERYTHING = 1 << 63  # bytes from which on a mapping is no mapping
 
@@ -176,7 +176,7 @@ class Generation:
             self.driver.refill()
         self.find_places()
         self.dma()
-        if self.is_thorough and random.random() < 0.3:
+        if self.is_thorough and random.random() < 0.05:
             self.byte_before(random.choice(DEVICES))
 
     def dma(self) -> None:
@@ -190,8 +190,9 @@ class Generation:
     def one(self, entry: DmaDevice) -> None:
         """One DMA of a device, or an interrupt."""
         random = self.random
+        is_attached = self.engine.domain_of(entry.requester) is not None
         places = self.traffic.places.get(entry.id)
-        if places and self.message_address is not None and random.random() < 0.12:
+        if is_attached and places and self.message_address is not None and random.random() < 0.12:
             self.traffic.message(entry, self.message_address, random.randrange(32, 64))
         else:
             self.traffic.one(entry)
@@ -201,7 +202,7 @@ class Generation:
         places = self.traffic.places[entry.id]
         if places and (first := self.random.choice(places)[0]):
             self.driver.settle()
-            self.writer.dma(entry.id, AccessKind.WRITE, first - 1, 1, self.random.choice(_NOT_ZERO))
+            self.writer.dma(entry.id, AccessKind.WRITE, first - 1, 1, self.random.choice(_BYTES))
 
     def find_places(self) -> None:
         """Tell the traffic where each device has pages; one in bypass mode has none, but all of memory."""
