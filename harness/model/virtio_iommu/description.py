@@ -21,7 +21,7 @@ def describe(readable: bytes, engine: VirtioIommuEngine) -> str:
 
     Args:
         readable: those bytes.
-        engine: of the device, as it is when the request has been taken.
+        engine: of the device, as it is before the request is taken.
 
     Returns:
         Such as "MAP read write", "ATTACH, reserved" or "request of no type": the same for all of a kind.
@@ -56,7 +56,7 @@ def _special(request: Request, engine: VirtioIommuEngine) -> Iterator[str]:
     match request:
         case Attach(domain=domain, endpoint=endpoint, flags=flags, reserved=reserved):
             yield from _endpoint(endpoint, config)
-            if engine.is_renewed(endpoint, domain):
+            if engine.is_alone(endpoint, domain):
                 yield "again the only endpoint"
             if flags & ~int(AttachFlags.BYPASS):
                 yield "unknown flags"
@@ -79,7 +79,9 @@ def _special(request: Request, engine: VirtioIommuEngine) -> Iterator[str]:
                 yield "over RESV_MEM"
             if phys + end - start > _U64_MAX:
                 yield "beyond physical addresses"
-        case Unmap(reserved=reserved):
+        case Unmap(domain=domain, virt_start=start, virt_end=end, reserved=reserved):
+            if engine.is_kept(domain, start, end):
+                yield "over what an UNMAP kept"
             if reserved:
                 yield "reserved"
         case Probe(endpoint=endpoint):

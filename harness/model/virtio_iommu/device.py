@@ -134,9 +134,9 @@ class VirtioIommuDevice:
         self.gave_back = False
         while (chain := queue.take()) is not None:
             readable = queue.gather(chain, LONGEST_REQUEST)
+            self._served[chain.head] = name = describe(readable, self.engine)
             answer = self.engine.submit_bytes(readable, chain.writable_size)
             self.gave_back = self.gave_back or not answer
-            self._served[chain.head] = name = describe(readable, self.engine)
             self._note(name, answer, chain)
             queue.put(chain, answer)
 

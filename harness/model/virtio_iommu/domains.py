@@ -41,7 +41,7 @@ class Domain:
         endpoints: that are attached.
         ranges: that are mapped.
         kept: first addresses of mappings that an UNMAP has left there because it would have split another one.
-        renewed: whether its only endpoint was to be attached again.
+        renewed: whether its only endpoint was attached to it again, or any with another BYPASS flag.
     """
 
     bypass: bool
@@ -99,10 +99,10 @@ class Domains:
         self.attached[request.endpoint] = request.domain
         return Status.OK
 
-    def is_renewed(self, endpoint: int, number: int) -> bool:
-        """Whether that endpoint, the only one of a domain, was to be attached to it again."""
+    def is_alone(self, endpoint: int, number: int) -> bool:
+        """Whether a domain has that endpoint and no other."""
         domain = self.by_number.get(number)
-        return domain is not None and domain.renewed and domain.endpoints == {endpoint}
+        return domain is not None and domain.endpoints == {endpoint}
 
     def is_kept(self, number: int, start: int, end: int) -> bool:
         """Whether a range overlaps a mapping in `Domain.kept`."""
@@ -113,8 +113,9 @@ class Domains:
 
     def _attach_again(self, domain: Domain, *, bypass: bool) -> Status:
         """Put an endpoint into the domain that it is in."""
-        domain.renewed = domain.renewed or len(domain.endpoints) == 1
-        return Status.OK if domain.bypass is bypass else Status.INVAL
+        is_same = domain.bypass is bypass
+        domain.renewed = domain.renewed or not is_same or len(domain.endpoints) == 1
+        return Status.OK if is_same else Status.INVAL
 
     # 5.13.6.4.2, device requirements: DETACH request. The reserved field is ignored.
     def detach(self, request: Detach) -> Status:

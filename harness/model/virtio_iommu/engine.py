@@ -124,9 +124,9 @@ class VirtioIommuEngine:
         """The domain that an endpoint is attached to."""
         return self._domains.attached.get(endpoint)
 
-    def is_renewed(self, endpoint: int, domain: int) -> bool:
-        """Whether that endpoint, the only one of a domain, was to be attached to it again."""
-        return self._domains.is_renewed(endpoint, domain)
+    def is_alone(self, endpoint: int, domain: int) -> bool:
+        """Whether a domain has that endpoint and no other."""
+        return self._domains.is_alone(endpoint, domain)
 
     def is_kept(self, domain: int, start: int, end: int) -> bool:
         """Whether a range overlaps a mapping that an UNMAP has left in a domain because it would have split another."""
@@ -317,7 +317,7 @@ class VirtioIommuEngine:
             return Step(name, "virtio 5.13.6", fields=(("bypass", int(self._bypass)),), note=note)
         domain = self._domains.by_number[number]
         note = "bypass domain" if domain.bypass else ""
-        reason = "its only endpoint was attached again" if domain.renewed else ""
+        reason = "an endpoint of the domain was attached again" if domain.renewed else ""
         return Step(name, "virtio 5.13.6.3", fields=(("domain", number),), note=note, reason=reason)
 
 

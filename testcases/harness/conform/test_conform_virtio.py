@@ -27,7 +27,7 @@ from harness.model.virtio_iommu.unit import VirtioIommuUnit
 from harness.model.virtio_iommu.wire import encode_request
 
 _SEEDS = range(6)
-_THOROUGH_SEEDS = [seed for seed in range(200) if Random(seed).random() < 0.1]
+_THOROUGH_SEEDS = [seed for seed in range(130) if Random(seed).random() < 0.1]
 _LAYOUT = PciLayout(
     4, Structure(0, 0x1000), Structure(0x3000, 0x1000), Structure(0x1000, 0x1000), Structure(0x2000, 0x1000), 4
 )

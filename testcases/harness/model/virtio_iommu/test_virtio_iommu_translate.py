@@ -357,15 +357,27 @@ def test_an_endpoint_is_told_that_was_attached_until_the_device_was_reset() -> N
     assert reasons(engine, 0x4000) == []
 
 
+@pytest.mark.parametrize(("flags", "told"), [(AttachFlags.NONE, False), (AttachFlags.BYPASS, True)])
+def test_one_of_several_endpoints_is_told_only_where_it_was_attached_again_with_another_flag(
+    flags: AttachFlags, told: bool
+) -> None:
+    engine = VirtioIommuEngine(VirtioIommuConfig(endpoints={EP: (), EP + 1: ()}))
+    for endpoint in (EP, EP + 1):
+        engine.submit(Attach(domain=1, endpoint=endpoint))
+    engine.submit(Attach(domain=1, endpoint=EP, flags=flags))
+    assert bool(reasons(engine, 0x4000)) is told
+
+
 def test_an_endpoint_is_told_that_was_attached_again_as_the_only_one_of_its_domain() -> None:
     engine = with_page()
+    assert engine.is_alone(EP, 1)
+    assert reasons(engine, 0x4000) == []
     engine.submit(Attach(domain=1, endpoint=EP))
-    assert reasons(engine, 0x4000) == ["its only endpoint was attached again"]
-    assert engine.is_renewed(EP, 1)
+    assert reasons(engine, 0x4000) == ["an endpoint of the domain was attached again"]
     engine.submit(Detach(domain=1, endpoint=EP))
+    assert not engine.is_alone(EP, 1)
     engine.submit(Attach(domain=1, endpoint=EP))
     assert reasons(engine, 0x4000) == []
-    assert not engine.is_renewed(EP, 1)
 
 
 @pytest.mark.parametrize("iova", [0x3FFF, 0x5FFF])

@@ -282,6 +282,10 @@ def test_what_the_device_writes_is_named_after_the_request() -> None:
             (ATTACH, MAP, replace(MAP, virt_start=0x2000, virt_end=0x3FFF), replace(UNMAP, virt_end=0x2FFF), MAP),
             "MAP read write, over what an UNMAP kept",
         ),
+        (
+            (ATTACH, MAP, replace(MAP, virt_start=0x2000, virt_end=0x3FFF), replace(UNMAP, virt_end=0x2FFF), UNMAP),
+            "UNMAP, over what an UNMAP kept",
+        ),
     ],
 )
 def test_a_request_is_named_after_what_is_special_about_it(requests: tuple[Request | bytes, ...], name: str) -> None:
