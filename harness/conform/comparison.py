@@ -58,7 +58,12 @@ class Comparison:
         self._memory = memory
         self._ram = ram
         self._contents = contents
+        self._told: set[str] = set()  # in this program
         self._report = report
+
+    def begin(self) -> None:
+        """A program begins."""
+        self._told.clear()
 
     def register(
         self, step: int, offset: int, size: int, wanted: Readout, seen: int, requests: Sequence[Request] = ()
@@ -79,7 +84,7 @@ class Comparison:
         text = self._register_text(offset, size, wanted, seen, requests)
         detail = f"register at {offset:#x}: must be {wanted.value:#x} in the bits {wanted.known:#x}, is {seen:#x}"
         probe = Probe(f"read{LETTERS[size]} {self._registers + offset:#x}", wanted.value, wanted.known, seen)
-        self._say(Kind.REGISTER, step, text, section, [detail, *self._walks(requests)], probe)
+        self._say(Kind.REGISTER, step, text, section, detail, requests, probe)
 
     def register_signature(self, offset: int, size: int, wanted: Readout, seen: int) -> str:
         """The signature of what `register` would report, were there no requests."""
@@ -109,7 +114,7 @@ class Comparison:
         for request in requests:
             detail = f"{request.access}: {request.outcome}; no record of it"
             text = self._unrecorded_text(request)
-            self._say(Kind.REGISTER, step, text, "", [detail, *self._walks([request])], probe)
+            self._say(Kind.REGISTER, step, text, "", detail, [request], probe)
 
     def unrecorded_signature(self, request: Request) -> str:
         """The signature of what `unrecorded` would report of a request."""
@@ -237,8 +242,8 @@ class Comparison:
             if seen == "did not arrive":
                 text = f"read with {self._said(read)}, and {write} of what was read {seen}"
         detail = f"{request.access}: must be {request.outcome}; it {seen} at {at + self._ram:#x}{source}"
-        walks = self._walks([request] if read is None else [read, request])
-        self._say(Kind.DMA, step, text, "", [detail, *walks], self._probe(at & -_WORD))
+        told = [request] if read is None else [read, request]
+        self._say(Kind.DMA, step, text, "", detail, told, self._probe(at & -_WORD))
 
     def _word(self, step: int, at: int, requests: Sequence[Request]) -> None:
         address = at + self._ram
@@ -252,7 +257,7 @@ class Comparison:
             text = self._record_text(place, at, requests) + self._uncalled_for(place, requests)
             section = place.layout.section if place.layout else ""
         detail = f"memory at {address:#x}: must be {probe.wanted:#018x}, is {probe.seen:#018x}"
-        self._say(Kind.MEMORY, step, text, section, [detail, *self._walks(requests)], probe)
+        self._say(Kind.MEMORY, step, text, section, detail, requests, probe)
 
     def _record_text(self, place: Place, at: int, requests: Sequence[Request]) -> str:
         """What differs in a record, with why its request is blocked; or which record is missing, or one too many."""
@@ -327,14 +332,26 @@ class Comparison:
         for request in (blocked or list(requests))[:_EXPLAINED]:
             yield str(self._unit.explain(request.access))
 
-    def _say(self, kind: Kind, step: int, text: str, section: str, detail: Sequence[str], probe: Probe | None) -> None:
+    def _say(
+        self,
+        kind: Kind,
+        step: int,
+        text: str,
+        section: str,
+        detail: str,
+        requests: Sequence[Request],
+        probe: Probe | None,
+    ) -> None:
+        """Report a divergence; with walks where it is the first of its signature in the program."""
+        walks = () if text in self._told else self._walks(requests)
+        self._told.add(text)
         self._report(
             Divergence(
                 kind=kind,
                 signature=f"{self._target}: {kind}: {text}",
                 step=step,
                 section=section,
-                detail="\n".join(detail),
+                detail="\n".join((detail, *walks)),
                 probe=probe,
             )
         )

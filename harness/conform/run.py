@@ -171,7 +171,7 @@ class Runner:
         self._round = _Round()
         self._step = 0
         self._lengths: dict[str, int] = {}  # of each device's last DMA
-        self._contents.begin()
+        self._comparison.begin()
 
     def _reset_board(self) -> None:
         self.machine.reset()
