@@ -94,11 +94,12 @@ class _Sender(NamedTuple):
 
     Attributes:
         wanted: what must arrive; None where nothing must.
-        request: of a device; None for the IOMMU itself.
+        request: of a device; None for the IOMMU itself, or nobody.
         as_it_was: the device's message before anything remaps it.
         steps: what is looked at for a message that is blocked,
         entry: and what the table entry that it leads to says of a message, each field with its values; empty where it
             leads to none.
+        is_own: the IOMMU itself sent it.
     """
 
     wanted: Message | None
@@ -106,6 +107,7 @@ class _Sender(NamedTuple):
     as_it_was: Message | None = None
     steps: Sequence[Step] = ()
     entry: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    is_own: bool = False
 
     def cost(self, seen: Message) -> int:
         """How unlikely it is that this is what came of it."""
@@ -123,6 +125,7 @@ class _Difference(NamedTuple):
 
 
 _NOBODY = _Sender(None)
+_UNCALLED = _Sender(None, is_own=True)
 
 
 class Deliveries:
@@ -194,6 +197,7 @@ class Deliveries:
             return []
         own = [*self._own, *self._predictor.own] if requests else self._own
         messages = [request for request in requests if _is_message(request)]
+        wanted = [arrives for request in messages if (arrives := _wanted(request.outcome)) is not None]
         left = list(self._seen)
         lost = []
         for each in own:
@@ -201,16 +205,20 @@ class Deliveries:
             if message in left:
                 left.remove(message)
             elif is_interrupt_address(each.address & 0xFFFF_FFFF):  # above are bits of the destination
-                lost.append(_Sender(message))
-        wanted = [arrives for request in messages if (arrives := _wanted(request.outcome)) is not None]
+                lost.append(_Sender(message, is_own=True))
         if not lost and sorted(wanted) == sorted(left):
             return []
+        uncalled = []
+        for message in {Message.sent(each.address, each.data) for each in self._unit.own_messages}:
+            while left.count(message) > wanted.count(message):
+                left.remove(message)
+                uncalled.append(_Difference(_UNCALLED, message))
         found = list(_assign([self._sender(request) for request in messages], left))
         # What is nobody's may be a message of the IOMMU's own, with a wrong field.
         for number, difference in enumerate(found):
             if difference.sender is _NOBODY and lost:
                 found[number] = difference._replace(sender=lost.pop(0))
-        return [*found, *(_Difference(sender, None) for sender in lost)]
+        return [*found, *uncalled, *(_Difference(sender, None) for sender in lost)]
 
     def _signature(self, difference: _Difference) -> str:
         return f"{self._target}: {Kind.INTERRUPT}: {self._text(difference)}"
@@ -261,7 +269,7 @@ def _wanted(outcome: Outcome | MsiOutcome) -> Message | None:
 def _name(sender: _Sender) -> str:
     """Whose message it is, and what must become of it."""
     if sender.request is None:
-        return "message of nobody" if sender.wanted is None else "message of the IOMMU's own"
+        return "message of the IOMMU's own" if sender.is_own else "message of nobody"
     match sender.request.outcome:
         case Fault(code=code):
             return f"message with fault {code.name}"

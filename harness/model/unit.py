@@ -200,6 +200,11 @@ class InterruptUnit(Unit, Protocol):
         """As `settle`."""
         ...
 
+    @property
+    def own_messages(self) -> Sequence[MsiWrite]:
+        """What messages of its own say, as its registers are now, whether it sends any or not."""
+        ...
+
     def explain_interrupt(self, write: MsiWrite) -> Sequence[Step]:
         """As `explain`: what is looked at for it."""
         ...

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from harness.model.access import Access, Fault, MemoryWrite, Outcome
-from harness.model.amdvi.commands import command_name
+from harness.model.amdvi.commands import command_name, iommu_interrupt
 from harness.model.amdvi.device_table import DeviceTable
 from harness.model.amdvi.engine import AmdviEngine
 from harness.model.amdvi.event_log import EventLog, EventLogState
@@ -276,6 +276,12 @@ class AmdviUnit:
     def explain(self, access: Access) -> Explanation:
         """See `Unit`."""
         return self._caches.engine.explain(access)
+
+    @property
+    def own_messages(self) -> Sequence[MsiWrite]:
+        """See `InterruptUnit`."""
+        message = iommu_interrupt(self._file.snapshot())
+        return () if message is None else (message,)
 
     def explain_interrupt(self, write: MsiWrite) -> Sequence[Step]:
         """See `InterruptUnit`."""

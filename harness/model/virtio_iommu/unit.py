@@ -161,6 +161,11 @@ class VirtioIommuUnit:
         """See `Unit`."""
         return self._engine.explain(access)
 
+    @property
+    def own_messages(self) -> Sequence[MsiWrite]:
+        """See `InterruptUnit`."""
+        return ()
+
     def explain_interrupt(self, write: MsiWrite) -> Sequence[Step]:
         """See `InterruptUnit`: nothing is looked at."""
         return ()

@@ -333,6 +333,15 @@ class VtdUnit:
         """See `Unit`."""
         return self._caches.engine.explain(access)
 
+    @property
+    def own_messages(self) -> Sequence[MsiWrite]:
+        """See `InterruptUnit`: those of the fault event and of the invalidation completion event."""
+        now = self._file.snapshot()
+        return (
+            MsiWrite(requester=0, address=now.feuaddr << 32 | now.feaddr, data=now.fedata),
+            MsiWrite(requester=0, address=now.ieuaddr << 32 | now.ieaddr, data=now.iedata),
+        )
+
     def explain_interrupt(self, write: MsiWrite) -> Sequence[Step]:
         """See `InterruptUnit`."""
         engine = self._caches.engine

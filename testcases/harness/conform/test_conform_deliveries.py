@@ -50,9 +50,10 @@ class _Machine:
 
 @dataclass
 class _Unit:
-    """All that is asked of one: the vector of the table entry that a message leads to, by the address."""
+    """All that is asked of one: the vector of the entry that a message leads to, by its address; its own message."""
 
     vectors: dict[int, int] = field(default_factory=dict)
+    own_messages: Sequence[MsiWrite] = (MsiWrite(requester=0, address=_RANGE | 3 << 12, data=0x66),)
 
     def explain_interrupt(self, write: MsiWrite) -> list[Look]:
         return [Look("IRTE", "VT-d 9.9", fields=(("V", self.vectors.get(write.address, 0)),))]
@@ -167,6 +168,12 @@ def test_messages_of_the_iommu_itself_are_compared() -> None:
     assert _found(requests, _told(0x41, 0x60), own=own) == []
     assert _found(requests, _told(0x41), own=own) == ["message of the IOMMU's own did not arrive"]
     assert _found(requests, _told(0x41, 0x61), own=own) == ["message of the IOMMU's own: VECTOR differs"]
+
+
+def test_a_message_of_the_iommu_that_nothing_calls_for_is_told_from_others() -> None:
+    requests = [_request(_NOT_PRESENT)]
+    assert _found(requests, _told(0x66)) == ["message of the IOMMU's own arrived"]
+    assert _found([_request(_message(0x66))], _told(0x66)) == []
 
 
 def test_nothing_is_said_of_a_message_of_the_iommu_that_goes_elsewhere() -> None:
@@ -284,7 +291,7 @@ def test_the_message_of_a_fault_event_is_compared(session: Session, is_sent: boo
     enable = (Write(0x20, 8, 0x14_0000), Write(0x18, 4, 1 << 30), Write(0x18, 4, 1 << 31))
     blocked = Dma("edu0", AccessKind.WRITE, 0x40_0000, 4, 0x100)
     result = session.run(_program(*event, *enable, blocked))
-    expected = [] if is_sent else [f"{_TARGET}: interrupt: message of nobody arrived"]
+    expected = [] if is_sent else [f"{_TARGET}: interrupt: message of the IOMMU's own arrived"]
     assert [each.signature for each in result.divergences] == expected
 
 
