@@ -52,6 +52,20 @@ def test_an_entry_names_what_its_pattern_is_of_and_nothing_else(tmp_path: Path) 
     assert named(_divergence("amd-iommu/dma: dma: write with fault IO_PAGE_FAULT arrived"), known) is None
 
 
+@pytest.mark.parametrize(
+    ("signature", "effect"),
+    [
+        ("interrupt: message with fault INTERRUPT_SOURCE_REFUSED arrived", Effect.INTERRUPTS),
+        ("interrupt: remapped message did not arrive", Effect.TRANSLATION),
+        ("dma: write with fault NO_PERMISSION arrived", Effect.ISOLATION),
+        ("register: fault INTERRUPT_SOURCE_REFUSED is not recorded", Effect.REPORT),
+    ],
+)
+def test_the_effect_of_an_entry_follows_from_what_is_seen(tmp_path: Path, signature: str, effect: Effect) -> None:
+    text = _ENTRY.replace("memory: event log entry: Address differs*", signature)
+    assert _load(tmp_path, text).entries[0].effect is effect
+
+
 def test_an_entry_is_expected_of_its_targets_and_builds_only(tmp_path: Path) -> None:
     known = _load(tmp_path, f'{_ENTRY}when = {{ qemu = ">=10.2,<12" }}\n')
     assert known.of("amd-iommu/dma", "11.1.3")
