@@ -157,6 +157,7 @@ class Deliveries:
         self._report = report
         self._seen: list[Message] = []
         self._own: Sequence[MsiWrite] = ()
+        self._looked_up: dict[MsiWrite, tuple[Sequence[Step], Mapping[str, tuple[int, ...]]]] = {}  # in this round
 
     def take(self, own: Sequence[MsiWrite]) -> None:
         """A round is over: take what arrived in it.
@@ -166,6 +167,7 @@ class Deliveries:
         """
         self._seen = [Message.told(text) for text in self._machine.take_interrupts()]
         self._own = own
+        self._looked_up.clear()
 
     def agree(self) -> bool:
         """Whether those arrived that must, as DMA was predicted last, but for what is known to be otherwise."""
@@ -239,15 +241,24 @@ class Deliveries:
         sender = _Sender(_wanted(outcome), request, Message.sent(access.iova, data))
         if not isinstance(outcome, Fault) or access.length != _LENGTH:
             return sender
-        steps = self._unit.explain_interrupt(MsiWrite(requester=access.requester, address=access.iova, data=data))
-        fields = steps[-1].fields if steps else ()
-        # In xAPIC mode the destination is bits 15:8 of DST (VT-d 9.9).
-        entry = {
-            _ENTRY_FIELDS[name]: (value >> 8, value) if name == "DST" else (value,)
-            for name, value in fields
-            if name in _ENTRY_FIELDS
-        }
-        return sender._replace(steps=steps, entry=entry if "VECTOR" in entry else {})
+        write = MsiWrite(requester=access.requester, address=access.iova, data=data)
+        if write not in self._looked_up:
+            steps = self._unit.explain_interrupt(write)
+            self._looked_up[write] = steps, _entry(steps)
+        steps, entry = self._looked_up[write]
+        return sender._replace(steps=steps, entry=entry)
+
+
+def _entry(steps: Sequence[Step]) -> Mapping[str, tuple[int, ...]]:
+    """What a table entry says of a message, where it was looked at last; see `_Sender`."""
+    fields = steps[-1].fields if steps else ()
+    # In xAPIC mode the destination is bits 15:8 of DST (VT-d 9.9).
+    entry = {
+        _ENTRY_FIELDS[name]: (value >> 8, value) if name == "DST" else (value,)
+        for name, value in fields
+        if name in _ENTRY_FIELDS
+    }
+    return entry if "VECTOR" in entry else {}
 
 
 def _is_message(request: Request) -> bool:
