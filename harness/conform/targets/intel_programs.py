@@ -270,8 +270,13 @@ class Generation:
             self._writer.plug(entry.id)
 
     def _burst_untranslated(self) -> None:
-        """DMA that goes where it says: to data."""
+        """DMA that goes where it says, to data; and interrupts, which are remapped or not as the unit is now."""
         random = self._random
+        if self._messages is not None:
+            for entry in random.sample(DEVICES, 12):
+                self._messages.send(self._traffic, entry)
+            self._driver.look_at_faults()
+            self._driver.clear_faults(random)
         for entry in random.sample(DEVICES, 12):
             address = DATA.start + random.randrange(0x4_0000) & -4
             self._writer.dma(entry.id, AccessKind.WRITE, address, 4, PAYLOADS.start + random.randrange(64) * 4)

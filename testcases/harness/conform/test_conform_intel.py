@@ -10,7 +10,7 @@ from model_alone import intel_registers, make, make_unit, run, run_all
 from harness.conform.command import RAM_BYTES
 from harness.conform.layout import DEVICES
 from harness.conform.memory import QUEUES, TABLES
-from harness.conform.program import Dma, Program, Store, Write
+from harness.conform.program import Dma, Program, Reset, Store, Write
 from harness.conform.targets.intel import INTEL_TARGETS, IntelIommu
 from harness.conform.targets.intel_driver import Driver
 from harness.conform.targets.intel_plan import Plan
@@ -116,6 +116,14 @@ def test_devices_of_a_domain_are_described_alike() -> None:
     context_table = ROOT_ENTRY["CTP"].get(memory.read_u64(setup.root))
     entries = [memory.read_u64(context_entry_address(context_table, each.requester)) for each in DEVICES[:4]]
     assert [CONTEXT_ENTRY["TT"].get(entry) for entry in entries] == [1, 1, 0, 0]
+
+
+def test_interrupts_are_sent_while_a_reset_has_turned_their_remapping_off() -> None:
+    programs = (make("intel-iommu/interrupts", seed) for seed in range(200))
+    steps = next(program.steps for program in programs if any(isinstance(step, Reset) for step in program.steps))
+    behind = steps[next(number for number, step in enumerate(steps) if isinstance(step, Reset)) :]
+    command = next(number for number, step in enumerate(behind) if isinstance(step, Write) and step.offset == 0x18)
+    assert any(isinstance(step, Dma) and step.iova >> 20 == 0xFEE for step in behind[:command])
 
 
 def test_descriptors_stay_in_the_queue() -> None:
