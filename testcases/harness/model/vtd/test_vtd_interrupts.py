@@ -1,20 +1,27 @@
-"""Interrupt remapping and posting: messages, sources, entries, and every fault reason (VT-d 5.1.4, 5.2.3, 9.9-9.11)."""
+"""Interrupt remapping: messages, sources, entries, and the steps of it (VT-d 5.1.4, 9.9, 9.10)."""
 
 from __future__ import annotations
-
-import re
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vtd_interrupt_unit import (
+    BASE,
+    CFIS,
+    COMPATIBILITY,
+    DESCRIPTOR,
+    INDEX,
+    IRES,
+    RAM,
+    RID,
+    Unit,
+    assert_fault,
+    assert_remapped,
+)
 
 from harness.errors import SpecError
-from harness.model.access import Fault, MemoryWrite
-from harness.model.engine import Interrupt, MsiOutcome, MsiWrite, PostedInterrupt
-from harness.model.explanation import Step
+from harness.model.access import Fault
+from harness.model.engine import Interrupt, MsiWrite, PostedInterrupt
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Region, SparseMemory
 from harness.model.vtd import VtdEngine
@@ -22,63 +29,7 @@ from harness.model.vtd.faults import VtdFaultReason, VtdFaultRecord
 from harness.model.vtd.interrupts.entries import IRTA_REG, SourceQualifier, SourceValidation
 from harness.model.vtd.interrupts.remapping import InterruptRemapping
 from harness.model.vtd.interrupts.tables import InterruptTable, remappable_message
-from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG
-from harness.model.vtd.registers import VtdRegisters
 from harness.model.x86_message import DeliveryMode, X86Message
-
-RID = 0x0128
-INDEX = 5
-BASE = 0x1_0000
-DESCRIPTOR = 0x4_0040
-RAM = 0x10_0000
-INTERRUPT_PAGES = range(0xFEE0_0000, 0xFEF0_0000, 0x1000)
-CFIS, IRES = 1 << 23, 1 << 25
-COMPATIBILITY = X86Message(destination=3, vector=0x41).encode()
-ALL = {"QI": 1, "IR": 1, "EIM": 1}
-
-
-class Unit:
-    """A unit that remaps interrupts, with an entry at INDEX for RID."""
-
-    def __init__(self, *, extended: bool = False, entries: int = 256, posted: bool = False) -> None:
-        self.memory = SparseMemory((Region(0, RAM),))
-        self.table = InterruptTable(self.memory, BASE, entries, extended)
-        self.registers = VtdRegisters(
-            rtaddr=0,
-            cap=CAP_REG.encode({"PI": 1}),
-            ecap=ECAP_REG.encode(ALL),
-            gsts=IRES,
-            host_address_width=46,
-            irta=self.table.irta,
-        )
-        if posted:
-            self.table.post(INDEX, vector=0x35, descriptor=DESCRIPTOR, requester=RID)
-            self.table.write_descriptor(DESCRIPTOR, vector=0xF2, destination=7)
-        else:
-            self.table.remap(INDEX, vector=0x41, destination=3, requester=RID)
-
-    def set(self, **values: Any) -> None:
-        self.registers = replace(self.registers, **values)
-
-    def ecap(self, **values: int) -> None:
-        self.set(ecap=ECAP_REG.encode({**ALL, **values}))
-
-    def write(self, index: int = INDEX, subhandle: int | None = None, *, requester: int = RID) -> MsiOutcome:
-        return self.message(*remappable_message(index, subhandle), requester=requester)
-
-    def message(self, address: int, data: int, *, requester: int = RID) -> MsiOutcome:
-        remapping = InterruptRemapping(self.registers)
-        write = MsiWrite(requester=requester, address=address, data=data)
-        outcome = remapping.remap(self.memory, write, None)
-        assert remapping.remap(self.memory, write, []) == outcome
-        return outcome
-
-    def steps(self) -> list[Step]:
-        steps: list[Step] = []
-        address, data = remappable_message(INDEX)
-        write = MsiWrite(requester=RID, address=address, data=data)
-        InterruptRemapping(self.registers).remap(self.memory, write, steps)
-        return steps
 
 
 @pytest.fixture
@@ -89,24 +40,6 @@ def unit() -> Unit:
 @pytest.fixture
 def posting() -> Unit:
     return Unit(posted=True)
-
-
-def assert_fault(outcome: object, reason: VtdFaultReason, index: int | None = INDEX) -> Fault:
-    """A fault whose record holds the source id and the index; index None where FI is undefined."""
-    assert isinstance(outcome, Fault), outcome
-    assert outcome.code is reason
-    assert outcome.is_write
-    assert outcome.iova in INTERRUPT_PAGES
-    record = VtdFaultRecord(
-        address=0, source_id=outcome.requester & 0xFFFF, reason=reason, is_read=False, interrupt_index=index
-    )
-    assert outcome.record == record
-    assert VtdFaultRecord.decode(record.encode()) == record
-    return outcome
-
-
-def assert_remapped(outcome: object, message: X86Message) -> None:
-    assert outcome == Interrupt(*message.encode(), remapped=True)
 
 
 # The bits, written down by hand from the figures of 9.9, 9.10 and 5.1.2.2.
@@ -313,272 +246,6 @@ def test_eime_is_not_there_without_ecap_eim_11_4_10() -> None:
     unit.set(gsts=IRES | CFIS)
     unit.ecap(EIM=0)
     assert unit.message(*COMPATIBILITY) == Interrupt(*COMPATIBILITY, remapped=False)
-
-
-# Fault reasons (5.1.4.1), in the order of their numbers.
-
-
-@pytest.mark.parametrize("data", [0x1_0000, 0x8000_0005, 0xFFFF_0005])
-def test_reserved_data_with_shv_faults_with_reason_0x20(unit: Unit, data: int) -> None:
-    outcome = unit.message(remappable_message(INDEX, 0)[0], data)
-    assert_fault(outcome, VtdFaultReason.INTERRUPT_REQUEST_RESERVED, None)
-
-
-@pytest.mark.parametrize(("handle", "subhandle", "index"), [(256, None, 256), (255, 1, 256), (0xFFFF, None, 0xFFFF)])
-def test_index_beyond_the_table_faults_with_reason_0x21(
-    unit: Unit, handle: int, subhandle: int | None, index: int
-) -> None:
-    assert_fault(unit.write(handle, subhandle), VtdFaultReason.INTERRUPT_INDEX_BEYOND_TABLE, index)
-
-
-def test_index_does_not_wrap_at_65536_and_faults_with_reason_0x21() -> None:
-    unit = Unit(entries=65536)
-    unit.table.remap(0, vector=0x42, destination=4)
-    outcome = unit.write(0xFFFF, 1)
-    assert_fault(outcome, VtdFaultReason.INTERRUPT_INDEX_BEYOND_TABLE, 0)
-
-
-def test_entry_above_the_host_address_width_faults_with_reason_0x21(unit: Unit) -> None:
-    unit.set(host_address_width=32, irta=IRTA_REG.encode({"IRTA": 0xFFFF_F000, "S": 15}))
-    assert_fault(unit.write(0x100), VtdFaultReason.INTERRUPT_INDEX_BEYOND_TABLE, 0x100)
-    assert_fault(unit.write(0xFF), VtdFaultReason.INTERRUPT_TABLE_ACCESS, 0xFF)
-
-
-def test_absent_entry_faults_with_reason_0x22(unit: Unit) -> None:
-    unit.table.set_fields(INDEX, {"P": 0, "RSVD_12": 1, "SID": 0})
-    assert_fault(unit.write(), VtdFaultReason.INTERRUPT_ENTRY_NOT_PRESENT)
-    assert_fault(unit.write(INDEX + 1), VtdFaultReason.INTERRUPT_ENTRY_NOT_PRESENT, INDEX + 1)
-
-
-def test_table_outside_of_memory_faults_with_reason_0x23(unit: Unit) -> None:
-    unit.set(irta=RAM | 7)
-    assert_fault(unit.write(), VtdFaultReason.INTERRUPT_TABLE_ACCESS)
-    assert unit.steps()[-1].note == "no memory there"
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"RSVD_12": 1},
-        {"RSVD_12": 0b100},
-        {"RSVD_24": 1},
-        {"RSVD_24": 0x80},
-        {"RSVD_84": 1},
-        {"RSVD_84": 1 << 43},
-        {"SVT": SourceValidation.RESERVED},
-    ],
-)
-@pytest.mark.parametrize("extended", [False, True])
-def test_reserved_field_of_a_remapped_entry_faults_with_reason_0x24(fields: dict[str, int], extended: bool) -> None:
-    unit = Unit(extended=extended)
-    unit.table.set_fields(INDEX, fields)
-    assert_fault(unit.write(), VtdFaultReason.INTERRUPT_ENTRY_RESERVED)
-
-
-@pytest.mark.parametrize("bit", [0, 7, 16, 31])
-def test_destination_bits_that_xapic_mode_lacks_fault_with_reason_0x24(bit: int) -> None:
-    for extended in (False, True):
-        unit = Unit(extended=extended)
-        unit.table.set_fields(INDEX, {"DST": 1 << bit})
-        if extended:
-            assert_remapped(unit.write(), X86Message(destination=1 << bit, vector=0x41))
-        else:
-            assert_fault(unit.write(), VtdFaultReason.INTERRUPT_ENTRY_RESERVED)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"RSVD_2": 1},
-        {"RSVD_2": 1 << 5},
-        {"RSVD_12": 0b11},
-        {"RSVD_24": 1},
-        {"RSVD_24": 1 << 13},
-        {"RSVD_84": 1},
-        {"RSVD_84": 1 << 11},
-        {"PDAH": 1 << 14},
-        {"SVT": SourceValidation.RESERVED},
-    ],
-)
-def test_reserved_field_of_a_posted_entry_faults_with_reason_0x24(posting: Unit, fields: dict[str, int]) -> None:
-    posting.table.set_fields(INDEX, fields)
-    assert_fault(posting.write(), VtdFaultReason.INTERRUPT_ENTRY_RESERVED)
-
-
-def test_posted_format_without_posting_faults_with_reason_0x24_9_10(posting: Unit) -> None:
-    posting.set(cap=0)
-    assert_fault(posting.write(), VtdFaultReason.INTERRUPT_ENTRY_RESERVED)
-
-
-def test_compatibility_format_without_cfis_faults_with_reason_0x25(unit: Unit) -> None:
-    assert_fault(unit.message(*COMPATIBILITY), VtdFaultReason.INTERRUPT_COMPATIBILITY_BLOCKED, None)
-
-
-def test_compatibility_format_in_x2apic_mode_faults_with_reason_0x25() -> None:
-    unit = Unit(extended=True)
-    unit.set(gsts=IRES | CFIS)
-    assert_fault(unit.message(*COMPATIBILITY), VtdFaultReason.INTERRUPT_COMPATIBILITY_BLOCKED, None)
-
-
-@pytest.mark.parametrize("posted", [False, True])
-def test_another_requester_faults_with_reason_0x26(posted: bool) -> None:
-    assert_fault(Unit(posted=posted).write(requester=RID + 1), VtdFaultReason.INTERRUPT_SOURCE_REFUSED)
-
-
-def test_requester_is_checked_before_reserved_fields_5_1_4(unit: Unit) -> None:
-    unit.table.set_fields(INDEX, {"RSVD_12": 1})
-    assert_fault(unit.write(requester=RID + 1), VtdFaultReason.INTERRUPT_SOURCE_REFUSED)
-
-
-def test_posted_descriptor_outside_of_memory_faults_with_reason_0x27(posting: Unit) -> None:
-    posting.table.post(INDEX, vector=0x35, descriptor=RAM)
-    assert_fault(posting.write(), VtdFaultReason.POSTED_DESCRIPTOR_ACCESS)
-    assert posting.steps()[-1].note == "no memory there"
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [{"RSVD_258": 1}, {"RSVD_258": 1 << 13}, {"RSVD_280": 1}, {"RSVD_320": 1}, {"RSVD_320": 1 << 191}, {"NDST": 1}],
-)
-def test_reserved_field_of_a_posted_descriptor_faults_with_reason_0x28(posting: Unit, fields: dict[str, int]) -> None:
-    posting.table.write_descriptor(DESCRIPTOR, vector=0xF2, destination=7, overrides=fields)
-    assert_fault(posting.write(), VtdFaultReason.POSTED_DESCRIPTOR_RESERVED)
-
-
-def test_xapic_mode_on_hardware_that_needs_x2apic_mode_faults_with_reason_0x2a(unit: Unit) -> None:
-    unit.ecap(EIMER=1)
-    unit.set(gsts=IRES | CFIS)
-    for address, data in (COMPATIBILITY, remappable_message(INDEX)):
-        assert_fault(unit.message(address, data), VtdFaultReason.INTERRUPT_MODE_REQUIRED, None)
-    extended = Unit(extended=True)
-    extended.ecap(EIMER=1)
-    assert isinstance(extended.write(), Interrupt)
-
-
-def test_remapping_that_is_off_on_hardware_that_needs_it_faults_with_reason_0x2b(unit: Unit) -> None:
-    unit.ecap(IRREQ=1)
-    assert isinstance(unit.write(), Interrupt)
-    unit.set(gsts=0)
-    for address, data in (COMPATIBILITY, remappable_message(INDEX)):
-        assert_fault(unit.message(address, data), VtdFaultReason.INTERRUPT_REMAPPING_REQUIRED, None)
-
-
-def test_every_interrupt_fault_reason_is_named_by_a_test() -> None:
-    text = Path(__file__).read_text()
-    named = {int(number, 0) for number in re.findall(r"^def test_\w*reason_(0x2[0-9a-f])", text, re.MULTILINE)}
-    # 29h is one of requests that are no interrupts, and never comes here.
-    assert named == {reason.value for reason in VtdFaultReason if 0x20 <= reason <= 0x2B and reason != 0x29}
-
-
-@pytest.mark.parametrize(
-    ("posted", "fields"),
-    [
-        (False, {"P": 0}),
-        (False, {"RSVD_12": 1}),
-        (False, {"SID": 0}),
-        (True, {"RSVD_12": 1}),
-        (True, {"PDAL": RAM >> 6}),
-        (True, {"PDAL": 0x8000 >> 6}),
-    ],
-)
-def test_fpd_keeps_qualified_faults_from_being_recorded_5_1_4_1(posted: bool, fields: dict[str, int]) -> None:
-    unit = Unit(posted=posted)
-    unit.memory.write_u64(0x8000 + 40, 1)  # a descriptor with a reserved field set
-    unit.table.set_fields(INDEX, fields)
-    reported = unit.write()
-    unit.table.set_fields(INDEX, {"FPD": 1})
-    hidden = unit.write()
-    assert isinstance(reported, Fault)
-    assert isinstance(hidden, Fault)
-    assert reported.record is not None
-    assert hidden == replace(reported, record=None)
-
-
-def test_fpd_does_not_keep_other_faults_from_being_recorded_5_1_4_1(unit: Unit) -> None:
-    unit.table.set_fields(INDEX, {"FPD": 1})
-    assert_fault(unit.message(*COMPATIBILITY), VtdFaultReason.INTERRUPT_COMPATIBILITY_BLOCKED, None)
-
-
-# Posting (5.2.3).
-
-
-def posted_line(unit: Unit) -> int:
-    outcome = unit.write()
-    assert isinstance(outcome, PostedInterrupt)
-    ((write),) = outcome.writes
-    assert (write.address, len(write.data)) == (DESCRIPTOR, 64)
-    return int.from_bytes(write.data, "little")
-
-
-def test_posted_interrupt_sets_its_bit_and_notifies_the_processor_once(posting: Unit) -> None:
-    before = int.from_bytes(posting.memory.read(DESCRIPTOR, 64), "little")
-    outcome = posting.write()
-    stored = MemoryWrite(DESCRIPTOR, (before | 1 << 256 | 1 << 0x35).to_bytes(64, "little"))
-    notify = Interrupt(*X86Message(destination=7, vector=0xF2).encode(), remapped=True)
-    assert outcome == PostedInterrupt(DESCRIPTOR, 0x35, notify, (stored,))
-    stored.apply(posting.memory)
-    again = posting.write()
-    assert again == PostedInterrupt(DESCRIPTOR, 0x35, None, (stored,))
-
-
-@pytest.mark.parametrize("outstanding", [0, 1])
-@pytest.mark.parametrize("suppressed", [0, 1])
-@pytest.mark.parametrize("urgent", [0, 1])
-def test_notification_follows_on_sn_and_urg_5_2_3(
-    posting: Unit, outstanding: int, suppressed: int, urgent: int
-) -> None:
-    posting.table.write_descriptor(
-        DESCRIPTOR, vector=0xF2, destination=7, overrides={"ON": outstanding, "SN": suppressed}
-    )
-    posting.table.set_fields(INDEX, {"URG": urgent})
-    outcome = posting.write()
-    assert isinstance(outcome, PostedInterrupt)
-    notified = not outstanding and bool(urgent or not suppressed)
-    assert (outcome.notify is not None) == notified
-    line = posted_line(posting)
-    assert line >> 256 & 1 == (outstanding or notified)
-    assert line >> 257 & 1 == suppressed
-
-
-def test_notification_in_x2apic_mode_has_a_destination_of_32_bits_9_11() -> None:
-    unit = Unit(extended=True, posted=True)
-    unit.table.write_descriptor(DESCRIPTOR, vector=0xF2, destination=0x8000_0103)
-    outcome = unit.write()
-    assert isinstance(outcome, PostedInterrupt)
-    assert outcome.notify == Interrupt(*X86Message(destination=0x8000_0103, vector=0xF2).encode(), remapped=True)
-
-
-def test_bits_posted_before_stay(posting: Unit) -> None:
-    posting.table.write_descriptor(DESCRIPTOR, vector=0xF2, destination=7, overrides={"PIR": 1 << 255 | 1})
-    assert posted_line(posting) & (1 << 256) - 1 == 1 << 255 | 1 | 1 << 0x35
-
-
-def test_descriptor_address_comes_from_both_halves_9_10() -> None:
-    unit = Unit()
-    unit.memory = SparseMemory((Region(0, RAM), Region(0x12_3456_7000, 0x1000)))
-    unit.table = InterruptTable(unit.memory, BASE)
-    unit.table.post(INDEX, vector=1, descriptor=0x12_3456_7FC0)
-    outcome = unit.write()
-    assert isinstance(outcome, PostedInterrupt)
-    assert outcome.address == 0x12_3456_7FC0
-
-
-def test_descriptor_above_4_gib_gives_each_half_its_own_bits_9_10() -> None:
-    unit = Unit()
-    unit.table.post(INDEX, vector=1, descriptor=0x3_0000_0040)
-    entry = int.from_bytes(unit.memory.read(BASE + 16 * INDEX, 16), "little")
-    # P, IM, VV; PDAL in bits 63:38, PDAH in bits 127:96; URG stays clear.
-    assert entry == 3 << 96 | 1 << 38 | 1 << 16 | 1 << 15 | 1
-
-
-def test_writing_an_entry_or_a_descriptor_leaves_its_neighbour_alone(posting: Unit) -> None:
-    posting.table.remap(INDEX + 1, vector=0x42, destination=4)
-    posting.memory.write(DESCRIPTOR + 64, b"\x55" * 64)
-    neighbour = posting.memory.read(BASE + 16 * (INDEX + 1), 16)
-    posting.table.set_fields(INDEX, {"URG": 1})
-    posting.table.write_descriptor(DESCRIPTOR, vector=0xF3, destination=7)
-    assert posting.memory.read(BASE + 16 * (INDEX + 1), 16) == neighbour
-    assert posting.memory.read(DESCRIPTOR + 64, 64) == b"\x55" * 64
 
 
 # Steps.
