@@ -160,9 +160,10 @@ class Comparison:
             explained: words that `writes` has told of.
             records_only: look only where the unit itself writes.
         """
-        differing = list(self._memory.differences())
-        if records_only:
-            differing = [at for at in differing if self._unit.structure_at(at + self._ram) is not None]
+        places = {at: self._unit.structure_at(at + self._ram) for at in self._memory.differences()}
+        differing = [at for at, place in places.items() if place is not None or not records_only]
+        # Sorting leaves what has no sequence in its order, before what has.
+        differing.sort(key=lambda at: place.sequence if (place := places[at]) is not None else 0)
         try:
             for at in differing:
                 if at not in explained:
@@ -261,9 +262,10 @@ class Comparison:
 
     def _record_text(self, place: Place, at: int, requests: Sequence[Request]) -> str:
         """What differs in a record, with why its request is blocked; or which record is missing, or one too many."""
-        about = ""
+        about, asked = "", 0
         if place.layout is not None and place.source in place.layout:
             record = self._record_at(place, self._memory.real)
+            asked = place.layout[place.input].get(record) if place.input in place.layout else 0
             due = self._record_at(place, self._memory.twin)
             wanted = place.layout[place.source].get(due)
             seen = place.layout[place.source].get(record)
@@ -282,7 +284,7 @@ class Comparison:
                     return f"{self._said(owner)} is not recorded"
             about = self._reason(owner) if owner is not None else ""
         probe = self._probe(at)
-        fields = differing_fields(place, at + self._ram, probe.wanted, probe.seen, probe.known)
+        fields = differing_fields(place, at + self._ram, probe.wanted, probe.seen, probe.known, asked)
         return f"{place.name}{about}: {', '.join(fields)}"
 
     def _record_at(self, place: Place, copy: bytearray | mmap) -> int:

@@ -92,7 +92,9 @@ class Divergence:
         return hashlib.sha256(self.signature.encode()).hexdigest()[:8]
 
 
-def differing_fields(place: Place, offset: int, expected: int, seen: int, known: int) -> Iterator[str]:
+def differing_fields(
+    place: Place, offset: int, expected: int, seen: int, known: int, address: int = 0
+) -> Iterator[str]:
     """The fields that differ in a part of a register or structure.
 
     Args:
@@ -101,6 +103,7 @@ def differing_fields(place: Place, offset: int, expected: int, seen: int, known:
         expected: bits of the part that must be,
         seen: and those that are.
         known: which of them must be so.
+        address: that a request asked for, which a record is of; a field that is reserved may have low bits of it.
     """
     shift = 8 * (offset - place.start)
     if shift < 0:  # the part begins before the place does
@@ -111,6 +114,8 @@ def differing_fields(place: Place, offset: int, expected: int, seen: int, known:
             wanted, found = (expected << shift & mask) >> low, (seen << shift & mask) >> low
             if width <= _CODE_BITS:
                 yield f"{name} is {found:#x} for {wanted:#x}"
+            elif found and name.startswith("RSVD") and found == address & (1 << width) - 1:
+                yield f"{name} has low bits of the address"
             else:
                 yield f"{name} differs"
 

@@ -33,6 +33,7 @@ class Traffic:
         widest: width of the widest addresses.
         reads: share of the DMAs that read, 0 to 1.
         alignment: what addresses and lengths are multiples of, 1, 2 or 4 bytes.
+        longest: DMA, bytes.
     """
 
     writer: ProgramWriter
@@ -43,6 +44,7 @@ class Traffic:
     widest: int = 64
     reads: float = 0.3
     alignment: int = 1
+    longest: int = 96
     _reads_landed: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def burst(self, devices: list[DmaDevice]) -> None:
@@ -103,7 +105,7 @@ class Traffic:
     def _length(self) -> int:
         if self.random.random() < 0.85:
             return _WORD
-        return self.random.choice((1, 2, 8, 12, 16, 64, self.random.randrange(1, 96)))
+        return min(self.random.choice((1, 2, 8, 12, 16, 64, self.random.randrange(1, 96))), self.longest)
 
     def _iova(self, id: str, length: int) -> int:
         random = self.random

@@ -68,6 +68,7 @@ class Place:
         layout: its fields, from `start` on; None where it has none.
         source: of a record that moves up where an earlier one is missing: its field with the requester,
         input: and the one with the address that was asked for; records of some kinds have none.
+        sequence: number of a record in the order in which they are written, which a ring does not have them in.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Place:
     layout: Layout | None = None
     source: str = ""
     input: str = ""
+    sequence: int = 0
 
 
 @dataclass

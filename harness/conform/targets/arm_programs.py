@@ -32,6 +32,7 @@ __all__ = ["Generation"]
 
 _OP = Smmuv3Opcode
 _FIRST_BEYOND, _BEYOND = 43, (44, 45, 48, 52, 63)  # address bits above those of the board
+_WORD = 4
 _EVENTS = 2  # of a DMA, of which longer ones have more, and most have none
 _WHILE_STALE = 8  # devices of a round: what may come from caches has more than one outcome
 # Streams have to reach the highest requester id of the layout.
@@ -46,7 +47,7 @@ class Generation(Course):
         seed: that the program says it comes from.
         random: to choose by.
         capabilities: of the SMMU.
-        resets: the machine may be reset in the middle.
+        resets: a reset of the machine resets the SMMU; else none is in the program, and DMAs are short.
     """
 
     BEFORE = 0.1
@@ -67,7 +68,11 @@ class Generation(Course):
         narrow = capabilities.stage2 and random.random() < 0.95
         width = min(43, capabilities.address_bits - 1) if narrow else 48
         widest = 64 if self.has(Oddity.UPPER_HALF) and not narrow else width
-        super().__init__(writer, random, Traffic(writer, random, width, widest=widest))
+        traffic = Traffic(writer, random, width, widest=widest)
+        if not resets:
+            # Builds before 6.0 have one event for all of a DMA that is blocked, and not one for each access.
+            traffic.alignment = traffic.longest = _WORD
+        super().__init__(writer, random, traffic)
         split = random.choice((None, None, 6, 8, 10)) if capabilities.two_level_streams else None
         bits = min(random.choice((_STREAM_BITS, _STREAM_BITS, 12, 16)), capabilities.stream_id_bits)
         if split is None:

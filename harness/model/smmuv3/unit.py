@@ -26,9 +26,12 @@ from harness.model.caches.iotlb import CacheModel
 from harness.model.caches.past_walks import keep_engines
 from harness.model.caches.policies import SMMUV3
 from harness.model.caches.records import Records
+from harness.model.caches.staleness import TooManyWalks
 from harness.model.engine import CommandResult, MsiWrite, NotModelled
 from harness.model.explanation import Explanation
+from harness.model.invalidation import Invalidation
 from harness.model.memory import OutsideMemory, WritableMemory
+from harness.model.smmuv3.circumstances import with_circumstances
 from harness.model.smmuv3.command_names import command_name
 from harness.model.smmuv3.commands import COMMAND_SIZE, Smmuv3Opcode
 from harness.model.smmuv3.engine import Smmuv3Engine
@@ -211,7 +214,8 @@ class Smmuv3Unit:
         name = layout.name
         if "S2" in layout and layout["S2"].get(record):
             name += _STAGE2_NAMES.get(layout["CLASS"].get(record), "")
-        return Place(name, start, EVENT_SIZE, layout, source="STREAMID", input="INPUTADDR")
+        sequence = (start - queue.base) // EVENT_SIZE - queue.consumer & queue.size - 1
+        return Place(name, start, EVENT_SIZE, layout, source="STREAMID", input="INPUTADDR", sequence=sequence)
 
     # Requests.
 
@@ -238,8 +242,18 @@ class Smmuv3Unit:
         return ()
 
     def explain(self, access: Access) -> Explanation:
-        """See `Unit`."""
-        return self._current().engine.explain(access)
+        """See `Unit`: with what is particular about the request."""
+        caches = self._current()
+        return with_circumstances(caches.engine.explain(access), self.capabilities, self._dropped(caches, access))
+
+    def _dropped(self, caches: CacheModel[Smmuv3Registers], access: Access) -> Sequence[Invalidation]:
+        """What has ended the last translation of an access that caches had, as far as that can be said."""
+        if caches.memory.is_empty:
+            return ()
+        try:
+            return caches.dropped_by(access)
+        except TooManyWalks:
+            return ()
 
     def _variants(self, outcome: Outcome, caches: CacheModel[Smmuv3Registers]) -> list[Outcome]:
         """An outcome, and the same without its record where that is left open."""

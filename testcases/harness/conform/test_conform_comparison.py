@@ -37,15 +37,22 @@ class _Unit:
 
     memory: _Memory
     outcomes_of: dict[int, Outcome] = field(default_factory=dict)
+    reasons: dict[int, str] = field(default_factory=dict)
+    first: int = 0
     granule: int = 4096
 
     def structure_at(self, address: int) -> Place:
         start = address & -_SIZE
         layout = event_layout(self.memory.twin[start])
-        return Place(layout.name, start, _SIZE, layout, source="STREAMID")
+        sequence = (start // _SIZE - self.first) % 4
+        return Place(layout.name, start, _SIZE, layout, source="STREAMID", input="INPUTADDR", sequence=sequence)
 
     def explain(self, access: Access) -> Explanation:
-        return Explanation(access, (Step("page", "D8", reason="AP"),), self.outcomes_of[access.requester])
+        return Explanation(
+            access,
+            (Step("page", "D8", reason=self.reasons.get(access.iova, "AP")),),
+            self.outcomes_of[access.requester],
+        )
 
     def outcomes(self, access: Access) -> list[Outcome]:
         return [self.outcomes_of[access.requester]]
@@ -106,3 +113,50 @@ def test_a_record_of_the_right_request_is_compared_field_by_field() -> None:
     contents: Any = None
     Comparison("t", anything, 0, copies, 0, contents, found.append).memory(0, [request])
     assert [each.signature for each in found] == ["t: memory: F_PERMISSION (AP): RNW is 0x1 for 0x0"]
+
+
+def _compared(memory: _Memory, unit: _Unit, requests: list[Request]) -> list[str]:
+    found: list[Divergence] = []
+    anything: Any = unit
+    copies: Any = memory
+    contents: Any = None
+    Comparison("t", anything, 0, copies, 0, contents, found.append).memory(0, requests)
+    return [each.signature for each in found]
+
+
+def _blocked_write(unit: _Unit, requester: int, iova: int) -> tuple[Request, bytes]:
+    event = Smmuv3Event(type=_TYPE, stream_id=requester, input_address=iova)
+    fault = unit.outcomes_of[requester] = Fault(_TYPE, requester, iova, is_write=True, record=event)
+    access = Access(requester=requester, iova=iova, length=4, kind=AccessKind.WRITE)
+    return Request(Dma("edu0", AccessKind.WRITE, iova, 4, 0x100), access, fault, None), event.encode()
+
+
+def test_of_two_faults_of_a_requester_the_one_whose_record_differs_says_why() -> None:
+    memory = _Memory()
+    unit = _Unit(memory, reasons={0x1000: "AP", 0x2000: "APTable"})
+    (first, before), (second, after) = (_blocked_write(unit, 1, iova) for iova in (0x1000, 0x2000))
+    memory.twin[: 2 * _SIZE] = before + after
+    memory.real[: 2 * _SIZE] = before + after
+    memory.real[_SIZE + 12] ^= 1 << 3  # RnW
+    assert _compared(memory, unit, [first, second]) == ["t: memory: F_PERMISSION (APTable): RNW is 0x1 for 0x0"]
+
+
+def test_of_a_ring_the_record_that_was_due_first_is_told_of_first() -> None:
+    memory = _Memory()
+    unit = _Unit(memory, reasons={0x1000: "first", 0x2000: "second"}, first=3)
+    (first, due), (second, next_due) = (_blocked_write(unit, each, 0x1000 * each) for each in (1, 2))
+    memory.twin[3 * _SIZE :] = due
+    memory.twin[:_SIZE] = next_due
+    memory.real[3 * _SIZE :] = next_due
+    assert _compared(memory, unit, [first, second])[0] == "t: memory: fault F_PERMISSION (first) is not recorded"
+
+
+def test_low_bits_of_the_address_in_a_reserved_field_are_told_from_anything_else() -> None:
+    for found, said in ((0x234, "RSVD_192 has low bits of the address"), (0x235, "RSVD_192 differs")):
+        memory = _Memory()
+        unit = _Unit(memory)
+        request, record = _blocked_write(unit, 1, 0x1234)
+        memory.twin[:_SIZE] = record
+        memory.real[:_SIZE] = record
+        memory.real[24:26] = found.to_bytes(2, "little")
+        assert _compared(memory, unit, [request]) == [f"t: memory: F_PERMISSION (AP): {said}"]
