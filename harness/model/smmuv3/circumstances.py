@@ -1,4 +1,4 @@
-"""What about a request tells a difference from others of its kind, whatever its walk ends with: words for signatures."""
+"""What about a request tells a difference from others of its kind, whatever its walk ends with, for signatures."""
 
 from __future__ import annotations
 

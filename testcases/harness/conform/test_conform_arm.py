@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from random import Random
 
 import pytest
 from fake_builds import build
@@ -13,6 +14,8 @@ from harness.conform.command import RAM_BYTES
 from harness.conform.memory import DATA, HOT_DATA
 from harness.conform.program import Write
 from harness.conform.targets.arm import ARM_TARGETS
+from harness.conform.targets.arm_flaws import WEIGHTS, Oddity
+from harness.conform.targets.arm_programs import Generation
 from harness.conform.targets.arm_universe import UNREACHABLE, universe
 from harness.errors import Unsupported
 from harness.model.access import BypassReason
@@ -32,6 +35,22 @@ def test_what_passes_untranslated_goes_to_data_or_to_where_nothing_is(name: str)
     off = [step for step, outcome in ran(name).bypassed if outcome.reason is BypassReason.TRANSLATION_OFF]
     places = [step.iova - ARM.ram for step in off]
     assert all(at in HOT_DATA or at in DATA or at >= RAM_BYTES for at in places)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_stream_lets_pass_goes_past_the_registers_of_the_board(name: str) -> None:
+    passed = [step.iova for step, outcome in ran(name).bypassed if outcome.reason is BypassReason.PASS_THROUGH]
+    assert passed
+    assert min(passed) >= ARM.ram
+
+
+def test_few_programs_have_each_oddity() -> None:
+    random = Random(1)
+    has = arm_capabilities("arm-smmuv3/nested")
+    found = [Generation("arm-smmuv3/nested", n, random, has).oddities for n in range(200)]
+    for oddity, weight in WEIGHTS.items():
+        assert abs(sum(oddity in each for each in found) / len(found) - weight) < 0.12
+    assert all(Oddity.RESET not in Generation("n", n, random, has, resets=False).oddities for n in range(50))
 
 
 @pytest.mark.parametrize("name", NAMES)
