@@ -24,7 +24,6 @@ _PMEN = 0x64
 _IQH, _IQT, _IQA, _ICS, _IECTL, _IRTA = 0x80, 0x88, 0x90, 0x9C, 0xA0, 0xB8
 _QUEUE_SIZE = 4096
 _REGISTER_SPACE = 0x240  # offsets that some build has a register at
-_WRITE_SPACE = 0x218  # the same without the fault records: what part of a write does to these is undefined
 _ACCESS_SIZES = (1, 2, 4, 8)
 _WIDE = 1 << 11  # IQA_REG.DW
 _CLEAR_RECORD = 1 << 63
@@ -291,5 +290,5 @@ class Driver:
     def write_anything(self, random: Random) -> None:
         """The same for a write, behind which nothing may be left that is to be judged (VT-d 11.2)."""
         size = random.choice(_ACCESS_SIZES)
-        offset = random.randrange(_WRITE_SPACE) & (-1 if random.random() < 0.3 else -size)
+        offset = random.randrange(_REGISTER_SPACE) & (-1 if random.random() < 0.3 else -size)
         self._writer.write(offset, size, random.getrandbits(8 * size))

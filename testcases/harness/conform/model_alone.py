@@ -131,13 +131,13 @@ class Ran:
         coverage: of all.
         kinds: how many requests had which kind of outcome.
         bypassed: DMAs that went untranslated, with their outcomes.
-        unjudged: how many programs the model could not judge to their end.
+        unjudged: of programs that the model could not judge to their end, why.
     """
 
     coverage: Coverage = field(default_factory=Coverage)
     kinds: Counter[type[Outcome]] = field(default_factory=Counter)
     bypassed: list[tuple[Dma, Bypassed]] = field(default_factory=list)
-    unjudged: int = 0
+    unjudged: list[str] = field(default_factory=list)
 
     def share(self, *kinds: type[Outcome]) -> float:
         """How many of all requests had such an outcome, 0 to 1."""
@@ -180,8 +180,8 @@ def run_all(name: str, seeds: Iterable[int]) -> Ran:
                 else:
                     ran.coverage.note("bypass", outcome.reason.name)
                     ran.bypassed.append((step, outcome))
-        except NotModelled:
-            ran.unjudged += 1
+        except NotModelled as error:
+            ran.unjudged.append(error.message)
     return ran
 
 

@@ -56,4 +56,5 @@ def test_most_dmas_are_about_what_is_set_up(name: str) -> None:
 
 
 def test_the_model_judges_programs_to_their_end(name: str) -> None:
-    assert ran(name).unjudged == 0
+    # Some programs for intel-iommu end with a write of any size to any register.
+    assert not [why for why in ran(name).unjudged if not why.endswith("the effect is undefined (VT-d 11.2)")]
