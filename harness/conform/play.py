@@ -71,6 +71,7 @@ class Play:
         self._twin = UndoMemory(twin)
         self._ram = board.ram
         self._devices = board.devices
+        self._has_messages = bool(board.interrupts)
         self._dmas: Sequence[Dma] = ()
         self._state: UnitState = None
         self._free: list[AnyBytes] = []
@@ -149,6 +150,8 @@ class Play:
         blocked: Sequence[Outcome] = ()  # in the page of the last piece, where nothing else was allowed
         while at < end and attempt.wrong is None:
             length = min(end - at, granule - at % granule)
+            if self._has_messages and is_interrupt_address(at):
+                length = blocked_length(at, length)  # what takes messages takes no more than a doubleword
             access = Access(requester=requester, iova=at, length=length, kind=kind)
             if not at % granule:
                 blocked = ()
@@ -170,7 +173,7 @@ class Play:
                         attempt.passes.setdefault(len(attempt.requests), (len(attempt.chosen) - 1, passing))
             if isinstance(outcome, Fault) and (part := blocked_length(at, length)) != length:
                 access = Access(requester=requester, iova=at, length=part, kind=kind)
-                if not self._records_pages or is_interrupt_address(at):
+                if not self._records_pages:
                     outcome = self._of_part(access, outcome)
                 elif len(outcomes) == 1:
                     blocked = outcomes

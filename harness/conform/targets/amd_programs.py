@@ -97,14 +97,14 @@ class Generation:
             self._tables.attach(entry)
         self._turn_on()
         unplugged = None
-        for number in range(random.randint(8, 14)):
+        for number in range(random.randint(40, 70)):
             self._burst(unplugged)
             self._look()
             if random.random() < 0.6:
                 self._change()
             if self._has(Oddity.HOTPLUG) and number in (3, 5) and any(entry.can_unplug for entry in self._devices):
                 unplugged = self._swap(unplugged)
-            if self._has(Oddity.RESET) and random.random() < 0.15:
+            if self._has(Oddity.RESET) and random.random() < 0.03:
                 writer.reset()
                 self._tail = 0
                 self._turn_on()

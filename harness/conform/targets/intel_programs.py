@@ -79,7 +79,7 @@ class Generation:
             self._fail_silently()
             return self._writer.program()
         self._turn_on()
-        for _ in range(random.randint(160, 280)):
+        for _ in range(random.randint(320, 560)):
             self._burst()
             self._driver.look_at_faults()
             if not self._has(Oddity.OVERFLOW) or random.random() < 0.4:

@@ -61,6 +61,8 @@ class TraceReader:
         """
         events: list[TraceEvent] = []
         try:
+            if self._log.stat().st_size <= self._position:
+                return ()
             with self._log.open("rb") as file:
                 file.seek(self._position)
                 while block := file.read(_BLOCK):

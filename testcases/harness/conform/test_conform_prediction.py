@@ -18,8 +18,19 @@ from harness.conform.play import Play
 from harness.conform.prediction import Predictor
 from harness.conform.program import Dma
 from harness.conform.request import Request
-from harness.model.access import Access, AccessKind, Fault, FaultRecord, MemoryWrite, Outcome, Permissions, Translated
-from harness.model.engine import MsiWrite, NotModelled
+from harness.model.access import (
+    Access,
+    AccessKind,
+    Bypassed,
+    BypassReason,
+    Fault,
+    FaultRecord,
+    MemoryWrite,
+    Outcome,
+    Permissions,
+    Translated,
+)
+from harness.model.engine import Interrupt, MsiOutcome, MsiWrite, NotModelled
 from harness.model.memory import MappedMemory, Region
 from harness.model.unit import UnitState
 
@@ -84,6 +95,21 @@ class _Unit:
     def told(self) -> tuple[_Record | None, bool]:
         """What its registers say."""
         return self.first, self.others
+
+
+class _Remapper(_Unit):
+    """One that takes writes of four bytes for messages, and no others."""
+
+    def outcomes(self, access: Access) -> Sequence[Outcome]:
+        if access.length == 4:
+            return (Bypassed(access.iova, BypassReason.INTERRUPT_RANGE),)
+        return (_fault("edu0", _Code.BLUE),)
+
+    def interrupts(self, write: MsiWrite) -> Sequence[MsiOutcome]:
+        return (Interrupt(write.address, write.data, remapped=False),)
+
+    def settle_interrupt(self, write: MsiWrite, outcome: MsiOutcome) -> None:
+        """Nothing changes."""
 
 
 @dataclass
@@ -256,6 +282,17 @@ def test_a_blocked_page_is_asked_for_once_where_its_faults_are_alike(
     play = Play(anything, rig.memory, WatchedMemory(twin), twin, PC, lambda at: False)
     assert len(play.begin([_write("edu0", 20)]).requests) == 5
     assert rig.unit.asked == asked
+
+
+def test_a_long_write_to_the_interrupt_range_is_many_messages(rig: _Rig) -> None:
+    anything: Any = _Remapper()
+    twin = MappedMemory(rig.memory.twin, [Region(PC.ram, RAM_BYTES)])
+    play = Play(anything, rig.memory, WatchedMemory(twin), twin, PC, lambda at: False)
+    requests = play.begin([_write("edu0", 16, 0xFEE0_0000)]).requests
+    assert [request.message.address for request in requests if request.message] == [
+        0xFEE0_0000 + at for at in (0, 4, 8, 12)
+    ]
+    assert all(isinstance(request.outcome, Interrupt) for request in requests)
 
 
 def test_a_device_that_writes_over_tables_is_not_judged(rig: _Rig) -> None:
