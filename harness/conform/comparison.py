@@ -378,7 +378,7 @@ def _blocked(
         and request.outcome.record is not None
     ]
     named = [each for each in blocked if isinstance(each.outcome, Fault) and each.outcome.code.name == record]
-    exact = (each for each in named if each.access.iova == address)
+    exact = (each for each in chain(named, blocked) if each.access.iova == address)
     return next(chain(exact, named, blocked), None)
 
 

@@ -19,6 +19,7 @@ _OUTSIDE = RISCV.ram + RAM_BYTES  # nothing answers there
 _PD8 = 1
 PRIVATE_PSCID, PRIVATE_GSCID = 0xFFFFE, 0xFFFE
 """Of an address space whose tables are not there, which no other has."""
+_IDLE_PSCIDS = (0, 0, 0x5A5A5)  # where there is no first stage, and they have no meaning
 _BAD_CONTEXTS: tuple[dict[str, int], ...] = (
     {"tc.V": 0},
     {"tc.DTF": 1},
@@ -136,7 +137,7 @@ class Contexts:
                 entry.requester,
                 first=space.table if space is not None else None,
                 second=vm.table if vm is not None else None,
-                pscid=space.pscid if space is not None else random.getrandbits(20),
+                pscid=random.choice(_IDLE_PSCIDS) if space is None else space.pscid,
                 gscid=vm.gscid if vm is not None else 0,
                 overrides=overrides,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -40,10 +40,12 @@ class _Unit:
     reasons: dict[int, str] = field(default_factory=dict)
     first: int = 0
     granule: int = 4096
+    kind: str = ""  # name of all records; empty where each is named after its fault
 
     def structure_at(self, address: int) -> Place:
         start = address & -_SIZE
         layout = event_layout(self.memory.twin[start])
+        layout = replace(layout, name=self.kind or layout.name)
         sequence = (start // _SIZE - self.first) % 4
         return Place(layout.name, start, _SIZE, layout, source="STREAMID", input="INPUTADDR", sequence=sequence)
 
@@ -131,14 +133,16 @@ def _blocked_write(unit: _Unit, requester: int, iova: int) -> tuple[Request, byt
     return Request(Dma("edu0", AccessKind.WRITE, iova, 4, 0x100), access, fault, None), event.encode()
 
 
-def test_of_two_faults_of_a_requester_the_one_whose_record_differs_says_why() -> None:
+@pytest.mark.parametrize("kind", ["", "fault record"])
+def test_of_two_faults_of_a_requester_the_one_whose_record_differs_says_why(kind: str) -> None:
     memory = _Memory()
-    unit = _Unit(memory, reasons={0x1000: "AP", 0x2000: "APTable"})
+    unit = _Unit(memory, reasons={0x1000: "AP", 0x2000: "APTable"}, kind=kind)
     (first, before), (second, after) = (_blocked_write(unit, 1, iova) for iova in (0x1000, 0x2000))
     memory.twin[: 2 * _SIZE] = before + after
     memory.real[: 2 * _SIZE] = before + after
     memory.real[_SIZE + 12] ^= 1 << 3  # RnW
-    assert _compared(memory, unit, [first, second]) == ["t: memory: F_PERMISSION (APTable): RNW is 0x1 for 0x0"]
+    said = f"t: memory: {kind or 'F_PERMISSION'} (APTable): RNW is 0x1 for 0x0"
+    assert _compared(memory, unit, [first, second]) == [said]
 
 
 def test_of_a_ring_the_record_that_was_due_first_is_told_of_first() -> None:
