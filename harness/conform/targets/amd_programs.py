@@ -31,6 +31,7 @@ _READABLE = (
 _COMMANDS, _EVENTS, _SEMAPHORE = QUEUES.start, QUEUES.start + 0x2_0000, QUEUES.start + 0x3_F000
 _PAGE = 4096
 _ENTRY = 16
+_FEW_PAGES = 6  # of a domain: more are mapped then
 _EVERY_PAGE = 0x7FFF_FFFF_FFFF_F000
 _MESSAGES = 0xFEE0_0000
 _IDLE_CONTROL = ("HtTunEn", "GTEn", "PassPW", "ResPassPW", "Coherent", "Isoc", "PPREn", "PPRIntEn")
@@ -117,11 +118,8 @@ class Generation:
         """DMA of many devices at once, or one after the other where events are written down: so each is seen alone."""
         devices = [entry for entry in self._some_devices() if entry is not unplugged]
         for entry in devices:
-            if (
-                self._interrupts
-                and not self._is_off
-                and self._random.random() < (0.02 if self._has(Oddity.LOG) else 0.2)
-            ):
+            share = 0.02 if self._has(Oddity.LOG) else 0.2
+            if self._interrupts and not self._is_off and self._random.random() < share:
                 address = _MESSAGES + self._random.choice((0, 0, 0, 4, 0x1000, 0x1004))
                 self._traffic.message(entry, address, self._random.randrange(64))
             elif self._careful or self._oddities & LEAKS or entry.id in self._tables.passing or self._is_off:
@@ -321,7 +319,7 @@ class Generation:
     def _remap(self) -> None:
         random = self._random
         domain = random.choice(self._tables.domains)
-        if not domain.mapped or random.random() < 0.3:
+        if len(domain.mapped) < _FEW_PAGES or random.random() < 0.4:
             self._tables.map(domain)
             self._tell(domain, None)
             return

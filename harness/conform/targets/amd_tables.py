@@ -278,7 +278,8 @@ class Tables:
                 values = random.choice(({"RSVD_52": 1 << random.randrange(7)}, {"NextLevel": 7}))
                 table.set_fields(page.iova, level, values)
             elif draw < 0.6:
-                table.set_fields(page.iova, level, {"IR": random.getrandbits(1), "IW": random.getrandbits(1)})
+                rights = random.choice((0, 1, 2, 3, 3, 3, 3))
+                table.set_fields(page.iova, level, {"IR": rights & 1, "IW": rights >> 1})
             else:
                 table.unmap(page.iova, 1 << page.page.shift)
                 domain.mapped.remove(page)

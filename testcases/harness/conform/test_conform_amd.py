@@ -14,7 +14,7 @@ from harness.conform.targets.amd_universe import UNREACHABLE, universe
 from harness.errors import Unsupported
 from harness.model.access import BypassReason, Fault, Translated
 
-SEEDS = range(40)
+SEEDS = range(16)
 
 
 @cache
