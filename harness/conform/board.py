@@ -28,6 +28,7 @@ class Board:
         overwritten: what QEMU itself writes at each reset, from the start of memory on.
         interrupts: QEMU's trace event for each message that reaches the processors' interrupt controllers; empty where
             none tells what the message was.
+        starts_in_ram: the firmware is at the start of memory.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Board:
     devices: tuple[range, ...] = ()
     overwritten: range = range(0)
     interrupts: str = ""
+    starts_in_ram: bool = False
 
 
 PC = Board(
@@ -85,6 +87,7 @@ RISCV = Board(
     reset=("writel 0x100000 0x7777",),
     # The device tree: QEMU, hw/riscv/boot.c, riscv_compute_fdt_addr.
     overwritten=range(0x60_0000, 0x61_0000),
+    starts_in_ram=True,
 )
 
 BOARDS = (PC, ARM, RISCV)

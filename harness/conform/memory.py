@@ -56,16 +56,17 @@ class TwinMemory:
 
     Args:
         real: of the machine.
+        start: what is at its start and stays there: the processor may not have come to it yet.
 
     Attributes:
         real: the same.
         twin: what must be in it.
     """
 
-    def __init__(self, real: mmap.mmap) -> None:
+    def __init__(self, real: mmap.mmap, start: bytes = b"") -> None:
         self.real = real
         self.twin = bytearray(RAM_BYTES)
-        self._first = _first_content()
+        self._first = start + _first_content()[len(start) :]
         # Neither moves while it is open.
         self._real_at = ctypes.addressof(ctypes.c_char.from_buffer(real))
         self._twin_at = ctypes.addressof(ctypes.c_char.from_buffer(self.twin))

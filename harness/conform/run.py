@@ -109,7 +109,7 @@ class Runner:
         self._coverage = coverage
         self._carries_on = carries_on
         self._ram = machine.board.ram
-        self._memory = TwinMemory(machine.ram)
+        self._memory = TwinMemory(machine.ram, machine.board.firmware if machine.board.starts_in_ram else b"")
         machine.qtest.batch(target.prepare)
         fill_buffers(machine)
         check_buffers(machine)
