@@ -58,7 +58,7 @@ def run(
     # Nothing of a project that this is installed in or run from has a say: not its pytest options, not its conftest.py.
     words = ["-c", os.devnull, f"--confcutdir={ROOT}", "-p", "harness.plugin"]
     words += ["--strict-markers", "-o", "xfail_strict=1"]
-    words += ["-p", "no:cacheprovider", "-q", "--no-header", "--no-summary", "--viommu-live"]
+    words += ["-p", "no:cacheprovider", "-qq", "--no-header", "--no-summary", "--viommu-live"]
     words += [f"--rootdir={ROOT}", f"--qemu={lab.qemu.name}", f"--kernel={lab.kernel.name}"]
     words += [f"--iommu={kind}" for kind in kinds]
     words += ["-k", k] if k else []

@@ -23,7 +23,7 @@ from harness.model.access import Fault, Outcome
 from harness.model.engine import Interrupt, MsiOutcome, MsiWrite, PostedInterrupt
 from harness.model.explanation import Step, step_lines
 from harness.model.unit import InterruptUnit, Unit
-from harness.model.x86_message import DeliveryMode, is_interrupt_address
+from harness.model.x86_message import DeliveryMode, X86Message, is_interrupt_address
 
 __all__ = ["Deliveries", "Message"]
 
@@ -62,8 +62,8 @@ class Message(NamedTuple):
     @classmethod
     def sent(cls, address: int, data: int) -> Self:
         """What a write of those says."""
-        destination = address >> 40 << 8 | address >> 12 & 0xFF
-        return cls(destination, address >> 2 & 1, data >> 8 & 7, data & 0xFF, data >> 15 & 1)
+        sent = X86Message.decode(address, data)
+        return cls(sent.destination, int(sent.logical), sent.delivery_mode, sent.vector, int(sent.level_triggered))
 
     @classmethod
     def told(cls, text: str) -> Self:

@@ -16,7 +16,7 @@ from harness.conform.command import Clock, MachineWords, machine_words
 from harness.conform.divergence import Probe, Told
 from harness.conform.edu import CLOCK_STEP, LANDING, first_buffer, order
 from harness.conform.layout import DEVICES, DmaDevice
-from harness.conform.memory import DATA, first_word
+from harness.conform.memory import DATA, HOT_DATA, first_word
 from harness.conform.placing import place, registers_of
 from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store, Unplug, Write
 from harness.errors import SpecError
@@ -24,6 +24,7 @@ from harness.model.access import AccessKind
 
 __all__ = ["QtestScript", "qtest_script"]
 
+_WORD, _PAGE = 8, 4096
 _LETTER = {1: "b", 2: "w", 4: "l", 8: "q"}
 _SLOWLY = 'while read -r line; do echo "$line"; sleep 0.02; done'
 
@@ -99,7 +100,7 @@ def qtest_script(
         *place(words.board, devices),
         *prepare,
         *_load_buffers(words.board, devices, program, clock),
-        *_first_data(words.board, probes),
+        *_first_data(words.board, program, probes),
         *_commands(program.steps, words.board, registers, clock),
         *looks,
         *(probe.command for probe in probes),
@@ -149,13 +150,28 @@ def _load_buffers(board: Board, devices: Sequence[DmaDevice], program: Program, 
                 yield from _time_passes(clock)
 
 
-def _first_data(board: Board, probes: Sequence[Probe]) -> Iterator[str]:
-    """What is in memory at first where the last commands look."""
-    for probe in probes:
-        name, address, *_ = probe.command.split()
-        at = int(address, 16) - board.ram
-        if name == "readq" and at in DATA:
-            yield f"writeq {address} {first_word(at):#x}"
+def _first_data(board: Board, program: Program, probes: Sequence[Probe]) -> Iterator[str]:
+    """What is in memory at first where the last commands look, and where a read may come to that they show."""
+    looks = (probe.command.split() for probe in probes)
+    places = {int(address, 16) - board.ram for name, address, *_ in looks if name == "readq"}.intersection(DATA)
+    for at in sorted(places | _last_read(program) if places else ()):
+        yield f"writeq {board.ram + at:#x} {first_word(at):#x}"
+
+
+def _last_read(program: Program) -> set[int]:
+    """Words of data that a device may have read which at last writes what it has read: its place in each page."""
+    dmas = [step for step in program.steps if isinstance(step, Dma)]
+    if not dmas or dmas[-1].offset < LANDING.start:
+        return set()
+    shown = dmas[-1]
+    reads = [
+        step
+        for step in dmas
+        if (step.device, step.kind) == (shown.device, AccessKind.READ)
+        and step.offset <= shown.offset < step.offset + step.length
+    ]
+    within = {(step.iova + at) % _PAGE & -_WORD for step in reads[-1:] for at in range(0, step.length, 4)}
+    return {page + place for page in range(HOT_DATA.start, HOT_DATA.stop, _PAGE) for place in within}
 
 
 def _commands(steps: Sequence[Step], board: Board, registers: int, clock: Clock) -> Iterator[str]:

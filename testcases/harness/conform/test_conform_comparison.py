@@ -79,12 +79,7 @@ def _signatures(blocked: list[int], translated: list[int], recorded: list[int]) 
         requests.append(Request(Dma("edu0", AccessKind.WRITE, 0x1000, 4, 0x100), access, outcome, None))
     for number, requester in enumerate(recorded):
         memory.real[number * _SIZE : (number + 1) * _SIZE] = _event(requester).encode()
-    found: list[Divergence] = []
-    anything: Any = unit
-    copies: Any = memory
-    contents: Any = None
-    Comparison("t", anything, 0, copies, 0, contents, found.append).memory(0, requests)
-    return [each.signature for each in found]
+    return _compared(memory, unit, requests)
 
 
 @pytest.mark.parametrize(
@@ -109,12 +104,7 @@ def test_a_record_of_the_right_request_is_compared_field_by_field() -> None:
     unit = _Unit(memory, {1: Fault(_TYPE, 1, 0x1000, is_write=True, record=_event(1))})
     access = Access(requester=1, iova=0x1000, length=4, kind=AccessKind.WRITE)
     request = Request(Dma("edu0", AccessKind.WRITE, 0x1000, 4, 0x100), access, unit.outcomes_of[1], None)
-    found: list[Divergence] = []
-    anything: Any = unit
-    copies: Any = memory
-    contents: Any = None
-    Comparison("t", anything, 0, copies, 0, contents, found.append).memory(0, [request])
-    assert [each.signature for each in found] == ["t: memory: F_PERMISSION (AP): RNW is 0x1 for 0x0"]
+    assert _compared(memory, unit, [request]) == ["t: memory: F_PERMISSION (AP): RNW is 0x1 for 0x0"]
 
 
 def _compared(memory: _Memory, unit: _Unit, requests: list[Request]) -> list[str]:
@@ -164,3 +154,22 @@ def test_low_bits_of_the_address_in_a_reserved_field_are_told_from_anything_else
         memory.real[:_SIZE] = record
         memory.real[24:26] = found.to_bytes(2, "little")
         assert _compared(memory, unit, [request]) == [f"t: memory: F_PERMISSION (AP): {said}"]
+
+
+def test_the_first_difference_of_a_kind_in_a_program_is_explained() -> None:
+    memory = _Memory()
+    unit = _Unit(memory)
+    request, record = _blocked_write(unit, 1, 0x1000)
+    found: list[Divergence] = []
+    anything: Any = unit
+    copies: Any = memory
+    contents: Any = None
+    comparison = Comparison("t", anything, 0, copies, 0, contents, found.append)
+    for begins in (True, False, True):
+        if begins:
+            comparison.begin()
+        memory.twin[:_SIZE] = record
+        memory.real[:_SIZE] = record
+        memory.real[12] ^= 1 << 3  # RnW
+        comparison.memory(0, [request])
+    assert ["page" in each.detail for each in found] == [True, False, True]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from plain_sessions import plain_session
 
 from harness.artifacts.cache import Cache
 from harness.artifacts.qemu import find_qemu
@@ -20,7 +21,6 @@ from harness.conform.reproducer import Answers, run_script
 from harness.conform.request import Request
 from harness.conform.session import Session
 from harness.conform.targets.registry import find_target
-from harness.defaults import defaults
 from harness.model.access import Access, AccessKind, Fault
 from harness.model.engine import Interrupt, MsiOutcome, MsiWrite
 from harness.model.explanation import Step as Look
@@ -221,9 +221,7 @@ def test_a_script_shows_it_by_what_qemu_tells_on_standard_error(stderr: str, sho
 @pytest.fixture
 def session() -> Iterator[Session]:
     """Machines with a VT-d unit that can remap interrupts, and nothing that is known of them."""
-    target = find_target(_TARGET)
-    build = find_qemu(defaults().qemu, target.arch, Cache())
-    with Session(target, build, capabilities_of(build, target), (), Coverage()) as opened:
+    with plain_session(_TARGET) as opened:
         yield opened
 
 

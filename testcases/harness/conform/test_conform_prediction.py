@@ -32,7 +32,7 @@ from harness.model.access import (
 )
 from harness.model.engine import Interrupt, MsiOutcome, MsiWrite, NotModelled
 from harness.model.memory import MappedMemory, Region
-from harness.model.unit import UnitState
+from harness.model.unit import AnyBytes, UnitState
 
 _DATA = HOT_DATA.start
 _ELSEWHERE = _DATA + 0x8000
@@ -62,6 +62,8 @@ class _Unit:
         first: the record that is kept.
         others: whether there were more.
         asked: how often it was asked for outcomes.
+        by_page: outcomes by page, where they are not those of a device.
+        free: what each request leaves as it likes.
     """
 
     allowed: dict[str, list[Outcome]] = field(default_factory=dict)
@@ -71,16 +73,18 @@ class _Unit:
     first: _Record | None = None
     others: bool = False
     asked: int = 0
+    by_page: dict[int, list[Outcome]] = field(default_factory=dict)
+    free: tuple[AnyBytes, ...] = ()
 
     def outcomes(self, access: Access) -> Sequence[Outcome]:
         self.asked += 1
-        return self.allowed[_REQUESTERS[access.requester]]
+        return self.by_page.get(access.iova // self.granule) or self.allowed[_REQUESTERS[access.requester]]
 
-    def settle(self, access: Access, outcome: Outcome) -> Sequence[MemoryWrite]:
+    def settle(self, access: Access, outcome: Outcome) -> Sequence[MemoryWrite | AnyBytes]:
         if isinstance(outcome, Fault) and isinstance(outcome.record, _Record):
             self.first = self.first or outcome.record
             self.others |= self.first.requester != outcome.record.requester
-        return ()
+        return self.free
 
     def take_interrupts(self) -> Sequence[MsiWrite]:
         return ()
@@ -282,6 +286,26 @@ def test_a_blocked_page_is_asked_for_once_where_its_faults_are_alike(
     play = Play(anything, rig.memory, WatchedMemory(twin), twin, PC, lambda at: False)
     assert len(play.begin([_write("edu0", 20)]).requests) == 5
     assert rig.unit.asked == asked
+
+
+def test_of_a_dma_over_two_pages_each_is_asked_for(rig: _Rig) -> None:
+    """The first is blocked, the second is not; what holds of a blocked page ends with it."""
+    rig.unit.records_pages = True
+    rig.unit.by_page = {_DATA // 4096: [_fault("edu0")], _DATA // 4096 + 1: [_to(_ELSEWHERE)]}
+    anything: Any = rig.unit
+    twin = MappedMemory(rig.memory.twin, [Region(PC.ram, RAM_BYTES)])
+    play = Play(anything, rig.memory, WatchedMemory(twin), twin, PC, lambda at: False)
+    requests = play.begin([_write("edu0", 16, _DATA + 4096 - 8)]).requests
+    assert [(request.access.length, request.address) for request in requests] == [(4, None), (4, None), (8, _ELSEWHERE)]
+
+
+def test_what_hardware_leaves_as_it_likes_is_taken_over_once_it_is_there(rig: _Rig) -> None:
+    rig.unit.allowed = {"edu0": [_fault("edu0")]}
+    rig.unit.free = (AnyBytes(0x10_0000, 8),)
+    rig.predict(_write("edu0", 4))
+    rig.memory.real[0x10_0000:0x10_0008] = b"anything"
+    rig.predictor.choose(rig.fits((_fault("edu0").record, False)))
+    assert rig.memory.agrees()
 
 
 def test_a_long_write_to_the_interrupt_range_is_many_messages(rig: _Rig) -> None:

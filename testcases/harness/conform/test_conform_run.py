@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
+from plain_sessions import plain_session
 
 from harness.artifacts.cache import Cache
 from harness.artifacts.qemu import find_qemu
@@ -23,7 +24,6 @@ from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store
 from harness.conform.replay import replay_program
 from harness.conform.session import Session
 from harness.conform.targets.registry import find_target
-from harness.defaults import defaults
 from harness.model.access import Access, AccessKind, Bypassed, Fault, Outcome
 from harness.model.smmuv3.register_map import REGISTERS
 from harness.model.smmuv3.registers import CR0
@@ -42,9 +42,7 @@ _ENABLE = (Write(_RTADDR, 8, 0x14_0000), Write(_GCMD, 4, 1 << 30), Write(_GCMD, 
 @pytest.fixture
 def session() -> Iterator[Session]:
     """Machines with a VT-d unit in legacy mode, and nothing that is known of them."""
-    target = find_target(_TARGET)
-    build = find_qemu(defaults().qemu, target.arch, Cache())
-    with Session(target, build, capabilities_of(build, target), (), Coverage()) as opened:
+    with plain_session(_TARGET) as opened:
         yield opened
 
 
