@@ -15,7 +15,7 @@ from harness.conform.targets.intel_plan import Plan
 from harness.conform.targets.intel_programs import Generation
 from harness.conform.targets.intel_tables import DeviceTlbs, FirstStage, FirstStageFlags, SecondStage
 from harness.conform.targets.intel_universe import UNREACHABLE, universe
-from harness.errors import Unsupported
+from harness.errors import Unsupported, VmmError
 from harness.model.memory import WritableMemory
 from harness.model.unit import Coverage
 from harness.model.vtd.register_layouts import ECAP_REG
@@ -28,6 +28,7 @@ __all__ = ["INTEL_TARGETS", "IntelIommu"]
 _DEVICE = "intel-iommu"
 _REGISTERS = 0xFED9_0000  # QEMU, hw/i386/intel_iommu_internal.h
 _WIDTH = 48
+_NOBODY = 0xFFFF_FFFF  # what is read where nothing answers
 _FLAGS_ARE_SET = ECAP_REG["SMPWCS"].mask
 
 
@@ -78,7 +79,17 @@ class IntelIommu:
         return Generation(self.name, seed, random, bound.unit.registers, self.plan).program()
 
     def _registers(self, machine: ConformMachine) -> VtdRegisters:
-        """As read; but where flags are to be set the unit can do so, whatever SMPWCS says of it (VT-d 11.4.3)."""
+        """As read; but where flags are to be set the unit can do so, whatever SMPWCS says of it (VT-d 11.4.3).
+
+        Raises:
+            VmmError: nothing answers there.
+        """
+        if (version := machine.read(_REGISTERS, 4)) in (0, _NOBODY):
+            raise VmmError(
+                f"there is no VT-d unit at {_REGISTERS:#x}: VER_REG reads as {version:#x}",
+                hint=f"has this QEMU's {_DEVICE} other registers than are known here?",
+                evidence=machine.command,
+            )
         read = VtdRegisters.read(
             lambda offset, size: machine.read(_REGISTERS + offset, size), host_address_width=_WIDTH
         )

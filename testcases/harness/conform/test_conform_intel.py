@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 from model_alone import intel_registers, make, make_unit, run, run_all
@@ -17,6 +18,7 @@ from harness.conform.targets.intel_plan import Plan
 from harness.conform.targets.intel_tables import DeviceTlbs, FirstStage, FirstStageFlags, Legacy, SecondStage
 from harness.conform.targets.intel_universe import UNREACHABLE, universe
 from harness.conform.writer import ProgramWriter
+from harness.errors import VmmError
 from harness.model.access import AccessKind, Fault, Translated
 from harness.model.memory import MappedMemory, Region
 from harness.model.unit import Coverage
@@ -134,3 +136,17 @@ def test_descriptors_stay_in_the_queue() -> None:
     stores = [step for step in program.steps if isinstance(step, Store) and step.address in QUEUES]
     assert stores
     assert any(isinstance(step, Dma) and step.kind is AccessKind.READ for step in program.steps)
+
+
+@pytest.mark.parametrize("answer", [0, 0xFFFF_FFFF])
+def test_a_machine_without_a_unit_is_refused(answer: int) -> None:
+    class Nobody:
+        command = "qemu-system-x86_64 -M q35"
+
+        def read(self, address: int, size: int) -> int:
+            return answer
+
+    machine: Any = Nobody()
+    memory = MappedMemory(bytearray(RAM_BYTES), [Region(0, RAM_BYTES)])
+    with pytest.raises(VmmError, match="no VT-d unit at 0xfed90000: VER_REG reads as"):
+        INTEL_TARGETS[0].bind(machine, memory, Coverage())
