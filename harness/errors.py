@@ -13,6 +13,7 @@
     │   ├── VmmStartError      it never came up: its stderr is in the message
     │   ├── VmmCrashed         it crashed under its guest: a finding about what is tested
     │   ├── VmmDied            it ended while it was needed, killed or by its own decision
+    │   ├── NotSaved           it has something that cannot be saved: boot the machine instead
     │   └── VmmTimeout         it did not answer in time
     └── GuestError             the guest did not do as it must: a finding about what is tested
         ├── GuestCrashed       panic, oops, BUG, hung task, reset...: the text is in `evidence`
@@ -39,6 +40,7 @@ __all__ = [
     "HarnessError",
     "HostError",
     "MirrorUnreachable",
+    "NotSaved",
     "SpecError",
     "Unsupported",
     "VmmCrashed",
@@ -117,6 +119,10 @@ class VmmCrashed(VmmError):
 
 class VmmDied(VmmError):
     """QEMU ended while it was still needed."""
+
+
+class NotSaved(VmmError):
+    """QEMU cannot save this machine."""
 
 
 class VmmTimeout(VmmError):

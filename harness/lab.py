@@ -24,7 +24,7 @@ from harness.guest.guest import Guest
 from harness.host import host_facts
 from harness.images.build import Image, build_image
 from harness.images.kernel_modules import require_driver
-from harness.images.keys import Keys
+from harness.images.keys import Keys, Login
 from harness.images.overlay import pack_overlay
 from harness.live import LiveMachine
 from harness.live_requests import REQUEST_EVENTS
@@ -149,19 +149,35 @@ class Lab:
     def start(self, spec: Machine, options: Options | None = None) -> Iterator[LiveMachine]:
         """Start a machine and do not wait for its guest; nothing is refused that QEMU itself does not refuse."""
         keys = Keys.generate()
-        boot = LinuxBoot(
+        with (
+            QemuMachine.start(
+                spec, self.qemu, self.capabilities, self.linux(spec, keys), options or self.options(spec)
+            ) as vmm,
+            self.enter(vmm, keys.login) as machine,
+        ):
+            yield machine
+
+    def linux(self, spec: Machine, keys: Keys) -> LinuxBoot:
+        """What a machine of that spec is booted from."""
+        return LinuxBoot(
             kernel=self.kernel_file,
             initrd=self.image.archive,
             overlay=pack_overlay(spec, self.image.recipe, keys),
             args=kernel_arguments(spec),
         )
-        options = options or Options(accelerator=self.accelerator.accelerator, trace=_TRACES.get(spec.iommu.kind, ()))
-        with QemuMachine.start(spec, self.qemu, self.capabilities, boot, options) as vmm:
-            guest = Guest(vmm, keys)
-            try:
-                yield LiveMachine(vmm, guest, self.require_modules)
-            finally:
-                guest.close()
+
+    def options(self, spec: Machine) -> Options:
+        """How a machine of that spec is run where nothing else is said."""
+        return Options(accelerator=self.accelerator.accelerator, trace=_TRACES.get(spec.iommu.kind, ()))
+
+    @contextmanager
+    def enter(self, vmm: QemuMachine, login: Login) -> Iterator[LiveMachine]:
+        """The running machine with its guest; leaving the block closes connections into it, and does not end it."""
+        guest = Guest(vmm, login)
+        try:
+            yield LiveMachine(vmm, guest, self.require_modules)
+        finally:
+            guest.close()
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:

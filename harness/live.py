@@ -39,7 +39,8 @@ class LiveMachine:
     Attributes:
         vmm: its outside: QMP, qtest, console, cables, disks.
         guest: its inside: SSH and agent.
-        spec: what was asked for.
+        spec: what it is.
+        origin: how it was started, for people.
 
     Args:
         require_modules: refuses modules that the guest's kernel does not have, by name.
@@ -50,6 +51,7 @@ class LiveMachine:
         self.guest = guest
         self._require_modules = require_modules
         self.spec = vmm.spec
+        self.origin = "booted"
         self._plugged: set[str] = set()
         self._buffers: dict[str, bytes] = {}
         self._asked: set[int | None] = set()
@@ -81,8 +83,17 @@ class LiveMachine:
             GuestError: it does not find it in time.
         """
         self.vmm.plug(id)
-        self._plugged.add(id)
-        self.agent.wait_path(f"/sys/bus/pci/devices/{self.address(id)}", _PLUG_SECONDS)
+        self.take_in(id)
+
+    def take_in(self, *ids: str) -> None:
+        """Wait until the guest has taken in devices that QEMU has plugged.
+
+        Raises:
+            GuestError: it does not find one in time.
+        """
+        self._plugged.update(ids)
+        for id in ids:
+            self.agent.wait_path(f"/sys/bus/pci/devices/{self.address(id)}", _PLUG_SECONDS)
         # The directory is there before group, BARs and driver are. A rescan waits for the lock that hot-plug holds to
         # its end (Linux, drivers/pci/probe.c, pci_rescan_remove_lock), and finds nothing new.
         self.agent.write_file("/sys/bus/pci/rescan", "1")

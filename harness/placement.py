@@ -6,7 +6,7 @@ The q35 machine is laid out so that one look at an address says what it is:
 
 ====================  ==========================================================================
 ``pcie.0`` (bus 0)    devices behind the IOMMU, the IOMMU's own function (virtio-iommu), the
-                      management NIC, the chipset's functions at 1f
+                      management NIC, the agent's port at 1e, the chipset's functions at 1f
 ``outside.0`` (80)    a second root complex (pxb-pcie) with ``bypass_iommu=on``, made only where a
                       device is tagged ``iommu=off``: no IOMMU stands between it and memory
 ====================  ==========================================================================
@@ -24,13 +24,13 @@ from enum import StrEnum
 from harness.errors import SpecError
 from harness.spec import Device, IommuKind, Machine
 
-__all__ = ["OUTSIDE_BUS", "Placement", "Port", "Root", "Slot", "place"]
+__all__ = ["AGENT_NUMBER", "OUTSIDE_BUS", "Placement", "Port", "Root", "Slot", "place"]
 
 OUTSIDE_BUS = 0x80
 """Bus number of the root complex that bypasses the IOMMU."""
 
-_FIRST_DEVICE = 0x04
-_LAST_DEVICE = 0x1E  # 1f is the chipset's
+AGENT_NUMBER = 0x1E
+"""Device number on bus 0 of the controller behind which the port of the in-guest agent is."""
 
 
 class Root(StrEnum):
@@ -38,6 +38,10 @@ class Root(StrEnum):
 
     MAIN = "pcie.0"
     OUTSIDE = "outside.0"
+
+
+# Device numbers of what a spec asks for; on the main root the others are the harness's own and the chipset's.
+_NUMBERS = {Root.MAIN: range(0x04, AGENT_NUMBER), Root.OUTSIDE: range(0x1F)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,8 @@ class Placement:
 
     Attributes:
         slots: one for each device of the spec, in its order.
-        ports: root ports, in the order of their index.
+        ports: root ports, in the order of their index: those on the main root, then those outside. A device that needs
+            one takes the next free one of its root.
         iommu_number: device number of a virtio-iommu on bus 0; None where the IOMMU is no PCI function.
         management_number: device number of the management NIC on bus 0.
         outside_number: device number on bus 0 of the host bridge that carries the outside root complex;
@@ -123,38 +128,65 @@ def place(machine: Machine) -> Placement:
         SpecError: more devices than a root bus has room for.
     """
     has_iommu = machine.iommu.kind is not IommuKind.NONE
-    next_number = {Root.MAIN: _FIRST_DEVICE, Root.OUTSIDE: 0}
-
-    def take(root: Root, what: str) -> int:
-        number = next_number[root]
-        if number > _LAST_DEVICE:
-            room = _LAST_DEVICE + 1 - (_FIRST_DEVICE if root is Root.MAIN else 0)
-            raise SpecError(
-                f"{what}: no free device number is left on {root}",
-                hint=f"this root complex takes {room} devices at most; ask for fewer",
-            )
-        next_number[root] += 1
-        return number
-
+    roots = [Root.OUTSIDE if has_iommu and not device.iommu else Root.MAIN for device in machine.devices]
+    needs_port = [device.hotplug or root is Root.OUTSIDE for device, root in zip(machine.devices, roots, strict=True)]
+    inside = sum(needs for needs, root in zip(needs_port, roots, strict=True) if root is Root.MAIN)
+    main = _Bus(Root.MAIN)
+    outer = _Bus(Root.OUTSIDE, ports_before=max(inside, machine.ports.inside))
     slots: list[Slot] = []
-    ports: list[Port] = []
-    for device in machine.devices:
-        root = Root.OUTSIDE if has_iommu and not device.iommu else Root.MAIN
-        number = take(root, device.id)
-        if device.hotplug or root is Root.OUTSIDE:
-            port = Port(id=f"port.{len(ports) + 1}", root=root, number=number, index=len(ports) + 1)
-            ports.append(port)
-            slots.append(Slot(device=device, root=root, number=0, port=port))
-        else:
-            slots.append(Slot(device=device, root=root, number=number, port=None))
+    for device, root, needs in zip(machine.devices, roots, needs_port, strict=True):
+        bus = main if root is Root.MAIN else outer
+        port = bus.add_port(device.id) if needs else None
+        number = 0 if port else bus.take(device.id)
+        slots.append(Slot(device=device, root=root, number=number, port=port))
+    main.fill_up(machine.ports.inside)
+    outer.fill_up(machine.ports.outside)
 
     asked = machine.iommu.interrupt_remapping
-    outside = any(slot.root is Root.OUTSIDE for slot in slots)
+    outside = bool(outer.ports)
     return Placement(
         slots=tuple(slots),
-        ports=tuple(ports),
+        ports=(*main.ports, *outer.ports),
         iommu_number=1 if machine.iommu.kind is IommuKind.VIRTIO else None,
         management_number=2,
         outside_number=3 if outside else None,
         interrupt_remapping=not outside if asked is None else asked,
     )
+
+
+class _Bus:
+    """A root bus that is being filled.
+
+    Args:
+        root: which.
+        ports_before: how many root ports the buses before it have; indices go on from there.
+    """
+
+    def __init__(self, root: Root, ports_before: int = 0) -> None:
+        self.ports: list[Port] = []
+        self._root = root
+        self._ports_before = ports_before
+        self._next = _NUMBERS[root].start
+
+    def take(self, what: str) -> int:
+        """The next free device number."""
+        room = _NUMBERS[self._root]
+        if self._next not in room:
+            raise SpecError(
+                f"{what}: no free device number is left on {self._root}",
+                hint=f"this root complex takes {len(room)} devices at most; ask for fewer",
+            )
+        self._next += 1
+        return self._next - 1
+
+    def add_port(self, what: str) -> Port:
+        """A root port for something."""
+        index = self._ports_before + len(self.ports) + 1
+        port = Port(id=f"port.{index}", root=self._root, number=self.take(what), index=index)
+        self.ports.append(port)
+        return port
+
+    def fill_up(self, least: int) -> None:
+        """Add free root ports until there are so many."""
+        while len(self.ports) < least:
+            self.add_port("a free root port")

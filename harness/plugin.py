@@ -1,44 +1,56 @@
-"""The pytest plugin: options, the `boot` fixture, and a results record of every case that carries a claim.
+"""The pytest plugin: options, the machines of cases, and a results record of every case that carries a claim.
 
 A case is a test with ``@pytest.mark.claim("CH-4")``; the first paragraph of its docstring is the sentence that it
 checks. Tests without the mark, those of the harness itself, are left to pytest.
+
+A case has a machine from the fixture `machine`, which its mark describes, or several from the fixture `lease`::
+
+    @pytest.mark.machine(devices=["edu,iommu=on", "virtio-blk,iommu=off"])
+    def test_something(machine: LiveMachine) -> None: ...
 """
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 from rich.console import Console
 
+from harness.artifacts.cache import Cache
 from harness.checks.dma import check_unexplained
 from harness.checks.judge import judge
 from harness.checks.known_issues import KnownIssues
 from harness.claims import load_claims, page
-from harness.errors import GuestCrashed, HarnessError, Unsupported
-from harness.lab import BOOT_SECONDS, Lab
+from harness.errors import GuestCrashed, HarnessError, SpecError, Unsupported
+from harness.lab import Lab
 from harness.live import LiveMachine
 from harness.plugin_record import CaseLog, LabFacts, RunLog, pack
 from harness.report.console import print_case_line, print_run
 from harness.report.record import Run
 from harness.report.write import Written, write_all
 from harness.resources import KNOWN_ISSUES
-from harness.spec import IommuKind, Machine
+from harness.spec import Device, Iommu, IommuKind, Machine
 from harness.verdict import Verdict
+from harness.warm.lease import Leases
+from harness.warm.pool import Pool, spare_processors
+from harness.warm.store import Store
 
-__all__ = ["Boot"]
+__all__ = ["Lease"]
 
-Boot = Callable[[Machine], LiveMachine]
-"""What the `boot` fixture gives: starts a machine, waits for its SSH, and ends it with the test."""
+Lease = Callable[[Machine], LiveMachine]
+"""What the `lease` fixture gives: a machine whose guest is up, and which ends with the test."""
 
 _LOG = pytest.StashKey[CaseLog]()
 _LAB = pytest.StashKey[Lab]()
 _KNOWN = pytest.StashKey[KnownIssues]()
+_NEXT = pytest.StashKey[pytest.Item | None]()
 _WORKER_OUTPUT = "viommu-lab"
 _NOT_JUDGED = 2
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it; pytest's own 2 would read as "could not be judged"
@@ -55,21 +67,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--viommu-report", type=Path, metavar="DIR", help="write results.json, report.html, junit.xml there"
     )
     group.addoption("--viommu-claims", type=Path, metavar="FILE", help="write the page of claims and cases there")
+    group.addoption("--viommu-cold", action="store_true", help="boot every machine; start none from a template")
     group.addoption("--viommu-live", action="store_true", help="a line for each case as it ends, instead of dots")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the mark, and keep a record where one is kept: not in a worker of pytest-xdist."""
     config.addinivalue_line("markers", "claim(*ids): ids of the claims that this case shows (docs/reference/claims.md)")
+    config.addinivalue_line(
+        "markers",
+        'machine(iommu=KIND, devices=[TEXT...], boot="warm"|"cold", ...): the machine of a case, as '
+        "harness.spec.Machine has it; without `iommu` the case is multiplied by the IOMMUs",
+    )
     config.stash[_KNOWN] = KnownIssues.load(KNOWN_ISSUES)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Recorder(config), "viommu-recorder")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Multiply a case that asks for `iommu` by the IOMMUs."""
+    """Multiply a case that asks for `iommu`, or whose machine is of no IOMMU in particular, by the IOMMUs."""
     if "iommu" in metafunc.fixturenames and metafunc.definition.get_closest_marker("claim"):
-        kinds = metafunc.config.getoption("--iommu") or [IommuKind.INTEL, IommuKind.VIRTIO]
+        mark = metafunc.definition.get_closest_marker("machine")
+        fixed = [mark.kwargs["iommu"]] if mark is not None and "iommu" in mark.kwargs else None
+        kinds = fixed or metafunc.config.getoption("--iommu") or [IommuKind.INTEL, IommuKind.VIRTIO]
         metafunc.parametrize("iommu", [IommuKind(kind) for kind in kinds], ids=str)
 
 
@@ -98,35 +118,84 @@ def lab(pytestconfig: pytest.Config) -> Lab:
     return opened
 
 
+@pytest.fixture(scope="session")
+def pool(lab: Lab, pytestconfig: pytest.Config) -> Iterator[Pool]:
+    """Machines started from the templates of `lab`."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    pool = Pool(Leases(lab, Store(Cache())), ahead=min(1, spare_processors(workers)))
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
-def boot(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Boot]:
+def lease(lab: Lab, pool: Pool, request: pytest.FixtureRequest) -> Iterator[Lease]:
     """Start machines; when the test ends they are ended, and their consoles looked at.
+
+    They are started from a template, unless the case is about booting (`boot="cold"` in its mark) or the run is cold.
 
     A panic, oops, BUG or WARN on a console fails the case even where nothing else was seen to be wrong, and so does a
     DMA fault that the case did not ask about.
     """
     machines: list[LiveMachine] = []
+    cold = _is_cold(request.node)
     with ExitStack() as stack:
 
         def start(spec: Machine) -> LiveMachine:
-            lab.require(spec)
-            machine = stack.enter_context(lab.start(spec))
+            machine = stack.enter_context(lab.boot(spec) if cold else pool.start(spec))
             machines.append(machine)
-            machine.guest.wait_ready(BOOT_SECONDS)
             return machine
 
         yield start
     if (log := request.node.stash.get(_LOG, None)) is not None:
-        log.machines = tuple(machine.vmm.evidence() for machine in machines)
+        log.machines = tuple(replace(machine.vmm.evidence(), origin=machine.origin) for machine in machines)
     for machine in machines:
         for problem in machine.guest.problems:
             raise GuestCrashed(f"the guest kernel: {problem.kind}: {problem.line}", evidence=problem.text)
         judge(check_unexplained(machine.unexplained_faults()))
 
 
+@pytest.fixture
+def machine(lease: Lease, pool: Pool, request: pytest.FixtureRequest, iommu: IommuKind) -> LiveMachine:
+    """The machine that the case's mark describes; while it is used, the next case's is started if there is room."""
+    spec = _spec(request.node)
+    if spec is None:
+        raise SpecError(f"{request.node.nodeid} uses the fixture `machine` without saying which: @pytest.mark.machine")
+    machine = lease(spec)
+    coming = request.node.stash.get(_NEXT, None)
+    if coming is not None and not _is_cold(coming):
+        with suppress(HarnessError):  # what is wrong with its mark is told when its turn has come
+            if (expected := _spec(coming)) is not None:
+                pool.expect(expected)
+    return machine
+
+
+def _spec(item: pytest.Item) -> Machine | None:
+    """The machine that a case's marks describe; where several are, the nearest has the last word for each field."""
+    marks = list(item.iter_markers("machine"))
+    if not marks:
+        return None
+    fields = {name: value for mark in reversed(marks) for name, value in mark.kwargs.items()}
+    fields.pop("boot", None)
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    kind = IommuKind(fields.pop("iommu", parameters.get("iommu")))
+    devices = tuple(map(Device.parse, fields.pop("devices", ())))
+    try:
+        return Machine(iommu=Iommu(kind=kind), devices=devices, **fields)
+    except TypeError as error:
+        raise SpecError(f"{item.nodeid}: the mark `machine`: {error}", hint="its fields are Machine's") from error
+
+
+def _is_cold(item: pytest.Item) -> bool:
+    """Whether the machines of a case are booted."""
+    mark = item.get_closest_marker("machine")
+    told = mark is not None and mark.kwargs.get("boot") == "cold"
+    return told or bool(item.config.getoption("--viommu-cold"))
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Start the log of a case."""
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Start the log of a case, and note which comes next."""
+    item.stash[_NEXT] = nextitem
     mark = item.get_closest_marker("claim")
     if mark is not None:
         item.stash[_LOG] = CaseLog.of(item, mark.args)

@@ -142,7 +142,7 @@ def _message(error: BaseException | None, call: pytest.CallInfo[None], report: p
 
 def _short(evidence: Evidence) -> Evidence:
     """Of a case that passed, what it takes to run it again."""
-    return Evidence(spec=evidence.spec, command=evidence.command)
+    return Evidence(spec=evidence.spec, command=evidence.command, origin=evidence.origin)
 
 
 class RunLog:

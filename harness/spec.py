@@ -28,7 +28,7 @@ import tomli_w
 from harness import strict
 from harness.errors import SpecError, Unsupported
 
-__all__ = ["Arch", "Device", "DeviceKind", "DmaMode", "Iommu", "IommuKind", "Machine"]
+__all__ = ["Arch", "Device", "DeviceKind", "DmaMode", "Iommu", "IommuKind", "Machine", "Ports"]
 
 
 class Arch(StrEnum):
@@ -168,6 +168,23 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """How many PCIe root ports there are at least, whether a device is for them or not.
+
+    Attributes:
+        inside: on the root complex behind the IOMMU.
+        outside: on the one that bypasses it.
+    """
+
+    inside: int = 0
+    outside: int = 0
+
+    def __post_init__(self) -> None:
+        if self.inside < 0 or self.outside < 0:
+            raise SpecError(f"ports: {self.inside} inside and {self.outside} outside", hint="ask for 0 or more")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """A whole virtual machine as it is asked for.
 
@@ -179,6 +196,7 @@ class Machine:
         memory_mib: guest RAM, MiB.
         cpus: virtual processors.
         kernel_args: further words for the guest kernel's command line.
+        ports: root ports for hot-plug beyond those of the devices.
     """
 
     iommu: Iommu
@@ -188,6 +206,7 @@ class Machine:
     memory_mib: int = 512
     cpus: int = 1
     kernel_args: tuple[str, ...] = field(default=())
+    ports: Ports = Ports()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "devices", _named(self.devices))
@@ -210,6 +229,8 @@ class Machine:
                     f"{', '.join(tagged)}: iommu=on was asked for on a machine without an IOMMU",
                     hint="choose --iommu intel or --iommu virtio, or tag the device iommu=off",
                 )
+            if self.ports.outside:
+                raise SpecError("root ports outside the IOMMU were asked for on a machine without one")
 
     def device(self, id: str) -> Device:
         """The device of that id.

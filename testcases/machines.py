@@ -1,12 +1,12 @@
-"""The machines that the cases ask for."""
+"""The machines of cases whose mark cannot say them."""
 
 from __future__ import annotations
 
 from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
 
-__all__ = ["machine"]
+__all__ = ["spec"]
 
 
-def machine(iommu: IommuKind, *devices: str, dma_mode: DmaMode = DmaMode.STRICT) -> Machine:
+def spec(iommu: IommuKind, *devices: str, dma_mode: DmaMode = DmaMode.STRICT) -> Machine:
     """A machine with that IOMMU, and devices as `viommu boot --device` takes them."""
     return Machine(iommu=Iommu(kind=iommu), devices=tuple(map(Device.parse, devices)), dma_mode=dma_mode)

@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import pytest
-from machines import machine
+from machines import spec
 from traffic import check_disk, check_network
 
 from harness.checks.inventory import check_groups
 from harness.checks.judge import judge
 from harness.checks.work import check_platform_access, check_untranslated
-from harness.plugin import Boot
+from harness.live import LiveMachine
+from harness.plugin import Lease
 from harness.spec import IommuKind
 
 
 @pytest.mark.claim("CH-1", "VQ-8")
 @pytest.mark.parametrize("tag", ["on", "off"])
-def test_virtio_blk_reads_back_what_was_written(boot: Boot, iommu: IommuKind, tag: str) -> None:
+def test_virtio_blk_reads_back_what_was_written(lease: Lease, iommu: IommuKind, tag: str) -> None:
     """virtio-blk works: what the guest writes stands on the host's side of the disk, and reads back the same."""
-    live = boot(machine(iommu, f"virtio-blk,iommu={tag}"))
+    live = lease(spec(iommu, f"virtio-blk,iommu={tag}"))
     judge(check_disk(live, "virtio-blk0"))
 
 
 @pytest.mark.claim("CH-1", "VQ-8")
 @pytest.mark.parametrize("tag", ["on", "off"])
-def test_virtio_net_carries_traffic_both_ways(boot: Boot, iommu: IommuKind, tag: str) -> None:
+def test_virtio_net_carries_traffic_both_ways(lease: Lease, iommu: IommuKind, tag: str) -> None:
     """virtio-net works: frames of random content arrive unchanged, from the guest and to it."""
-    live = boot(machine(iommu, f"virtio-net,iommu={tag}"))
+    live = lease(spec(iommu, f"virtio-net,iommu={tag}"))
     judge(check_network(live, "virtio-net0"))
 
 
 @pytest.mark.claim("VQ-2")
-def test_virtio_without_access_platform_goes_around_the_iommu(boot: Boot, iommu: IommuKind) -> None:
+@pytest.mark.machine(devices=["virtio-blk,iommu=on"])
+def test_virtio_without_access_platform_goes_around_the_iommu(machine: LiveMachine) -> None:
     """A virtio device without ACCESS_PLATFORM works with nothing mapped for it, though the guest has it in a group.
 
     It is the NIC that SSH goes through, so that it works is seen already.
     """
-    live = boot(machine(iommu, "virtio-blk,iommu=on"))
     nic = "management NIC"
-    judge(check_platform_access(nic, live.virtio_features(nic), expected=False))
-    judge(check_untranslated(nic, live.mappings(nic)))
-    covered = live.topology.only(nic)
-    judge(check_groups(covered, [g for g in live.agent.iommu_groups() if live.address(nic) in g.devices]))
+    judge(check_platform_access(nic, machine.virtio_features(nic), expected=False))
+    judge(check_untranslated(nic, machine.mappings(nic)))
+    covered = machine.topology.only(nic)
+    judge(check_groups(covered, [g for g in machine.agent.iommu_groups() if machine.address(nic) in g.devices]))

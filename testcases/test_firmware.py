@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from machines import machine
 
 from harness.checks.firmware import check_tables
 from harness.checks.judge import judge
@@ -12,8 +11,6 @@ from harness.live import LiveMachine
 from harness.model.firmware.tables import SIGNATURES
 from harness.model.pci.config_space import read_tree
 from harness.pci import Address
-from harness.plugin import Boot
-from harness.spec import IommuKind
 
 _FUNCTIONS = "/sys/bus/pci/devices"
 _DIRECTORY = "/sys/firmware/acpi/tables"
@@ -35,23 +32,23 @@ def _file(live: LiveMachine, path: str) -> bytes:
 
 
 @pytest.mark.claim("VQ-1", "CH-2")
-def test_firmware_tells_the_truth_about_every_device(boot: Boot, iommu: IommuKind) -> None:
+@pytest.mark.machine(devices=_MIX, boot="cold")
+def test_firmware_tells_the_truth_about_every_device(machine: LiveMachine) -> None:
     """The IOMMU's table is there, names that IOMMU, and puts exactly those devices behind it that are."""
-    live = boot(machine(iommu, *_MIX))
-    judge(check_tables(live.topology.platform, _tables(live)))
+    judge(check_tables(machine.topology.platform, _tables(machine)))
 
 
 @pytest.mark.claim("VQ-1", "CH-2")
-def test_firmware_tells_the_truth_where_every_device_is_behind(boot: Boot, iommu: IommuKind) -> None:
+@pytest.mark.machine(devices=["virtio-blk,iommu=on", "edu,iommu=on"], boot="cold")
+def test_firmware_tells_the_truth_where_every_device_is_behind(machine: LiveMachine) -> None:
     """With no device outside the table says so too, and a VT-d unit that remaps interrupts is said to do so."""
-    live = boot(machine(iommu, "virtio-blk,iommu=on", "edu,iommu=on"))
-    judge(check_tables(live.topology.platform, _tables(live)))
+    judge(check_tables(machine.topology.platform, _tables(machine)))
 
 
 @pytest.mark.claim("CH-4")
-def test_functions_show_what_their_groups_follow_from(boot: Boot, iommu: IommuKind) -> None:
+@pytest.mark.machine(devices=_MIX, boot="cold")
+def test_functions_show_what_their_groups_follow_from(machine: LiveMachine) -> None:
     """Port types, bridges and ACS of all functions, which decide the IOMMU groups, are as the topology has them."""
-    live = boot(machine(iommu, *_MIX))
-    names = live.guest.run(f"ls {_FUNCTIONS}").stdout.split()
-    shown = read_tree({Address.parse(name): _file(live, f"{_FUNCTIONS}/{name}/config") for name in names})
-    judge(check_pci_tree(live.topology.platform.tree, shown))
+    names = machine.guest.run(f"ls {_FUNCTIONS}").stdout.split()
+    shown = read_tree({Address.parse(name): _file(machine, f"{_FUNCTIONS}/{name}/config") for name in names})
+    judge(check_pci_tree(machine.topology.platform.tree, shown))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from machines import machine
 from rogue import COUNT, canary, write
 
 from harness.checks.dma import check_bytes, check_outcome
@@ -14,9 +13,7 @@ from harness.errors import HarnessError
 from harness.guest.agent import Pages
 from harness.live import LiveMachine
 from harness.model.access import AccessKind
-from harness.plugin import Boot
 from harness.report.record import Finding
-from harness.spec import IommuKind
 
 _PAGE = 4096
 _SOURCE, _TARGET = 0x40000000, 0x7FFFE000
@@ -25,65 +22,65 @@ _TRIES = 256
 
 
 @pytest.mark.claim("IV-1", "IV-5", "IV-7")
-def test_dma_to_a_mapping_lands_exactly_where_the_model_says(boot: Boot, iommu: IommuKind) -> None:
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_dma_to_a_mapping_lands_exactly_where_the_model_says(machine: LiveMachine) -> None:
     """A DMA to an IOVA that VFIO mapped lands where the model's walk of the live tables says; unmapped, it is blocked.
 
     Four scattered pages are mapped side by side; the write goes into the third, and all of them are looked at.
     """
-    live = boot(machine(iommu, "edu,iommu=on"))
-    address = live.address("edu0")
-    source, target = live.allocate(1, canary()), live.allocate(4, canary())
-    live.give_to_vfio("edu0")
-    live.agent.vfio_map(address, source, _SOURCE, "r")
-    live.agent.vfio_map(address, target, _TARGET)
+    address = machine.address("edu0")
+    source, target = machine.allocate(1, canary()), machine.allocate(4, canary())
+    machine.give_to_vfio("edu0")
+    machine.agent.vfio_map(address, source, _SOURCE, "r")
+    machine.agent.vfio_map(address, target, _TARGET)
 
     for page, frame in enumerate(target.frames):
-        access, outcome, walk = live.expect("edu0", _TARGET + page * _PAGE, AccessKind.WRITE, _PAGE)
+        access, outcome, walk = machine.expect("edu0", _TARGET + page * _PAGE, AccessKind.WRITE, _PAGE)
         judge(check_outcome(access, frame, outcome, walk, "VFIO_IOMMU_MAP_DMA, and the guest's /proc/self/pagemap"))
 
-    live.load("edu0", _SOURCE, source.frames[0], COUNT)
+    machine.load("edu0", _SOURCE, source.frames[0], COUNT)
     iova, aim = _TARGET + 2 * _PAGE + 512, target.frames[2] + 512
-    judge(write(live, "edu0", iova, aim, target, blocked=False, why="VFIO_IOMMU_MAP_DMA"))
+    judge(write(machine, "edu0", iova, aim, target, blocked=False, why="VFIO_IOMMU_MAP_DMA"))
 
-    live.load("edu0", _SOURCE + 2048, source.frames[0] + 2048, COUNT)
-    live.agent.vfio_unmap(address, _TARGET, 4 * _PAGE)
-    judge(write(live, "edu0", iova, aim, target, blocked=True, why="VFIO_IOMMU_UNMAP_DMA"))
+    machine.load("edu0", _SOURCE + 2048, source.frames[0] + 2048, COUNT)
+    machine.agent.vfio_unmap(address, _TARGET, 4 * _PAGE)
+    judge(write(machine, "edu0", iova, aim, target, blocked=True, why="VFIO_IOMMU_UNMAP_DMA"))
 
 
 @pytest.mark.claim("IV-1")
-def test_a_page_mapped_for_reading_cannot_be_written(boot: Boot, iommu: IommuKind) -> None:
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_a_page_mapped_for_reading_cannot_be_written(machine: LiveMachine) -> None:
     """A DMA write to a page that VFIO mapped for reading only is blocked and reported."""
-    live = boot(machine(iommu, "edu,iommu=on"))
-    judge(write_to_a_read_only_page(live, read_first=False))
+    judge(write_to_a_read_only_page(machine, read_first=False))
 
 
 @pytest.mark.claim("IV-1", "IV-7")
-def test_a_page_mapped_for_reading_cannot_be_written_after_it_was_read(boot: Boot, iommu: IommuKind) -> None:
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_a_page_mapped_for_reading_cannot_be_written_after_it_was_read(machine: LiveMachine) -> None:
     """A DMA write to a page mapped for reading only is blocked and reported also when the device has just read it.
 
     Its translation may then be cached. The control: what it read arrives in a page that it may write.
     """
-    live = boot(machine(iommu, "edu,iommu=on"))
-    judge(write_to_a_read_only_page(live, read_first=True))
+    judge(write_to_a_read_only_page(machine, read_first=True))
 
 
 @pytest.mark.claim("IV-1", "QD-2")
-def test_the_byte_before_a_mapping_cannot_be_written(boot: Boot, iommu: IommuKind) -> None:
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_the_byte_before_a_mapping_cannot_be_written(machine: LiveMachine) -> None:
     """A DMA write to the one byte before a mapping is blocked and reported, and no byte of the memory there changes.
 
     Where it would land is the end of the page before the mapped one, in guest physical memory: both are looked at. The
     control: the first byte of the mapping is written.
     """
-    live = boot(machine(iommu, "edu,iommu=on"))
-    source = live.allocate(1, b"\xaa")
-    before, page = neighbours(live, b"\x55")
-    live.give_to_vfio("edu0")
-    live.agent.vfio_map(live.address("edu0"), source, _SOURCE, "r")
-    live.agent.vfio_map(live.address("edu0"), page, _TARGET)
-    live.load("edu0", _SOURCE, source.frames[0], COUNT)
+    source = machine.allocate(1, b"\xaa")
+    before, page = neighbours(machine, b"\x55")
+    machine.give_to_vfio("edu0")
+    machine.agent.vfio_map(machine.address("edu0"), source, _SOURCE, "r")
+    machine.agent.vfio_map(machine.address("edu0"), page, _TARGET)
+    machine.load("edu0", _SOURCE, source.frames[0], COUNT)
     aim, why = page.frames[0], "VFIO_IOMMU_MAP_DMA from here on"
-    judge(write(live, "edu0", _TARGET, aim, before, page, blocked=False, why=why, count=1))
-    judge(write(live, "edu0", _TARGET - 1, aim - 1, before, page, blocked=True, why=why, count=1))
+    judge(write(machine, "edu0", _TARGET, aim, before, page, blocked=False, why=why, count=1))
+    judge(write(machine, "edu0", _TARGET - 1, aim - 1, before, page, blocked=True, why=why, count=1))
 
 
 def neighbours(live: LiveMachine, fill: bytes) -> tuple[Pages, Pages]:
@@ -120,15 +117,15 @@ def write_to_a_read_only_page(live: LiveMachine, *, read_first: bool) -> Iterato
 
 
 @pytest.mark.claim("IV-1", "CH-1")
-def test_a_kernel_driver_maps_what_it_needs_and_no_more(boot: Boot, iommu: IommuKind) -> None:
+@pytest.mark.machine(devices=["virtio-blk,iommu=on", "edu,iommu=on"])
+def test_a_kernel_driver_maps_what_it_needs_and_no_more(machine: LiveMachine) -> None:
     """What virtio-blk's driver has mapped, walked by the model, is a little RAM that is not anybody's; edu has nothing.
 
     The canary is a page of another process: no mapping of the driver's leads to it.
     """
-    live = boot(machine(iommu, "virtio-blk,iommu=on", "edu,iommu=on"))
-    page = live.allocate(1, canary())
-    mapped = live.mappings("virtio-blk0")
-    total, ram = sum(mapping.size for mapping in mapped), live.spec.memory_mib << 20
+    page = machine.allocate(1, canary())
+    mapped = machine.mappings("virtio-blk0")
+    total, ram = sum(mapping.size for mapping in mapped), machine.spec.memory_mib << 20
     subject = "what the model finds mapped for virtio-blk0"
     if not 0 < total <= _DRIVER_BYTES:
         judge([Finding(subject=subject, expected=f"1 to {_DRIVER_BYTES} bytes: its queues", seen=f"{total} bytes")])
@@ -139,5 +136,5 @@ def test_a_kernel_driver_maps_what_it_needs_and_no_more(boot: Boot, iommu: Iommu
     )
     judge(
         Finding(subject="what is mapped for edu0", expected="nothing: no driver holds it", seen=str(mapping))
-        for mapping in live.mappings("edu0")
+        for mapping in machine.mappings("edu0")
     )

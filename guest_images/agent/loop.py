@@ -1,5 +1,7 @@
 """The agent that stays up in the guest: one JSON request a line on stdin, one JSON answer a line on stdout.
 
+It reads and writes a virtio-serial port, which init has opened for it.
+
 Request: `{"id": 1, "op": "read_file", "args": {"path": "/proc/cmdline"}}`. Answer: `{"id": 1, "ok": ...}`, or
 `{"id": 1, "error": "...", "kind": "FileNotFoundError"}`. Standard library only; it runs as root in a throw-away guest.
 The host's side is `harness.guest.agent`.
@@ -19,6 +21,7 @@ import memory
 import network
 import pci
 import vfio
+import wake
 
 OPERATIONS: dict[str, Callable[..., object]] = {
     "ping": lambda: {"pid": os.getpid(), "release": os.uname().release},
@@ -28,6 +31,7 @@ OPERATIONS: dict[str, Callable[..., object]] = {
     **network.OPERATIONS,
     **pci.OPERATIONS,
     **vfio.OPERATIONS,
+    **wake.OPERATIONS,
 }
 
 
@@ -43,5 +47,7 @@ def answer(line: str) -> dict[str, object]:
 
 def main() -> None:
     for line in sys.stdin:
+        if line.isspace():
+            continue  # what init starts the agent at; here it runs already
         sys.stdout.write(json.dumps(answer(line)) + "\n")
         sys.stdout.flush()

@@ -32,6 +32,7 @@ _OPTIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "vfio_iommu_type1": ("CONFIG_VFIO_IOMMU_TYPE1", "VFIO type 1 IOMMU"),
         "vfio_pci": ("CONFIG_VFIO_PCI", "vfio-pci"),
         "virtio_blk": ("CONFIG_VIRTIO_BLK", "virtio-blk"),
+        "virtio_console": ("CONFIG_VIRTIO_CONSOLE", "virtio-serial"),
         "virtio_iommu": ("CONFIG_VIRTIO_IOMMU", "virtio-iommu"),
         "virtio_net": ("CONFIG_VIRTIO_NET", "virtio-net"),
         "virtio_pci": ("CONFIG_VIRTIO_PCI", "virtio-pci"),

@@ -137,7 +137,7 @@ def _shell(live: LiveMachine) -> int:
         The shell's exit status.
     """
     interactive = sys.stdin.isatty()
-    channel = live.guest.ssh.open_raw("exec sh -l", terminal=interactive)
+    channel = live.guest.ssh.open("exec sh -l", terminal=interactive)
     stdin = sys.stdin.fileno()
     with _raw(stdin, channel) if interactive else contextlib.nullcontext():
         sources = [stdin, channel]

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from harness.cli import bench
+from harness.cli import bench, templates
 from harness.cli.boot import boot
 from harness.cli.conform import conform, replay
 from harness.cli.doctor import doctor
@@ -31,6 +31,7 @@ app.command()(translate)
 app.command()(conform)
 app.command()(replay)
 app.command()(report)
+app.add_typer(templates.app, name="templates")
 app.add_typer(bench.app, name="bench")
 
 _NOT_JUDGED = 2

@@ -29,6 +29,7 @@ def run(
     kernel: KernelOption = None,
     k: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases whose names match, as pytest's -k.")] = "",
     n: Annotated[int, typer.Option("-n", help="Machines at a time; 0 for as many as there are processors.")] = 0,
+    cold: Annotated[bool, typer.Option("--cold", help="Boot every machine; start none from a template.")] = False,
     report: Annotated[Path, typer.Option(help="Where results.json, report.html and junit.xml go.")] = Path("reports"),
 ) -> None:
     """Run the test cases and say whether the virtual IOMMU protects the guest.
@@ -50,9 +51,11 @@ def run(
                 f"there is no case {case}", hint="name it as a report does: testcases/test_groups.py::test_..."
             )
     at_a_time = n or os.cpu_count() or 1
+    start = "booted" if cold else "started from a template"
     Console(stderr=True).print(
         f"Testing QEMU {lab.qemu.version} ({lab.qemu.name}) with Linux {lab.kernel.release} ({lab.kernel.name}) on "
-        f"{lab.accelerator.accelerator}: each case boots a machine of its own, {at_a_time} at a time. Ctrl-C ends all.",
+        f"{lab.accelerator.accelerator}: each case has a machine of its own, {start}, "
+        f"{at_a_time} at a time. Ctrl-C ends all.",
         highlight=False,
     )
     # Nothing of a project that this is installed in or run from has a say: not its pytest options, not its conftest.py.
@@ -62,6 +65,7 @@ def run(
     words += [f"--rootdir={ROOT}", f"--qemu={lab.qemu.name}", f"--kernel={lab.kernel.name}"]
     words += [f"--iommu={kind}" for kind in kinds]
     words += ["-k", k] if k else []
+    words += ["--viommu-cold"] if cold else []
     words += ["-n", str(at_a_time), f"--viommu-report={report.absolute()}"]
     words += [str(ROOT / case) for case in cases] if cases else [f"--ignore={TESTCASES / 'harness'}", str(TESTCASES)]
     code = int(pytest.main(words))

@@ -1,26 +1,28 @@
-"""The host's side of the agent in the guest: typed calls, one JSON line each way over an SSH channel.
+"""The host's side of the agent in the guest: typed calls, one JSON line each way over a virtio-serial port.
 
-The guest's side is `guest_images/agent/`. What comes back is data from a machine under test: its size is bounded and
-its types are checked before anybody uses it.
+The port owes nothing to the guest's network or SSH, so that the agent can be asked when those are gone. The guest's
+side is `guest_images/agent/`. What comes back is data from a machine under test: its size is bounded and its types are
+checked before anybody uses it.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
-from harness.errors import AgentError
-from harness.guest.ssh import Channel, SshSession
-from harness.images.userland import AGENT
+from harness.errors import AgentError, GuestUnreachable
+from harness.vmm.protocol import Port
 
 __all__ = ["Agent", "Function", "Group", "LogRecord", "Pages"]
 
 _T = TypeVar("_T")
 _START_SECONDS = 30.0
+_ENDED = 0  # id of the message by which init says that the agent is no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +70,31 @@ class Agent:
     Every call raises AgentError when the guest could not do what was asked, and GuestUnreachable when no answer came.
 
     Args:
-        session: an open SSH session.
+        port: of the running machine. The guest's init starts the agent at the first line that comes.
+        check: called while an answer is awaited; raises when there is no more point in waiting.
     """
 
-    def __init__(self, session: SshSession) -> None:
-        self._channel: Channel = session.open(f"python3 -S -E -s -B {AGENT}")
+    def __init__(self, port: Port, check: Callable[[], None]) -> None:
+        self._port = port
+        self._check = check
         self._ids = itertools.count(1)
+        self._port.send(b"\n", _START_SECONDS, check)
         self._call("ping", {}, dict[str, object], _START_SECONDS)
 
     def ping(self) -> None:
         """Ask whether it is there."""
         self._call("ping", {}, dict[str, object])
+
+    def wake(self, seconds: float, entropy: bytes, authorized_keys: bytes) -> None:
+        """Tell a guest that goes on from where it was saved what it cannot know.
+
+        Args:
+            seconds: the time, since 1970.
+            entropy: for the kernel's random number generator, which is reseeded with it.
+            authorized_keys: who may log in, and nobody else.
+        """
+        told = {"seconds": seconds, "entropy": entropy.hex(), "authorized_keys": authorized_keys.decode()}
+        self._call("wake", told, type(None))
 
     def read_file(self, path: str) -> str:
         """Text of one file."""
@@ -178,8 +194,9 @@ class Agent:
 
     def _call(self, op: str, args: dict[str, object], type: type[_T], deadline_seconds: float = 10.0) -> _T:
         number = next(self._ids)
-        self._channel.send(msgspec.json.encode({"id": number, "op": op, "args": args}) + b"\n")
         end = time.monotonic() + deadline_seconds
+        request = msgspec.json.encode({"id": number, "op": op, "args": args}) + b"\n"
+        self._port.send(request, deadline_seconds, self._check)
         answer = self._answer(op, deadline_seconds)
         while answer.id < number:  # the late answer to a request that was given up
             answer = self._answer(op, max(0.0, end - time.monotonic()))
@@ -193,13 +210,19 @@ class Agent:
             raise AgentError(f"{op}: the guest's agent answered nonsense: {error}") from error
 
     def _answer(self, op: str, deadline_seconds: float) -> _Answer:
-        line = self._channel.read_line(deadline_seconds)
         try:
-            return msgspec.json.decode(line, type=_Answer)
+            line = self._port.read_line(deadline_seconds, self._check)
+        except GuestUnreachable as error:
+            raise GuestUnreachable(f"{op}: {error.message}", hint=error.hint, evidence=error.evidence) from error
+        try:
+            answer = msgspec.json.decode(line, type=_Answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise AgentError(
                 f"{op}: the guest's agent answered nonsense: {error}", evidence=repr(line[:400])
             ) from error
+        if answer.id == _ENDED:
+            raise AgentError(f"{op}: the agent in the guest ended: {answer.error}")
+        return answer
 
 
 class _Answer(msgspec.Struct):

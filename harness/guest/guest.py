@@ -11,7 +11,7 @@ from harness.errors import GuestCrashed, GuestUnreachable
 from harness.guest.agent import Agent
 from harness.guest.problems import Problem, ProblemWatch
 from harness.guest.ssh import Completed, SshSession
-from harness.images.keys import Keys
+from harness.images.keys import Login
 from harness.vmm.protocol import RunningMachine
 
 __all__ = ["READY", "Guest"]
@@ -30,12 +30,12 @@ class Guest:
 
     Args:
         machine: the running machine.
-        keys: the SSH keys that its image was made with.
+        login: what it takes to get in over SSH.
     """
 
-    def __init__(self, machine: RunningMachine, keys: Keys) -> None:
+    def __init__(self, machine: RunningMachine, login: Login) -> None:
         self._machine = machine
-        self._keys = keys
+        self._login = login
         self._watch = ProblemWatch()
         self._ready = threading.Event()
         self._complaints: list[str] = []
@@ -102,7 +102,7 @@ class Guest:
             GuestCrashed, VmmCrashed, VmmDied: as `check`.
         """
         try:
-            session = SshSession(self._machine.ssh_port, self._keys, self.check, deadline_seconds)
+            session = SshSession(self._machine.ssh_port, self._login, self.check, deadline_seconds)
             return self._stack.enter_context(session)
         except GuestUnreachable as error:
             said = "; ".join(self._complaints)
@@ -112,7 +112,7 @@ class Guest:
     @cached_property
     def agent(self) -> Agent:
         """The agent, started when it is first used."""
-        return Agent(self.ssh)
+        return Agent(self._machine.agent_port, self.check)
 
     def run(self, command: str, *, deadline_seconds: float = 20.0) -> Completed:
         """Run a shell command over SSH."""

@@ -16,9 +16,9 @@ from typing import NoReturn, Self
 import paramiko
 
 from harness.errors import GuestUnreachable
-from harness.images.keys import Keys
+from harness.images.keys import Login
 
-__all__ = ["Channel", "Completed", "SshSession"]
+__all__ = ["Completed", "SshSession"]
 
 _POLL_SECONDS = 0.05
 _CAUSE_POLLS = 10
@@ -44,70 +44,6 @@ class Completed:
     stderr: str
 
 
-class Channel:
-    """One command that runs in the guest, with its streams.
-
-    Args:
-        channel: the open paramiko channel.
-        check: raises when there is no more point in waiting (QEMU died, the guest panicked).
-        what: what is waited for, for messages.
-    """
-
-    def __init__(self, channel: paramiko.Channel, check: Callable[[], None], what: str) -> None:
-        self._channel = channel
-        self._check = check
-        self._what = what
-        self._pending = b""
-        channel.settimeout(_POLL_SECONDS)
-
-    def send(self, data: bytes) -> None:
-        """Write to the command's standard input.
-
-        Raises:
-            GuestUnreachable: the channel is closed.
-        """
-        try:
-            self._channel.sendall(data)
-        except OSError as error:
-            _check_cause(self._check)
-            raise GuestUnreachable(f"{self._what}: the SSH channel is closed ({error})") from error
-
-    def read_line(self, deadline_seconds: float) -> bytes:
-        """The next line of standard output, without its newline.
-
-        Raises:
-            GuestUnreachable: none came in time, the channel closed, or the line has no end.
-        """
-        end = time.monotonic() + deadline_seconds
-        while (newline := self._pending.find(b"\n")) < 0:
-            if time.monotonic() > end:
-                raise GuestUnreachable(f"{self._what}: no answer in {deadline_seconds:g} s")
-            try:
-                data = self._channel.recv(65536)
-            except TimeoutError:
-                self._check()
-                continue
-            if not data:
-                _check_cause(self._check)
-                raise GuestUnreachable(f"{self._what}: it ended without an answer", evidence=self.stderr())
-            self._pending += data
-            if len(self._pending) > _MAX_OUTPUT:
-                raise GuestUnreachable(f"{self._what}: an answer of over {_MAX_OUTPUT} bytes without an end")
-        line, self._pending = self._pending[:newline], self._pending[newline + 1 :]
-        return line
-
-    def stderr(self) -> str:
-        """What stands in standard error now."""
-        text = b""
-        while self._channel.recv_stderr_ready() and len(text) < _MAX_OUTPUT:
-            text += self._channel.recv_stderr(65536)
-        return text.decode(errors="replace")
-
-    def close(self) -> None:
-        """Close it; the command sees its input end."""
-        self._channel.close()
-
-
 def _check_cause(check: Callable[[], None]) -> None:
     """The connection is lost: that QEMU died or the guest panicked would be the news, and may come a moment later."""
     for _ in range(_CAUSE_POLLS):
@@ -115,8 +51,8 @@ def _check_cause(check: Callable[[], None]) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _check_host_key(port: int, shown: paramiko.PKey, keys: Keys) -> None:
-    if shown != keys.host_public():
+def _check_host_key(port: int, shown: paramiko.PKey, login: Login) -> None:
+    if shown != login.host_public():
         raise GuestUnreachable(
             f"127.0.0.1:{port} shows a host key that is not this guest's: {shown.get_base64()}",
             hint="another program answers on that port; nothing was sent to it",
@@ -128,7 +64,7 @@ class SshSession:
 
     Args:
         port: on 127.0.0.1, forwarded to the guest's port 22.
-        keys: of this run: the guest must show `keys.host`, and lets `keys.client` in.
+        login: the key that the guest must show, and the one that it lets in.
         check: raises when there is no more point in waiting.
         deadline_seconds: for the handshake and the authentication together.
 
@@ -136,7 +72,7 @@ class SshSession:
         GuestUnreachable: no answer in time, another host key, or the client key was refused.
     """
 
-    def __init__(self, port: int, keys: Keys, check: Callable[[], None], deadline_seconds: float = 20.0) -> None:
+    def __init__(self, port: int, login: Login, check: Callable[[], None], deadline_seconds: float = 20.0) -> None:
         self._check = check
         end = time.monotonic() + deadline_seconds
         try:
@@ -158,9 +94,9 @@ class SshSession:
             done = threading.Event()
             self._transport.start_client(event=done)
             self._await(done, end, f"the guest's SSH does not finish its handshake in {deadline_seconds:g} s")
-            _check_host_key(port, self._transport.get_remote_server_key(), keys)
+            _check_host_key(port, self._transport.get_remote_server_key(), login)
             done = threading.Event()
-            self._transport.auth_publickey("root", keys.client_private(), done)
+            self._transport.auth_publickey("root", login.client_private(), done)
             self._await(done, end, f"the guest's SSH does not answer to the client's key in {deadline_seconds:g} s")
             if not self._transport.is_authenticated():
                 self._fail("the client's key was refused")
@@ -184,16 +120,12 @@ class SshSession:
     def _fail(self, otherwise: str) -> NoReturn:
         raise self._transport.get_exception() or paramiko.SSHException(otherwise)
 
-    def open(self, command: str, *, deadline_seconds: float = 20.0, terminal: bool = False) -> Channel:
-        """Start a command and talk to it.
+    def open(self, command: str, deadline_seconds: float = 20.0, *, terminal: bool = False) -> paramiko.Channel:
+        """Start a command, and leave its streams to the caller; for an interactive shell, with a terminal.
 
         Raises:
             GuestUnreachable: the guest opened no channel in time.
         """
-        return Channel(self.open_raw(command, deadline_seconds, terminal=terminal), self._check, command)
-
-    def open_raw(self, command: str, deadline_seconds: float = 20.0, *, terminal: bool = False) -> paramiko.Channel:
-        """The paramiko channel of a command; for an interactive shell, with a terminal."""
         try:
             channel = self._transport.open_session(timeout=deadline_seconds)
             # paramiko waits for the answer to a request without end; closing the channel ends that wait.
@@ -220,7 +152,7 @@ class SshSession:
         """
         text = command if isinstance(command, str) else shlex.join(command)
         end = time.monotonic() + deadline_seconds
-        channel = self.open_raw(text, deadline_seconds)
+        channel = self.open(text, deadline_seconds)
         channel.settimeout(_POLL_SECONDS)
         out, err = bytearray(), bytearray()
         with contextlib.closing(channel):

@@ -1,4 +1,4 @@
-"""SSH keys of one run: a host key that the harness pins, and a client key that alone gets in."""
+"""SSH keys: a host key that the harness pins, and a client key that alone gets in."""
 
 from __future__ import annotations
 
@@ -8,14 +8,42 @@ from dataclasses import dataclass
 
 import paramiko
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = ["Keys"]
+__all__ = ["Keys", "Login"]
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """What it takes to get into a guest, in memory only.
+
+    Attributes:
+        host: the key that the guest must show.
+        client: the harness's key.
+    """
+
+    host: Ed25519PublicKey
+    client: Ed25519PrivateKey
+
+    def authorized_keys(self) -> bytes:
+        """The line that lets the client key in, with no forwarding of any kind."""
+        return b"no-port-forwarding,no-agent-forwarding,no-X11-forwarding " + _public(self.client) + b"\n"
+
+    def host_public(self) -> paramiko.PKey:
+        """The key that the guest must show."""
+        return paramiko.PKey.from_type_string("ssh-ed25519", _blob(self.host))
+
+    def client_private(self) -> paramiko.PKey:
+        """The key to log in with."""
+        text = self.client.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+        )
+        return paramiko.Ed25519Key(file_obj=io.StringIO(text.decode()))
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Two Ed25519 key pairs, in memory only.
+    """The two key pairs of a guest that is booted, in memory only.
 
     Attributes:
         host: the guest's key.
@@ -38,20 +66,10 @@ class Keys:
         public = self.host.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
         return _string(b"ssh-ed25519") + _string(private + public)
 
-    def authorized_keys(self) -> bytes:
-        """The line that lets the client key in, with no forwarding of any kind."""
-        return b"no-port-forwarding,no-agent-forwarding,no-X11-forwarding " + _public(self.client) + b"\n"
-
-    def host_public(self) -> paramiko.PKey:
-        """The key that the guest must show."""
-        return paramiko.PKey.from_type_string("ssh-ed25519", _blob(self.host))
-
-    def client_private(self) -> paramiko.PKey:
-        """The key to log in with."""
-        text = self.client.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-        )
-        return paramiko.Ed25519Key(file_obj=io.StringIO(text.decode()))
+    @property
+    def login(self) -> Login:
+        """What it takes to get into that guest."""
+        return Login(self.host.public_key(), self.client)
 
 
 def _string(data: bytes) -> bytes:
@@ -62,6 +80,6 @@ def _public(key: Ed25519PrivateKey) -> bytes:
     return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 
 
-def _blob(key: Ed25519PrivateKey) -> bytes:
-    raw = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+def _blob(key: Ed25519PublicKey) -> bytes:
+    raw = key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     return _string(b"ssh-ed25519") + _string(raw)

@@ -26,6 +26,6 @@ def pack_overlay(machine: Machine, recipe: Recipe, keys: Keys) -> bytes:
     archive.file("etc/viommu/config", "".join(f"{key}='{value}'\n" for key, value in config.items()).encode())
     archive.directory("root", 0o700)
     archive.directory("root/.ssh", 0o700)
-    archive.file("root/.ssh/authorized_keys", keys.authorized_keys(), 0o600)
+    archive.file("root/.ssh/authorized_keys", keys.login.authorized_keys(), 0o600)
     archive.file("etc/dropbear/hostkey", keys.dropbear_host_key(), 0o600)
     return archive.pack()

@@ -14,11 +14,9 @@ from harness.images.elf import is_elf, libraries
 from harness.images.recipe import Recipe
 from harness.resources import GUEST_IMAGES
 
-__all__ = ["AGENT", "pack_userland"]
+__all__ = ["pack_userland"]
 
-AGENT = "/usr/lib/viommu/agent"
-"""Where the agent is in the guest."""
-
+_AGENT = "usr/lib/viommu/agent"  # where guest_images/init looks for it
 _PROGRAM_DIRECTORIES = ("usr/bin", "usr/sbin", "bin", "sbin")
 _FREEZE_SECONDS = 60
 
@@ -52,7 +50,7 @@ def pack_userland(recipe: Recipe, tree: Tree) -> bytes:
         for path in frozen:
             relative = str(path.relative_to(work))
             archive.file(
-                relative.replace("agent/", f"{AGENT}/", 1) if relative.startswith("agent/") else relative,
+                relative.replace("agent/", f"{_AGENT}/", 1) if relative.startswith("agent/") else relative,
                 path.read_bytes(),
             )
         for name, library in libraries([*programs, *filter(is_elf, frozen)], root).items():

@@ -13,7 +13,7 @@ from harness.model.pci.groups import iommu_groups
 from harness.model.pci.platform import Platform, Unit, UnitPlace
 from harness.model.pci.tree import PciTree, RootBus
 from harness.pci import Address
-from harness.placement import OUTSIDE_BUS, Placement, Port, Root, place
+from harness.placement import AGENT_NUMBER, OUTSIDE_BUS, Placement, Port, Root, place
 from harness.spec import DeviceKind, DmaMode, IommuKind, Machine
 
 __all__ = ["VTD_REGISTERS", "ExpectedGroup", "PciFunction", "Topology", "topology"]
@@ -169,7 +169,7 @@ _ROOT_PORT_ACS = AcsCapability(
 
 
 def _chipset(plan: Placement) -> list[_Part]:
-    """What q35 has without being asked, the management NIC, the IOMMU's own function and the host bridge of a pxb."""
+    """What q35 has without being asked, the harness's own devices, the IOMMU's function, a pxb's host bridge."""
 
     def on_root_bus(number: int, function: int = 0, *, multifunction: bool = False) -> Function:
         # All are conventional functions: no PCI Express capability, no ACS.
@@ -181,6 +181,7 @@ def _chipset(plan: Placement) -> list[_Part]:
         _Part(on_root_bus(0x1F, 2, multifunction=True), (_INTEL, 0x2922, 0x0106), "SATA controller"),
         _Part(on_root_bus(0x1F, 3, multifunction=True), (_INTEL, 0x2930, 0x0C05), "SMBus"),
         _Part(on_root_bus(plan.management_number), _DEVICES[DeviceKind.VIRTIO_NET], "management NIC", goes_around=True),
+        _Part(on_root_bus(AGENT_NUMBER), (_VIRTIO, 0x1043, 0x0780), "agent port", goes_around=True),
     ]
     if plan.iommu_number is not None:
         parts.append(_Part(on_root_bus(plan.iommu_number), (_VIRTIO, 0x1057, 0x00FF), _IOMMU))

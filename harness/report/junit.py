@@ -103,6 +103,7 @@ def _evidence(case: Case) -> str:
         parts += [
             f"--- machine {number}: {title} ---\n{tail(text, _TEXT_LIMIT)}"
             for title, text in (
+                ("origin", machine.origin),
                 ("command", machine.command),
                 ("spec", machine.spec),
                 ("VMM stderr", machine.vmm_stderr),

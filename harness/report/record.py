@@ -73,6 +73,7 @@ class Evidence:
         vmm_stderr: what QEMU wrote to stderr.
         trace: the last trace events, where they were recorded.
         directory: where the whole files are kept; empty when nothing was.
+        origin: how it was started: booted, or from which template.
     """
 
     spec: str
@@ -82,6 +83,7 @@ class Evidence:
     vmm_stderr: str = ""
     trace: str = ""
     directory: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

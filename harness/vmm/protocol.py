@@ -11,7 +11,17 @@ from harness.errors import HarnessError
 from harness.report.record import Evidence
 from harness.spec import Machine
 
-__all__ = ["Boot", "Cable", "Console", "FirmwareBoot", "GuestMemory", "LinuxBoot", "RunningMachine"]
+__all__ = [
+    "Boot",
+    "Cable",
+    "Console",
+    "FirmwareBoot",
+    "GuestMemory",
+    "LinuxBoot",
+    "Port",
+    "RunningMachine",
+    "SavedMachine",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +34,14 @@ class LinuxBoot:
         overlay: a further archive, which the kernel unpacks over the first; of this one run, and only in memory, since
             it holds the run's keys.
         args: the whole kernel command line, word by word.
+        ram: file that guest RAM is to be, made of the size of RAM; anonymous memory when None.
     """
 
     kernel: Path
     initrd: Path | None = None
     overlay: bytes = b""
     args: tuple[str, ...] = ()
+    ram: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +55,28 @@ class FirmwareBoot:
     image: Path
 
 
-Boot = LinuxBoot | FirmwareBoot
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedMachine:
+    """Go on where a machine was saved; nothing that is written from then on changes what was saved.
+
+    Attributes:
+        ram: file that was its RAM.
+        state: file with the state of its devices.
+        option_roms: names of the option ROMs that its kernel was started by.
+        console: what its console had said, as a file.
+        trace: its trace events, as a file.
+        booted: what it was booted from.
+    """
+
+    ram: Path
+    state: Path
+    option_roms: tuple[str, ...]
+    console: Path
+    trace: Path
+    booted: LinuxBoot
+
+
+Boot = LinuxBoot | FirmwareBoot | SavedMachine
 
 
 class GuestMemory(Protocol):
@@ -86,6 +119,16 @@ class Cable(Protocol):
         """The next Ethernet frame, without its checksum; a guest that sends none in time is a `GuestError`."""
 
 
+class Port(Protocol):
+    """The harness's end of a byte channel into the guest, used by lines. `check` is called while it waits."""
+
+    def send(self, data: bytes, deadline_seconds: float, check: Callable[[], None]) -> None:
+        """Send bytes; a guest that does not take them in time is `GuestUnreachable`."""
+
+    def read_line(self, deadline_seconds: float, check: Callable[[], None]) -> bytes:
+        """The next line, without its newline; a guest that sends none in time is `GuestUnreachable`."""
+
+
 class RunningMachine(Protocol):
     """A machine that was started. Every wait ends at once when the VMM dies."""
 
@@ -96,6 +139,10 @@ class RunningMachine(Protocol):
     @property
     def console(self) -> Console:
         """Its serial console."""
+
+    @property
+    def agent_port(self) -> Port:
+        """The port of the agent in its guest."""
 
     @property
     def memory(self) -> GuestMemory:

@@ -32,7 +32,7 @@ __all__ = ["PC", "Capabilities", "ask", "cached", "require"]
 PC = "q35"
 """The machine that guests run on."""
 _DEADLINE = 30.0
-_SCHEMA = 3  # of the cache entry
+_SCHEMA = 4  # of the cache entry
 # Types whose properties are recorded. Not those of all types: QEMU 7.2 ends when it is asked for the properties of one
 # that it lists and whose module is not installed (virtio-gpu-gl-device).
 _ASKED = (
@@ -48,6 +48,8 @@ _ASKED = (
     "virtio-blk-pci",
     "virtio-iommu-pci",
     "virtio-net-pci",
+    "virtio-serial-pci",
+    "virtserialport",
 )
 
 

@@ -11,19 +11,35 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from harness.placement import OUTSIDE_BUS, Placement, Port, Root, Slot, place
+from harness.placement import AGENT_NUMBER, OUTSIDE_BUS, Placement, Port, Root, Slot, place
 from harness.spec import DeviceKind, Iommu, IommuKind, Machine
-from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot
+from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties, Value
-from harness.vmm.qemu.wiring import Wiring, disk_node, netdev_name
+from harness.vmm.qemu.migration import INCOMING
+from harness.vmm.qemu.wiring import AGENT_CHANNEL, Wiring, disk_node, netdev_name
 
-__all__ = ["IOMMU", "MANAGEMENT", "Accelerator", "Options", "command_line", "device", "front_ends", "machine_arguments"]
+__all__ = [
+    "AGENT_PORT",
+    "IOMMU",
+    "MANAGEMENT",
+    "Accelerator",
+    "Options",
+    "command_line",
+    "device",
+    "front_ends",
+    "machine_arguments",
+]
 
 MANAGEMENT = "management.0"
 """Id of the harness's own NIC, the one that SSH goes through."""
 
 IOMMU = "iommu.0"
 """Id of the IOMMU."""
+
+AGENT_PORT = "viommu.agent"
+"""Name by which the guest's init finds the port of the agent."""
+
+_AGENT = "agent.0"
 
 
 class Accelerator(StrEnum):
@@ -79,7 +95,7 @@ def command_line(
         ("-smp", str(machine.cpus)),
         ("-m", f"{machine.memory_mib}M"),
     ]
-    pairs += _boot(boot)
+    pairs += _boot(boot, machine.memory_mib)
     pairs += wiring.channels()
     pairs += wiring.management(netdev_name(MANAGEMENT))
     for slot in placement.slots:
@@ -113,7 +129,7 @@ def front_ends(machine: Machine, placement: Placement) -> tuple[Properties, ...]
     if placement.outside_number is not None:
         fronts.append(_outside(placement.outside_number))
     fronts += [_port(port) for port in placement.ports]
-    fronts.append(_management(placement.management_number))
+    fronts += [_management(placement.management_number), *_agent()]
     fronts += [device(slot) for slot in placement.slots if not slot.device.hotplug]
     return tuple(fronts)
 
@@ -176,6 +192,16 @@ def _management(number: int) -> Properties:
     return Properties("virtio-net-pci", MANAGEMENT, values | {"romfile": ""} | _platform(iommu=False))
 
 
+def _agent() -> tuple[Properties, ...]:
+    """The port of the in-guest agent, and the controller that it is on."""
+    at: dict[str, Value] = {"bus": Root.MAIN.value, "addr": hex(AGENT_NUMBER), "max_ports": 2}  # 0 is for a console
+    port: dict[str, Value] = {"bus": f"{_AGENT}.0", "nr": 1, "chardev": AGENT_CHANNEL, "name": AGENT_PORT}
+    return (
+        Properties("virtio-serial-pci", _AGENT, at | _platform(iommu=False)),
+        Properties("virtserialport", f"{_AGENT}.port", port),
+    )
+
+
 def _back_end(slot: Slot, wiring: Wiring) -> list[tuple[str, ...]]:
     match slot.device.kind:
         case DeviceKind.VIRTIO_BLK:
@@ -186,13 +212,24 @@ def _back_end(slot: Slot, wiring: Wiring) -> list[tuple[str, ...]]:
             return []
 
 
-def _boot(boot: Boot) -> list[tuple[str, ...]]:
+def _boot(boot: Boot, memory_mib: int) -> list[tuple[str, ...]]:
     match boot:
         case FirmwareBoot(image=image):
             return [("-bios", str(image))]
-        case LinuxBoot(kernel=kernel, initrd=initrd, args=args):
+        case LinuxBoot(kernel=kernel, initrd=initrd, args=args, ram=ram):
             pairs: list[tuple[str, ...]] = [("-kernel", str(kernel))]
             if initrd is not None:
                 pairs.append(("-initrd", str(initrd)))
             pairs.append(("-append", " ".join(args)))
-            return pairs
+            return pairs if ram is None else [*pairs, *_ram_file(ram, memory_mib, shared=True)]
+        case SavedMachine(ram=ram, option_roms=roms):
+            # The ROMs are part of the state, kernel and initrd are not: they need not be read again.
+            loaded = [("-option-rom", rom) for rom in roms]
+            return [*loaded, *_ram_file(ram, memory_mib, shared=False), INCOMING]
+
+
+def _ram_file(path: Path, memory_mib: int, *, shared: bool) -> tuple[tuple[str, ...], ...]:
+    """Guest RAM as a file, which a machine that is saved writes to and one that is started from it does not."""
+    name = str(path).replace(",", ",,")
+    backend = f"memory-backend-file,id=ram.0,size={memory_mib}M,mem-path={name},share={'on' if shared else 'off'}"
+    return ("-object", backend), ("-machine", "memory-backend=ram.0")

@@ -29,13 +29,14 @@ class SerialConsole:
     go.
     """
 
-    def __init__(self, connection: socket.socket, process: QemuProcess, log: Path) -> None:
+    def __init__(self, connection: socket.socket, process: QemuProcess, log: Path, earlier: bytes = b"") -> None:
         """Take over a connected socket.
 
         Args:
             connection: the socket; it is this object's from now on.
             process: who is at the other end.
             log: file that the raw bytes are written to, up to 64 MiB.
+            earlier: what the console of the machine that it goes on from had said.
 
         Raises:
             HostError: the log cannot be written.
@@ -54,6 +55,8 @@ class SerialConsole:
             self._file = log.open("wb", buffering=0)
         except OSError as error:
             raise HostError(f"{log} cannot be written: {error.strerror}", hint="free space there") from error
+        self._keep(earlier)
+        self._take(earlier)
         self._thread = threading.Thread(target=self._read, name="viommu-console", daemon=True)
         self._thread.start()
 

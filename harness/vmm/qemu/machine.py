@@ -16,22 +16,27 @@ from harness.errors import GuestError, HarnessError, HostError, SpecError, VmmEr
 from harness.placement import place
 from harness.report.record import Evidence
 from harness.spec import Device, DeviceKind, Machine
-from harness.vmm.protocol import Boot, LinuxBoot
+from harness.vmm.protocol import Boot, LinuxBoot, SavedMachine
+from harness.vmm.qemu import migration
 from harness.vmm.qemu.capabilities import Capabilities, require
 from harness.vmm.qemu.command import Options, command_line, device
 from harness.vmm.qemu.console import SerialConsole
 from harness.vmm.qemu.network import NetworkCable
+from harness.vmm.qemu.port import SerialPort
 from harness.vmm.qemu.process import Listener, QemuProcess
 from harness.vmm.qemu.qmp import Qmp
 from harness.vmm.qemu.qtest import Qtest
 from harness.vmm.qemu.trace import TraceReader
-from harness.vmm.qemu.wiring import DISK_BYTES, HandWiring, HarnessWiring
+from harness.vmm.qemu.wiring import AGENT_CHANNEL, CHANNELS, DISK_BYTES, HandWiring, HarnessWiring
 from harness.vmm.rundir import RunDirectory
 
 __all__ = ["QemuMachine", "command_by_hand"]
 
 _TRACE_TAIL_BYTES = 32 * 1024
 # HMP `info usernet`: "TCP[HOST_FORWARD]  9   127.0.0.1 42967   10.0.2.15    22     0     0"
+# HMP `info roms`: 'fw=genroms/pvh.bin size=0x000600 name="pvh.bin"'
+_OPTION_ROM = re.compile(r"fw=genroms/(\S+)")
+_BOOT_ROMS = frozenset(("linuxboot.bin", "linuxboot_dma.bin", "multiboot.bin", "multiboot_dma.bin", "pvh.bin"))
 _FORWARD = re.compile(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\s")
 
 
@@ -39,13 +44,14 @@ class QemuMachine:
     """A running machine; leaving the `with` block, or `close()`, ends it.
 
     Attributes:
-        spec: what was asked for.
+        spec: what it is.
         command: a command line that runs the same machine by hand, its console on the terminal.
         directory: its run directory, there until it is closed.
         process: the QEMU process.
         qmp: its QMP connection.
         qtest: its qtest channel.
         console: its serial console.
+        agent_port: the port of the agent in its guest.
         trace: reader of its trace events.
         ssh_port: port on 127.0.0.1 that leads to port 22 of the guest.
         start_time: `time.monotonic()` just before the process was started.
@@ -61,7 +67,10 @@ class QemuMachine:
         qmp: Qmp,
         qtest: Qtest,
         console: SerialConsole,
+        agent_port: SerialPort,
         start_time: float,
+        asked: Machine,
+        earlier_trace: Path | None,
     ) -> None:
         """Put the parts together; use `start`."""
         self.spec = spec
@@ -71,8 +80,10 @@ class QemuMachine:
         self.qmp = qmp
         self.qtest = qtest
         self.console = console
-        self.trace = TraceReader(_trace_log(wiring.directory))
+        self.agent_port = agent_port
+        self.trace = TraceReader(_trace_log(wiring.directory), earlier_trace)
         self.start_time = start_time
+        self._asked = asked
         self._stack = ExitStack()
         self._wiring = wiring
         self._cables = cables
@@ -82,16 +93,23 @@ class QemuMachine:
 
     @classmethod
     def start(
-        cls, spec: Machine, build: QemuBuild, capabilities: Capabilities, boot: Boot, options: Options | None = None
+        cls,
+        spec: Machine,
+        build: QemuBuild,
+        capabilities: Capabilities,
+        boot: Boot,
+        options: Options | None = None,
+        asked: Machine | None = None,
     ) -> Self:
         """Start a machine; it runs when this returns, unless it was asked to be paused.
 
         Args:
-            spec: what is asked for.
+            spec: what it is to be.
             build: the QEMU to run it.
             capabilities: of that build.
             boot: what runs in it.
             options: how it is run.
+            asked: what was asked for, where that is said in other words: shown in evidence.
 
         Raises:
             SpecError: the spec is impossible.
@@ -107,12 +125,10 @@ class QemuMachine:
             cables = {d.id: stack.enter_context(NetworkCable(d.id)) for d in _of(spec, DeviceKind.VIRTIO_NET)}
             wiring = HarnessWiring(directory.path, {id: cable.guest_end for id, cable in cables.items()})
             boot_here = _prepare(spec, boot, wiring)
-            listeners = {
-                channel: stack.enter_context(Listener(wiring.socket(channel)))
-                for channel in ("console", "qmp", "qtest")
-            }
+            listeners = {channel: stack.enter_context(Listener(wiring.socket(channel))) for channel in CHANNELS}
             arguments = command_line(spec, boot_here, wiring, options, _trace_log(directory.path))
-            by_hand = command_by_hand(spec, build, boot, options)
+            saved = boot if isinstance(boot, SavedMachine) else None
+            by_hand = command_by_hand(asked or spec, build, saved.booted if saved else boot, options)
             start_time = time.monotonic()
             process = stack.enter_context(
                 QemuProcess.start(
@@ -131,12 +147,32 @@ class QemuMachine:
                 channel: stack.enter_context(listener.accept(process, options.start_deadline))
                 for channel, listener in listeners.items()
             }
-            console = SerialConsole(connections["console"], process, directory.path / "console.log")
+            earlier = saved.console.read_bytes() if saved else b""
+            console = SerialConsole(connections["console"], process, directory.path / "console.log", earlier)
             stack.callback(console.close)
             qtest = Qtest(connections["qtest"], process)
             stack.callback(qtest.close)
+            agent_port = SerialPort(connections[AGENT_CHANNEL], process)
+            stack.callback(agent_port.close)
             qmp.connect(connections["qmp"], options.start_deadline)
-            machine = cls(spec, by_hand, process, wiring, cables, qmp, qtest, console, start_time)
+            if saved:
+                migration.load(qmp, process, saved.state)
+            machine = cls(
+                spec,
+                by_hand,
+                process,
+                wiring,
+                cables,
+                qmp,
+                qtest,
+                console,
+                agent_port,
+                start_time,
+                asked or spec,
+                saved.trace if saved else None,
+            )
+            if saved and not options.paused:
+                machine.resume()
             machine._stack = stack.pop_all()
             return machine
 
@@ -194,6 +230,28 @@ class QemuMachine:
         if event.name != "DEVICE_DELETED":
             raise GuestError(f"the guest refused to let go of {device_id}", evidence=self.console.tail())
 
+    def resume(self) -> None:
+        """Let a guest go on that was started paused.
+
+        Raises:
+            VmmDied: QEMU has ended.
+        """
+        self.qmp.execute("cont")
+
+    def save(self, state: Path) -> tuple[str, ...]:
+        """Stop the machine, whose RAM is a file, and write the state of its devices to another.
+
+        Returns:
+            The names of the option ROMs that its kernel was started by.
+
+        Raises:
+            NotSaved: it has a device that cannot be saved; the message is QEMU's.
+            HostError: the file cannot be written.
+        """
+        roms = self.qmp.execute("human-monitor-command", {"command-line": "info roms"})
+        migration.save(self.qmp, self.process, state)
+        return tuple(name for name in _OPTION_ROM.findall(roms) if name in _BOOT_ROMS)
+
     def network(self, device_id: str) -> NetworkCable:
         """The other end of the cable in a NIC of the spec.
 
@@ -220,7 +278,7 @@ class QemuMachine:
     def evidence(self) -> Evidence:
         """What there is to show of it; once it is closed, what there was at that moment."""
         return self._evidence or Evidence(
-            spec=self.spec.to_json(),
+            spec=self._asked.to_json(),
             command=self.command,
             console=self.console.tail(),
             qmp_log=self.qmp.tail(),

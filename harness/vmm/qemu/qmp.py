@@ -156,6 +156,21 @@ class Qmp:
                 ) from error
             raise died from None
 
+    def pass_descriptor(self, name: str, descriptor: int) -> None:
+        """Give QEMU a duplicate of a file descriptor, which `fd:NAME` then stands for.
+
+        Raises:
+            QmpError: QEMU refused it.
+            VmmDied: QEMU has ended.
+        """
+        client = self._client
+        assert client is not None, "connect() comes first"
+        try:
+            background.call(lambda: client.send_fd_scm(descriptor))
+        except (OSError, StateError):
+            raise self._process.died("for a file descriptor") from None
+        self.execute("getfd", {"fdname": name})
+
     @property
     def event_count(self) -> int:
         """How many events have come; the mark to give as `since`."""

@@ -49,10 +49,16 @@ class TraceEvent:
 class TraceReader:
     """Reads a growing trace log, a piece at a time."""
 
-    def __init__(self, log: Path) -> None:
-        """Start at its beginning; it need not exist yet."""
+    def __init__(self, log: Path, earlier: Path | None = None) -> None:
+        """Start at its beginning; it need not exist yet.
+
+        Args:
+            log: of the running process.
+            earlier: log of the machine that it goes on from, whose events come first.
+        """
         self._log = log
         self._position = 0
+        self._earlier = TraceReader(earlier) if earlier else None
 
     def new(self) -> tuple[TraceEvent, ...]:
         """The events since the last call; a line that is not complete yet waits for the next.
@@ -60,9 +66,12 @@ class TraceReader:
         Lines that are not trace events, messages about the guest's errors, are left out.
         """
         events: list[TraceEvent] = []
+        if self._earlier is not None:
+            events += self._earlier.new()
+            self._earlier = None
         try:
             if self._log.stat().st_size <= self._position:
-                return ()
+                return tuple(events)
             with self._log.open("rb") as file:
                 file.seek(self._position)
                 while block := file.read(_BLOCK):
@@ -73,7 +82,7 @@ class TraceReader:
                     file.seek(self._position)
                     events += [event for line in whole.decode(errors="replace").splitlines() if (event := _event(line))]
         except FileNotFoundError:
-            return ()
+            pass  # QEMU has not made it yet
         return tuple(events)
 
 

@@ -7,10 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["DISK_BYTES", "HandWiring", "HarnessWiring", "Wiring", "disk_node", "netdev_name"]
+__all__ = [
+    "AGENT_CHANNEL",
+    "CHANNELS",
+    "DISK_BYTES",
+    "HandWiring",
+    "HarnessWiring",
+    "Wiring",
+    "disk_node",
+    "netdev_name",
+]
 
 DISK_BYTES = 16 * 1024 * 1024
 """Size of the disk behind each virtio-blk, bytes."""
+
+AGENT_CHANNEL = "agent"
+"""Id of the character device behind the port of the in-guest agent."""
+
+CHANNELS = ("console", "qmp", "qtest", AGENT_CHANNEL)
+"""The character devices that lead to the harness, by id."""
 
 _FORWARD = "restrict=on,hostfwd=tcp:127.0.0.1:0-:22"
 """User networking that reaches nothing, with SSH on a port that the host's kernel picks: `info usernet` tells it."""
@@ -30,7 +45,7 @@ class Wiring(Protocol):
     """The back ends of a machine."""
 
     def channels(self) -> list[tuple[str, ...]]:
-        """Console, QMP, and whatever else QEMU is driven by."""
+        """Console, QMP, the character device `AGENT_CHANNEL`, and whatever else QEMU is driven by."""
 
     def disk(self, device_id: str) -> list[tuple[str, ...]]:
         """The block node `disk_node(device_id)`, with 512-byte sectors."""
@@ -47,7 +62,7 @@ class HarnessWiring:
     """Everything leads to the harness.
 
     Attributes:
-        directory: the run directory, with `qmp.sock`, `qtest.sock` and `console.sock`, and the disks.
+        directory: the run directory, with a socket for each of `CHANNELS`, and the disks.
         cables: for each NIC of the spec, the file descriptor of QEMU's end of its cable.
     """
 
@@ -55,7 +70,7 @@ class HarnessWiring:
     cables: Mapping[str, int]
 
     def socket(self, channel: str) -> Path:
-        """Where QEMU connects for `qmp`, `qtest` or `console`."""
+        """Where QEMU connects for one of `CHANNELS`."""
         return self.directory / f"{channel}.sock"
 
     def image(self, device_id: str) -> Path:
@@ -65,11 +80,9 @@ class HarnessWiring:
     def channels(self) -> list[tuple[str, ...]]:
         """See `Wiring`."""
         return [
-            ("-chardev", f"socket,id=console,path={_text(self.socket('console'))}"),
+            *(("-chardev", f"socket,id={channel},path={_text(self.socket(channel))}") for channel in CHANNELS),
             ("-serial", "chardev:console"),
-            ("-chardev", f"socket,id=qmp,path={_text(self.socket('qmp'))}"),
             ("-qmp", "chardev:qmp"),
-            ("-chardev", f"socket,id=qtest,path={_text(self.socket('qtest'))}"),
             ("-qtest", "chardev:qtest"),
             ("-qtest-log", "none"),
         ]
@@ -97,7 +110,7 @@ class HandWiring:
 
     def channels(self) -> list[tuple[str, ...]]:
         """See `Wiring`."""
-        return [("-serial", "mon:stdio")]
+        return [("-serial", "mon:stdio"), ("-chardev", f"null,id={AGENT_CHANNEL}")]
 
     def disk(self, device_id: str) -> list[tuple[str, ...]]:
         """See `Wiring`."""

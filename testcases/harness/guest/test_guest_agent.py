@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 from hypothesis import given
@@ -16,23 +15,22 @@ from hypothesis import strategies as st
 
 from harness.errors import AgentError, GuestUnreachable
 from harness.guest.agent import Agent, Pages
-from harness.guest.ssh import SshSession
 from harness.resources import GUEST_IMAGES
 
 
 class Process:
-    """The agent as a child of this process, with the two ends of an SSH channel."""
+    """The agent as a child of this process, with the two ends of its port."""
 
     def __init__(self) -> None:
         argv = [sys.executable, "-S", "-E", "-s", "-B", str(GUEST_IMAGES / "agent")]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/")
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, deadline_seconds: float, check: Callable[[], None]) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(data)
         self._process.stdin.flush()
 
-    def read_line(self, deadline_seconds: float) -> bytes:
+    def read_line(self, deadline_seconds: float, check: Callable[[], None]) -> bytes:
         assert self._process.stdout is not None
         killer = threading.Timer(deadline_seconds, self._process.kill)
         killer.start()
@@ -47,35 +45,25 @@ class Process:
 
 
 class Script:
-    """A channel whose answers the test makes of the requests; the first, to the ping, is right."""
+    """A port whose answers the test makes of the requests; the first, to the ping, is right."""
 
     def __init__(self, answer: Callable[[dict[str, object]], bytes]) -> None:
         self._answer = answer
         self.requests: list[dict[str, object]] = []
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, deadline_seconds: float, check: Callable[[], None]) -> None:
         assert data.endswith(b"\n")
         assert data.count(b"\n") == 1
-        self.requests.append(json.loads(data))
+        if data != b"\n":  # what the agent is started at
+            self.requests.append(json.loads(data))
 
-    def read_line(self, deadline_seconds: float) -> bytes:
+    def read_line(self, deadline_seconds: float, check: Callable[[], None]) -> bytes:
         request = self.requests[-1]
         return b'{"id":1,"ok":{}}' if request["id"] == 1 else self._answer(request)
 
 
-class Session:
-    """What the agent sees of an SSH session."""
-
-    def __init__(self, channel: Process | Script) -> None:
-        self._channel = channel
-
-    def open(self, command: str) -> Process | Script:
-        assert command.startswith("python3 -S -E -s -B /usr/lib/viommu/agent")
-        return self._channel
-
-
-def agent_of(channel: Process | Script) -> Agent:
-    return Agent(cast(SshSession, Session(channel)))
+def agent_of(port: Process | Script) -> Agent:
+    return Agent(port, lambda: None)
 
 
 def answering(ok: object) -> Agent:
@@ -91,6 +79,13 @@ def agent() -> Iterator[Agent]:
 
 def test_agent_answers_a_ping(agent: Agent) -> None:
     agent.ping()
+
+
+def test_agent_that_runs_already_takes_no_harm_from_being_started() -> None:
+    process = Process()
+    agent_of(process).ping()
+    agent_of(process).ping()
+    process.close()
 
 
 def test_file_is_read_as_text(agent: Agent, tmp_path: Path) -> None:
@@ -230,9 +225,15 @@ def test_no_answer_raises_anything_but_an_agent_error(line: bytes) -> None:
             continue
 
 
+def test_agent_that_has_ended_is_told() -> None:
+    ended = b'{"id":0,"error":"exit status 137"}'
+    with pytest.raises(AgentError, match="ping: the agent in the guest ended: exit status 137"):
+        agent_of(Script(lambda request: ended)).ping()
+
+
 def test_agent_that_does_not_answer_is_unreachable() -> None:
     def silent(request: dict[str, object]) -> bytes:
         raise GuestUnreachable("no answer")
 
-    with pytest.raises(GuestUnreachable):
+    with pytest.raises(GuestUnreachable, match="ping: no answer"):
         agent_of(Script(silent)).ping()

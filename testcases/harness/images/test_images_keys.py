@@ -41,7 +41,7 @@ def test_dropbear_key_holds_the_algorithm_and_the_private_and_public_key() -> No
 
 
 def test_only_the_client_key_is_let_in_and_forwards_nothing() -> None:
-    (line,) = KEYS.authorized_keys().splitlines()
+    (line,) = KEYS.login.authorized_keys().splitlines()
     options, algorithm, blob = line.split()
     assert set(options.split(b",")) == {b"no-port-forwarding", b"no-agent-forwarding", b"no-X11-forwarding"}
     assert algorithm == b"ssh-ed25519"
@@ -49,9 +49,9 @@ def test_only_the_client_key_is_let_in_and_forwards_nothing() -> None:
 
 
 def test_pinned_key_is_the_hosts_and_login_key_the_clients() -> None:
-    assert strings(KEYS.host_public().asbytes()) == [b"ssh-ed25519", raw(KEYS.host)]
-    assert strings(KEYS.client_private().asbytes()) == [b"ssh-ed25519", raw(KEYS.client)]
-    assert KEYS.client_private().can_sign()
+    assert strings(KEYS.login.host_public().asbytes()) == [b"ssh-ed25519", raw(KEYS.host)]
+    assert strings(KEYS.login.client_private().asbytes()) == [b"ssh-ed25519", raw(KEYS.client)]
+    assert KEYS.login.client_private().can_sign()
 
 
 def test_keys_are_never_the_same_twice() -> None:
@@ -68,10 +68,10 @@ def config(kind: IommuKind, mode: DmaMode = DmaMode.STRICT) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("kind", "mode", "modules"),
     [
-        (IommuKind.VIRTIO, DmaMode.STRICT, "virtio_iommu virtio_pci virtio_net virtio_blk"),
-        (IommuKind.INTEL, DmaMode.OFF, "virtio_pci virtio_net virtio_blk"),
-        (IommuKind.INTEL, DmaMode.STRICT, "virtio_pci virtio_net virtio_blk"),
-        (IommuKind.NONE, DmaMode.STRICT, "virtio_pci virtio_net virtio_blk"),
+        (IommuKind.VIRTIO, DmaMode.STRICT, "virtio_iommu virtio_pci virtio_net virtio_blk virtio_console"),
+        (IommuKind.INTEL, DmaMode.OFF, "virtio_pci virtio_net virtio_blk virtio_console"),
+        (IommuKind.INTEL, DmaMode.STRICT, "virtio_pci virtio_net virtio_blk virtio_console"),
+        (IommuKind.NONE, DmaMode.STRICT, "virtio_pci virtio_net virtio_blk virtio_console"),
     ],
 )
 def test_overlay_loads_the_iommu_driver_first_and_only_where_it_is_used(
@@ -83,6 +83,6 @@ def test_overlay_loads_the_iommu_driver_first_and_only_where_it_is_used(
 def test_overlay_holds_the_keys_for_root_alone() -> None:
     found = by_name(pack_overlay(Machine(iommu=Iommu(kind=IommuKind.INTEL)), Recipe.load(), KEYS))
     assert found["etc/dropbear/hostkey"].content == KEYS.dropbear_host_key()
-    assert found["root/.ssh/authorized_keys"].content == KEYS.authorized_keys()
+    assert found["root/.ssh/authorized_keys"].content == KEYS.login.authorized_keys()
     secret = ("root", "root/.ssh", "root/.ssh/authorized_keys", "etc/dropbear/hostkey")
     assert [found[name].mode & 0o077 for name in secret] == [0] * 4

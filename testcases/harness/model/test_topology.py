@@ -80,8 +80,9 @@ def test_device_behind_the_iommu_is_covered_and_translated(id: str) -> None:
     assert function.translated
 
 
-def test_management_nic_is_covered_and_not_translated() -> None:
-    function = full().function("management NIC")
+@pytest.mark.parametrize("id", ["management NIC", "agent port"])
+def test_the_harness_s_own_devices_are_covered_and_not_translated(id: str) -> None:
+    function = full().function(id)
     assert (function.covered, function.translated) == (True, False)
 
 
@@ -127,6 +128,7 @@ def test_root_ports_are_covered_on_the_main_root_alone() -> None:
         ("host bridge", (0x8086, 0x29C0, 0x0600)),
         ("expander bridge", (0x1B36, 0x000B, 0x0600)),
         ("management NIC", (0x1AF4, 0x1041, 0x0200)),
+        ("agent port", (0x1AF4, 0x1043, 0x0780)),
     ],
 )
 def test_function_has_the_ids_of_what_it_is(id: str, ids: tuple[int, int, int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from harness.spec import Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine
+from harness.spec import Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine, Ports
 
 IMPOSSIBLE = ((IommuKind.VIRTIO, DmaMode.OFF),)
 _maybe = st.none() | st.booleans()
@@ -43,10 +43,10 @@ def devices(draw: st.DrawFn, iommu: bool = True) -> Device:
 
 @st.composite
 def machines(draw: st.DrawFn) -> Machine:
-    """A machine with up to 27 devices, which always have room."""
+    """A machine with up to 20 devices, which always have room, and up to 26 root ports."""
     iommu = draw(iommus())
     behind = iommu.kind is not IommuKind.NONE
-    some = draw(st.lists(devices(iommu=behind), max_size=27, unique_by=lambda device: device.id or object()))
+    some = draw(st.lists(devices(iommu=behind), max_size=20, unique_by=lambda device: device.id or object()))
     return Machine(
         iommu=iommu,
         devices=tuple(some),
@@ -54,4 +54,5 @@ def machines(draw: st.DrawFn) -> Machine:
         memory_mib=draw(st.integers(128, 4096)),
         cpus=draw(st.integers(1, 8)),
         kernel_args=tuple(draw(st.lists(st.sampled_from(["quiet", "a=b", 'dyndbg="file x +p"', "é"]), max_size=3))),
+        ports=Ports(inside=draw(st.integers(0, 6)), outside=draw(st.integers(0, 6)) if behind else 0),
     )
