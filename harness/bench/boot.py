@@ -1,11 +1,12 @@
 """How long a machine takes until its first SSH command is answered, beside a bare boot of the same kernel.
 
-All in one run and in turn (bare, cold, bare unpacked, and again), so that a host that gets slower or faster meanwhile
-does so for each of them: of such a host only the ratios mean something.
+All in one run and in turn (bare, cold, bare unpacked, from a template, and again), so that a host that gets slower or
+faster meanwhile does so for each of them: of such a host only the ratios mean something.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from harness.artifacts.packages import Tree
 from harness.artifacts.progress import Progress, silent
+from harness.bench.warm import Warm, leases_a_minute, measure_warm
 from harness.errors import ArtifactError, GuestUnreachable, SpecError
 from harness.guest.guest import READY
 from harness.images.cpio import Archive
@@ -27,6 +29,7 @@ from harness.vmm.qemu.console import SerialConsole
 from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.process import Listener, QemuProcess
 from harness.vmm.rundir import RunDirectory
+from harness.warm.lease import Leases
 
 __all__ = ["BootFigures", "measure"]
 
@@ -34,6 +37,7 @@ _MARKER = "viommu-floor: init"
 _KERNEL = "Linux version "  # Linux, init/main.c, start_kernel; on the serial line as soon as that has a driver
 _INIT = "Run /init as init process"  # Linux, init/main.c, run_init_process
 _PINGS = 200
+_LEASES_SECONDS = 15.0
 _MEMORY_MIB = 512
 _INIT_SCRIPT = f"""#!/bin/busybox sh
 echo {_MARKER}
@@ -62,6 +66,13 @@ class BootFigures:
         ssh_seconds: part of it: handshake, login and the first command.
         agent_seconds: starting the agent, after that.
         agent_roundtrip_milliseconds: one request to the agent, the median of 200 in each round.
+        warm_ratio: of `warm_seconds` to `floor_seconds`, the median of the ratios of each round.
+        warm_grouped_ratio: the same of `warm_grouped_seconds`.
+        warm_seconds: from asking for a machine that is started from a template to the answer to the first SSH command.
+        warm_grouped_seconds: the same with one virtio-blk plugged, and seen in its IOMMU group over SSH.
+        warm_private_mib: memory that such a machine has to itself after its first SSH command, MiB.
+        warm_a_minute: such machines that were started, asked and ended in a minute, as many at a time as there are
+            processors.
         rounds: how many there were.
         iommu: kind of the IOMMU.
         qemu: name, version and package version.
@@ -82,6 +93,12 @@ class BootFigures:
     ssh_seconds: float
     agent_seconds: float
     agent_roundtrip_milliseconds: float
+    warm_ratio: float
+    warm_grouped_ratio: float
+    warm_seconds: float
+    warm_grouped_seconds: float
+    warm_private_mib: float
+    warm_a_minute: float
     rounds: int
     iommu: str
     qemu: dict[str, str]
@@ -107,15 +124,23 @@ class _Round:
     floor: float
     cold: _Cold
     unpacked: float
+    warm: Warm
 
 
 def measure(
-    lab: Lab, userland: Tree, *, kind: IommuKind = IommuKind.INTEL, rounds: int = 3, progress: Progress = silent
+    lab: Lab,
+    leases: Leases,
+    userland: Tree,
+    *,
+    kind: IommuKind = IommuKind.INTEL,
+    rounds: int = 3,
+    progress: Progress = silent,
 ) -> BootFigures:
     """Measure.
 
     Args:
         lab: what is measured.
+        leases: machines of that lab; the template is made before anything is measured.
         userland: the guest's packages; busybox is taken from them.
         kind: of IOMMU.
         rounds: of each kind of boot, at least one.
@@ -136,6 +161,8 @@ def measure(
         initrd.write_bytes(_floor_archive(userland))
         for file in (lab.kernel.image, lab.kernel_file, lab.image.archive):
             file.read_bytes()  # so that the first round does not pay for the disk
+        with leases.start(machine):
+            pass  # nor for the template
         done = []
         for number in range(rounds):
             progress(f"round {number + 1} of {rounds}", number, rounds)
@@ -144,13 +171,15 @@ def measure(
                     floor=_floor(lab, lab.kernel.image, initrd),
                     cold=_cold(lab, machine),
                     unpacked=_floor(lab, lab.kernel_file, initrd),
+                    warm=measure_warm(leases, machine),
                 )
             )
-        progress("measured", rounds, rounds)
-    return _figures(lab, kind, done)
+        progress("starting and ending machines", rounds, rounds)
+        a_minute = leases_a_minute(leases, machine, len(os.sched_getaffinity(0)), _LEASES_SECONDS)
+    return _figures(lab, kind, done, a_minute)
 
 
-def _figures(lab: Lab, kind: IommuKind, rounds: list[_Round]) -> BootFigures:
+def _figures(lab: Lab, kind: IommuKind, rounds: list[_Round], a_minute: float) -> BootFigures:
     def median(value: Callable[[_Round], float]) -> float:
         return round(statistics.median(map(value, rounds)), 3)
 
@@ -168,6 +197,12 @@ def _figures(lab: Lab, kind: IommuKind, rounds: list[_Round]) -> BootFigures:
         ssh_seconds=median(lambda r: r.cold.answered - r.cold.ready),
         agent_seconds=median(lambda r: r.cold.agent - r.cold.answered),
         agent_roundtrip_milliseconds=median(lambda r: r.cold.roundtrip * 1e3),
+        warm_ratio=median(lambda r: r.warm.answered / r.floor),
+        warm_grouped_ratio=median(lambda r: r.warm.grouped / r.floor),
+        warm_seconds=median(lambda r: r.warm.answered),
+        warm_grouped_seconds=median(lambda r: r.warm.grouped),
+        warm_private_mib=median(lambda r: r.warm.private_mib),
+        warm_a_minute=round(a_minute, 1),
         rounds=len(rounds),
         iommu=kind.value,
         qemu=_named(lab.qemu.name, "version", lab.qemu.version, lab.qemu.artifacts, "qemu-system-"),

@@ -32,6 +32,12 @@ FIGURES = {
     "ssh_seconds",
     "agent_seconds",
     "agent_roundtrip_milliseconds",
+    "warm_ratio",
+    "warm_grouped_ratio",
+    "warm_seconds",
+    "warm_grouped_seconds",
+    "warm_private_mib",
+    "warm_a_minute",
 }
 
 
