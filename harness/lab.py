@@ -166,9 +166,15 @@ class Lab:
             args=kernel_arguments(spec),
         )
 
-    def options(self, spec: Machine) -> Options:
-        """How a machine of that spec is run where nothing else is said."""
-        return Options(accelerator=self.accelerator.accelerator, trace=_TRACES.get(spec.iommu.kind, ()))
+    def options(self, spec: Machine, machine: str = "q35") -> Options:
+        """How a machine of that spec is run where nothing else is said.
+
+        Args:
+            spec: of the machine.
+            machine: its type, with a version where it is to be that of another build.
+        """
+        traces = _TRACES.get(spec.iommu.kind, ())
+        return Options(accelerator=self.accelerator.accelerator, machine=machine, trace=traces)
 
     @contextmanager
     def enter(self, vmm: QemuMachine, login: Login) -> Iterator[LiveMachine]:

@@ -64,6 +64,11 @@ class LiveMachine:
         return self.guest.agent
 
     @property
+    def plugged(self) -> frozenset[str]:
+        """Ids of the devices to be hot-plugged that are plugged now."""
+        return frozenset(self._plugged)
+
+    @property
     def topology(self) -> Topology:
         """What the guest must find now, with the devices that have been plugged."""
         return topology(self.spec, self._plugged)
@@ -102,6 +107,11 @@ class LiveMachine:
         """Unplug a device by QMP and wait until the guest has let go of it."""
         self.vmm.unplug(id)
         self._plugged.remove(id)
+
+    def go_on_from(self, before: LiveMachine) -> None:
+        """Take over what is known of the machine that this one was moved from: devices, and faults with a cause."""
+        self._plugged = before._plugged.copy()
+        self._asked = before._asked.copy()
 
     def config_space(self, address: Address) -> ConfigSpace:
         """A function's configuration space, reached from the host through the ECAM that the guest's firmware set up."""

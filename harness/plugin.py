@@ -14,10 +14,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import pytest
@@ -38,14 +39,42 @@ from harness.report.write import Written, write_all
 from harness.resources import KNOWN_ISSUES
 from harness.spec import Device, Iommu, IommuKind, Machine
 from harness.verdict import Verdict
+from harness.vmm.qemu.command import Options
 from harness.warm.lease import Leases
+from harness.warm.move import move as move_machine
 from harness.warm.pool import Pool, spare_processors
 from harness.warm.store import Store
 
-__all__ = ["Lease"]
+__all__ = ["Lease", "Move"]
 
-Lease = Callable[[Machine], LiveMachine]
-"""What the `lease` fixture gives: a machine whose guest is up, and which ends with the test."""
+
+class Lease(Protocol):
+    """What the `lease` fixture gives: a machine whose guest is up, and which ends with the test."""
+
+    def __call__(self, spec: Machine, options: Options | None = None) -> LiveMachine:
+        """Start it; with options, by booting it."""
+
+
+class Move(Protocol):
+    """What the `move` fixture gives: a machine in another QEMU, which ends with the test."""
+
+    def __call__(self, machine: LiveMachine, to: Lab | None = None, options: Options | None = None) -> LiveMachine:
+        """Move it: to the QEMU of a lab, else into another process of the same."""
+
+
+class _Running:
+    """The machines of one case, in the order in which they were started."""
+
+    def __init__(self) -> None:
+        self.machines: list[LiveMachine] = []
+        self.stack = ExitStack()
+
+    def add(self, machine: AbstractContextManager[LiveMachine]) -> LiveMachine:
+        """Start one; it ends with the case."""
+        started = self.stack.enter_context(machine)
+        self.machines.append(started)
+        return started
+
 
 _LOG = pytest.StashKey[CaseLog]()
 _LAB = pytest.StashKey[Lab]()
@@ -63,6 +92,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--iommu", action="append", choices=kinds, help="only this IOMMU; may be given several times")
     group.addoption("--qemu", help="suite name, 'host', or path of a QEMU binary")
     group.addoption("--kernel", help="suite name, or path of a kernel image")
+    group.addoption("--move-to", metavar="QEMU", help="QEMU to move running machines to: suite name, 'host', or path")
     group.addoption(
         "--viommu-report", type=Path, metavar="DIR", help="write results.json, report.html, junit.xml there"
     )
@@ -128,30 +158,63 @@ def pool(lab: Lab, pytestconfig: pytest.Config) -> Iterator[Pool]:
 
 
 @pytest.fixture
-def lease(lab: Lab, pool: Pool, request: pytest.FixtureRequest) -> Iterator[Lease]:
-    """Start machines; when the test ends they are ended, and their consoles looked at.
-
-    They are started from a template, unless the case is about booting (`boot="cold"` in its mark) or the run is cold.
+def running(request: pytest.FixtureRequest) -> Iterator[_Running]:
+    """The machines of a case. When the test ends they are ended, and their consoles looked at.
 
     A panic, oops, BUG or WARN on a console fails the case even where nothing else was seen to be wrong, and so does a
     DMA fault that the case did not ask about.
     """
-    machines: list[LiveMachine] = []
-    cold = _is_cold(request.node)
-    with ExitStack() as stack:
-
-        def start(spec: Machine) -> LiveMachine:
-            machine = stack.enter_context(lab.boot(spec) if cold else pool.start(spec))
-            machines.append(machine)
-            return machine
-
-        yield start
+    running = _Running()
+    with running.stack:
+        yield running
+    machines = running.machines
     if (log := request.node.stash.get(_LOG, None)) is not None:
         log.machines = tuple(replace(machine.vmm.evidence(), origin=machine.origin) for machine in machines)
     for machine in machines:
         for problem in machine.guest.problems:
             raise GuestCrashed(f"the guest kernel: {problem.kind}: {problem.line}", evidence=problem.text)
         judge(check_unexplained(machine.unexplained_faults()))
+
+
+@pytest.fixture
+def lease(lab: Lab, pool: Pool, running: _Running, request: pytest.FixtureRequest) -> Lease:
+    """Start machines, which end with the test.
+
+    They are started from a template, unless the case is about booting (`boot="cold"` in its mark), or the run is cold,
+    or they are to be run in a way of their own.
+    """
+    cold = _is_cold(request.node)
+
+    def start(spec: Machine, options: Options | None = None) -> LiveMachine:
+        return running.add(lab.boot(spec, options) if cold or options else pool.start(spec))
+
+    return start
+
+
+@pytest.fixture
+def move(lab: Lab, running: _Running) -> Move:
+    """Move machines of the case into another QEMU, as a live migration does; what was given has stopped then."""
+
+    def start(machine: LiveMachine, to: Lab | None = None, options: Options | None = None) -> LiveMachine:
+        return running.add(move_machine(machine, to or lab, options))
+
+    return start
+
+
+@pytest.fixture
+def newer_lab(lab: Lab, pytestconfig: pytest.Config) -> Lab:
+    """QEMU that `--move-to` names, with the kernel of `lab`.
+
+    Raises:
+        Unsupported: none was named, or it is the one of `lab`.
+    """
+    name = pytestconfig.getoption("--move-to")
+    if name is None:
+        raise Unsupported("no other QEMU was named to move machines to", hint="--move-to NAME|PATH")
+    other = Lab.open(qemu=name, kernel=pytestconfig.getoption("--kernel"))
+    if other.qemu.binary == lab.qemu.binary:
+        raise Unsupported(f"QEMU {other.qemu.version} is the one that machines are started with", hint="--move-to NAME")
+    return other
 
 
 @pytest.fixture

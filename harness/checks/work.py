@@ -9,7 +9,7 @@ from harness.model.access import Mapping
 from harness.model.topology import PciFunction
 from harness.report.record import Finding
 
-__all__ = ["check_driver", "check_platform_access", "check_translated", "check_untranslated"]
+__all__ = ["check_driver", "check_platform_access", "check_same_mappings", "check_translated", "check_untranslated"]
 
 _ACCESS_PLATFORM = 33  # VIRTIO_F_ACCESS_PLATFORM, virtio 1.3, 6 (reserved feature bits)
 
@@ -54,3 +54,12 @@ def check_untranslated(what: str, mappings: Collection[Mapping]) -> Iterator[Fin
     """The driver of a device that works has no mapping: its DMA goes around the IOMMU."""
     for mapping in mappings:
         yield Finding(subject=f"what the model finds mapped for {what}", expected="nothing", seen=str(mapping))
+
+
+def check_same_mappings(what: str, before: Collection[Mapping], after: Collection[Mapping]) -> Iterator[Finding]:
+    """Nothing of what was mapped for a device has gone, and nothing has come."""
+    subject = f"what the model finds mapped for {what} afterwards"
+    for mapping in sorted(set(before) - set(after), key=str):
+        yield Finding(subject=subject, expected=str(mapping), seen="no such mapping")
+    for mapping in sorted(set(after) - set(before), key=str):
+        yield Finding(subject=subject, expected="no other mapping than before", seen=str(mapping))

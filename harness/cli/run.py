@@ -29,6 +29,10 @@ def run(
     kernel: KernelOption = None,
     k: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases whose names match, as pytest's -k.")] = "",
     n: Annotated[int, typer.Option("-n", help="Machines at a time; 0 for as many as there are processors.")] = 0,
+    move_to: Annotated[
+        str | None,
+        typer.Option(metavar="QEMU", help="Move running machines to this QEMU as well, in the cases about that."),
+    ] = None,
     cold: Annotated[bool, typer.Option("--cold", help="Boot every machine; start none from a template.")] = False,
     report: Annotated[Path, typer.Option(help="Where results.json, report.html and junit.xml go.")] = Path("reports"),
 ) -> None:
@@ -66,6 +70,7 @@ def run(
     words += [f"--iommu={kind}" for kind in kinds]
     words += ["-k", k] if k else []
     words += ["--viommu-cold"] if cold else []
+    words += [f"--move-to={move_to}"] if move_to else []
     words += ["-n", str(at_a_time), f"--viommu-report={report.absolute()}"]
     words += [str(ROOT / case) for case in cases] if cases else [f"--ignore={TESTCASES / 'harness'}", str(TESTCASES)]
     code = int(pytest.main(words))

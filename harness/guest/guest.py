@@ -28,6 +28,9 @@ class Guest:
 
     Its console is watched from the start: whatever waits for the guest is told of a panic at once.
 
+    Attributes:
+        login: what it takes to get in over SSH.
+
     Args:
         machine: the running machine.
         login: what it takes to get in over SSH.
@@ -35,7 +38,7 @@ class Guest:
 
     def __init__(self, machine: RunningMachine, login: Login) -> None:
         self._machine = machine
-        self._login = login
+        self.login = login
         self._watch = ProblemWatch()
         self._ready = threading.Event()
         self._complaints: list[str] = []
@@ -102,7 +105,7 @@ class Guest:
             GuestCrashed, VmmCrashed, VmmDied: as `check`.
         """
         try:
-            session = SshSession(self._machine.ssh_port, self._login, self.check, deadline_seconds)
+            session = SshSession(self._machine.ssh_port, self.login, self.check, deadline_seconds)
             return self._stack.enter_context(session)
         except GuestUnreachable as error:
             said = "; ".join(self._complaints)

@@ -18,6 +18,7 @@ __all__ = [
     "FirmwareBoot",
     "GuestMemory",
     "LinuxBoot",
+    "MovedMachine",
     "Port",
     "RunningMachine",
     "SavedMachine",
@@ -76,7 +77,22 @@ class SavedMachine:
     booted: LinuxBoot
 
 
-Boot = LinuxBoot | FirmwareBoot | SavedMachine
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovedMachine:
+    """Take over a machine that another process runs, while its guest goes on: a live migration.
+
+    Attributes:
+        source: that machine; it is stopped afterwards, and its disks are the new one's as well.
+        plugged: ids of the devices of its spec that have been plugged.
+        booted: what it was booted from.
+    """
+
+    source: RunningMachine
+    plugged: frozenset[str]
+    booted: LinuxBoot
+
+
+Boot = LinuxBoot | FirmwareBoot | SavedMachine | MovedMachine
 
 
 class GuestMemory(Protocol):
@@ -139,6 +155,10 @@ class RunningMachine(Protocol):
     @property
     def console(self) -> Console:
         """Its serial console."""
+
+    @property
+    def option_roms(self) -> tuple[str, ...]:
+        """Names of the option ROMs that its kernel was started by; a machine that goes on from it has them too."""
 
     @property
     def agent_port(self) -> Port:

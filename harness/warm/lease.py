@@ -121,7 +121,8 @@ class Leases:
             machine.guest.run("true")
             machine.agent.ping()
             machine.guest.close()
-            roms = vmm.save(directory / "state")
+            roms = vmm.option_roms
+            vmm.save(directory / "state")
             vmm.process.kill()
             for name in ("console.log", "trace.log"):
                 (directory / name).touch(0o600)

@@ -32,7 +32,7 @@ __all__ = ["PC", "Capabilities", "ask", "cached", "require"]
 PC = "q35"
 """The machine that guests run on."""
 _DEADLINE = 30.0
-_SCHEMA = 4  # of the cache entry
+_SCHEMA = 5  # of the cache entry
 # Types whose properties are recorded. Not those of all types: QEMU 7.2 ends when it is asked for the properties of one
 # that it lists and whose module is not installed (virtio-gpu-gl-device).
 _ASKED = (
@@ -61,6 +61,7 @@ class Capabilities:
         version: as it reports it ("10.0.13"), for messages.
         package: the distribution's name for it, may be empty.
         commands: names of QMP commands.
+        machines: names of machine types, with their versions ("pc-q35-7.2").
         accelerators: that were built in or can be loaded ("tcg", "kvm", "qtest"); whether one works is another matter.
         cpu_models: names of processor models.
         machine_properties: of the machine that it was asked about.
@@ -72,6 +73,7 @@ class Capabilities:
     version: str
     package: str
     commands: frozenset[str]
+    machines: frozenset[str]
     accelerators: frozenset[str]
     cpu_models: frozenset[str]
     machine_properties: frozenset[str]
@@ -193,6 +195,7 @@ def _interview(build: QemuBuild, machine: str) -> Capabilities:
             version=f"{version['major']}.{version['minor']}.{version['micro']}",
             package=greeting.get("package", ""),
             commands=_names(qmp.execute("query-commands", deadline=_DEADLINE)),
+            machines=_names(machines),
             accelerators=frozenset(name.removesuffix("-accel") for name in _types(qmp, "accel")),
             cpu_models=_names(qmp.execute("query-cpu-definitions", deadline=_DEADLINE)),
             machine_properties=_properties(qmp, "qom-list-properties", f"{name}-machine"),

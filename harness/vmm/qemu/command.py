@@ -7,13 +7,14 @@ later.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from harness.placement import AGENT_NUMBER, OUTSIDE_BUS, Placement, Port, Root, Slot, place
 from harness.spec import DeviceKind, Iommu, IommuKind, Machine
-from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, SavedMachine
+from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, MovedMachine, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties, Value
 from harness.vmm.qemu.migration import INCOMING
 from harness.vmm.qemu.wiring import AGENT_CHANNEL, Wiring, disk_node, netdev_name
@@ -55,6 +56,7 @@ class Options:
 
     Attributes:
         accelerator: as `harness.vmm.qemu.accelerator` found it.
+        machine: machine type, with its version where that must not be the build's own ("pc-q35-7.2").
         trace: patterns of QEMU trace events that are on from the start (`vtd_*`).
         paused: do not run the guest before QMP `cont`.
         parent: where the run directory is made; the temporary directory when None.
@@ -63,6 +65,7 @@ class Options:
     """
 
     accelerator: Accelerator = Accelerator.TCG
+    machine: str = "q35"
     trace: tuple[str, ...] = ()
     paused: bool = False
     parent: Path | None = None
@@ -91,7 +94,7 @@ def command_line(
         ("-no-user-config",),
         ("-display", "none"),
         ("-no-reboot",),
-        *machine_arguments(options.accelerator),
+        *machine_arguments(options.accelerator, options.machine),
         ("-smp", str(machine.cpus)),
         ("-m", f"{machine.memory_mib}M"),
     ]
@@ -100,7 +103,8 @@ def command_line(
     pairs += wiring.management(netdev_name(MANAGEMENT))
     for slot in placement.slots:
         pairs += _back_end(slot, wiring)
-    pairs += [("-device", front.text()) for front in front_ends(machine, placement)]
+    plugged = boot.plugged if isinstance(boot, MovedMachine) else ()
+    pairs += [("-device", front.text()) for front in front_ends(machine, placement, plugged)]
     if options.paused:
         pairs.append(("-S",))
     # Timestamps are what makes the lines of a log comparable with the harness's own.
@@ -112,25 +116,31 @@ def command_line(
     return Arguments(tuple(pairs))
 
 
-def machine_arguments(accelerator: Accelerator) -> tuple[tuple[str, ...], ...]:
+def machine_arguments(accelerator: Accelerator, machine: str = "q35") -> tuple[tuple[str, ...], ...]:
     """Machine type, accelerator and processor."""
     match accelerator:
         case Accelerator.KVM:
             # Interrupt remapping needs the I/O APIC in userspace, where KVM's is in the kernel if it is not asked.
-            return ("-machine", "q35,kernel-irqchip=split"), ("-accel", "kvm"), ("-cpu", "host")
+            return ("-machine", f"{machine},kernel-irqchip=split"), ("-accel", "kvm"), ("-cpu", "host")
         case Accelerator.TCG:
             # QEMU 5.2's TCG tells guests that it has BMI2 and raises #UD on SHLX, with which Linux 6.12 unpacks itself.
-            return ("-machine", "q35"), ("-accel", "tcg"), ("-cpu", "max,bmi2=off")
+            return ("-machine", machine), ("-accel", "tcg"), ("-cpu", "max,bmi2=off")
 
 
-def front_ends(machine: Machine, placement: Placement) -> tuple[Properties, ...]:
-    """All devices of the command line, in its order: the IOMMU first, so that those after it are put behind it."""
+def front_ends(machine: Machine, placement: Placement, plugged: Collection[str] = ()) -> tuple[Properties, ...]:
+    """All devices of the command line, in its order: the IOMMU first, so that those after it are put behind it.
+
+    Args:
+        machine: the spec.
+        placement: of its devices.
+        plugged: ids of devices to be hot-plugged that are there from the start all the same.
+    """
     fronts = _iommu(machine.iommu, placement)
     if placement.outside_number is not None:
         fronts.append(_outside(placement.outside_number))
     fronts += [_port(port) for port in placement.ports]
     fronts += [_management(placement.management_number), *_agent()]
-    fronts += [device(slot) for slot in placement.slots if not slot.device.hotplug]
+    fronts += [device(slot) for slot in placement.slots if not slot.device.hotplug or slot.device.id in plugged]
     return tuple(fronts)
 
 
@@ -221,15 +231,26 @@ def _boot(boot: Boot, memory_mib: int) -> list[tuple[str, ...]]:
             if initrd is not None:
                 pairs.append(("-initrd", str(initrd)))
             pairs.append(("-append", " ".join(args)))
-            return pairs if ram is None else [*pairs, *_ram_file(ram, memory_mib, shared=True)]
+            return [*pairs, *_ram(memory_mib, ram, shared=True)]
         case SavedMachine(ram=ram, option_roms=roms):
             # The ROMs are part of the state, kernel and initrd are not: they need not be read again.
             loaded = [("-option-rom", rom) for rom in roms]
-            return [*loaded, *_ram_file(ram, memory_mib, shared=False), INCOMING]
+            return [*loaded, *_ram(memory_mib, ram, shared=False), INCOMING]
+        case MovedMachine(source=source):
+            return [*(("-option-rom", rom) for rom in source.option_roms), *_ram(memory_mib), INCOMING]
 
 
-def _ram_file(path: Path, memory_mib: int, *, shared: bool) -> tuple[tuple[str, ...], ...]:
-    """Guest RAM as a file, which a machine that is saved writes to and one that is started from it does not."""
-    name = str(path).replace(",", ",,")
-    backend = f"memory-backend-file,id=ram.0,size={memory_mib}M,mem-path={name},share={'on' if shared else 'off'}"
+def _ram(memory_mib: int, file: Path | None = None, *, shared: bool = False) -> tuple[tuple[str, ...], ...]:
+    """Guest RAM, under one name whatever it is: a machine goes on only from one that calls it the same.
+
+    Args:
+        memory_mib: its size.
+        file: that it is to be; anonymous memory when None.
+        shared: whether what the guest writes goes into the file.
+    """
+    if file is None:
+        backend = f"memory-backend-ram,id=ram.0,size={memory_mib}M"
+    else:
+        name, share = str(file).replace(",", ",,"), "on" if shared else "off"
+        backend = f"memory-backend-file,id=ram.0,size={memory_mib}M,mem-path={name},share={share}"
     return ("-object", backend), ("-machine", "memory-backend=ram.0")

@@ -6,7 +6,7 @@ import re
 import shutil
 import time
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +16,7 @@ from harness.errors import GuestError, HarnessError, HostError, SpecError, VmmEr
 from harness.placement import place
 from harness.report.record import Evidence
 from harness.spec import Device, DeviceKind, Machine
-from harness.vmm.protocol import Boot, LinuxBoot, SavedMachine
+from harness.vmm.protocol import Boot, LinuxBoot, MovedMachine, SavedMachine
 from harness.vmm.qemu import migration
 from harness.vmm.qemu.capabilities import Capabilities, require
 from harness.vmm.qemu.command import Options, command_line, device
@@ -84,6 +84,7 @@ class QemuMachine:
         self.trace = TraceReader(_trace_log(wiring.directory), earlier_trace)
         self.start_time = start_time
         self._asked = asked
+        self._earlier_trace = earlier_trace
         self._stack = ExitStack()
         self._wiring = wiring
         self._cables = cables
@@ -127,8 +128,7 @@ class QemuMachine:
             boot_here = _prepare(spec, boot, wiring)
             listeners = {channel: stack.enter_context(Listener(wiring.socket(channel))) for channel in CHANNELS}
             arguments = command_line(spec, boot_here, wiring, options, _trace_log(directory.path))
-            saved = boot if isinstance(boot, SavedMachine) else None
-            by_hand = command_by_hand(asked or spec, build, saved.booted if saved else boot, options)
+            by_hand = command_by_hand(asked or spec, build, boot, options)
             start_time = time.monotonic()
             process = stack.enter_context(
                 QemuProcess.start(
@@ -147,16 +147,14 @@ class QemuMachine:
                 channel: stack.enter_context(listener.accept(process, options.start_deadline))
                 for channel, listener in listeners.items()
             }
-            earlier = saved.console.read_bytes() if saved else b""
-            console = SerialConsole(connections["console"], process, directory.path / "console.log", earlier)
+            qmp.connect(connections["qmp"], options.start_deadline)
+            before = _go_on(boot, qmp, process, directory.path)
+            console = SerialConsole(connections["console"], process, directory.path / "console.log", before.console)
             stack.callback(console.close)
             qtest = Qtest(connections["qtest"], process)
             stack.callback(qtest.close)
             agent_port = SerialPort(connections[AGENT_CHANNEL], process)
             stack.callback(agent_port.close)
-            qmp.connect(connections["qmp"], options.start_deadline)
-            if saved:
-                migration.load(qmp, process, saved.state)
             machine = cls(
                 spec,
                 by_hand,
@@ -169,9 +167,9 @@ class QemuMachine:
                 agent_port,
                 start_time,
                 asked or spec,
-                saved.trace if saved else None,
+                before.trace,
             )
-            if saved and not options.paused:
+            if isinstance(boot, SavedMachine) and not options.paused:
                 machine.resume()
             machine._stack = stack.pop_all()
             return machine
@@ -238,19 +236,25 @@ class QemuMachine:
         """
         self.qmp.execute("cont")
 
-    def save(self, state: Path) -> tuple[str, ...]:
-        """Stop the machine, whose RAM is a file, and write the state of its devices to another.
+    @property
+    def option_roms(self) -> tuple[str, ...]:
+        """Names of the option ROMs that its kernel was started by: a machine that goes on from it must have them."""
+        roms = self.qmp.execute("human-monitor-command", {"command-line": "info roms"})
+        return tuple(name for name in _OPTION_ROM.findall(roms) if name in _BOOT_ROMS)
 
-        Returns:
-            The names of the option ROMs that its kernel was started by.
+    def trace_so_far(self) -> bytes:
+        """All trace events, as their log has them, those of the machines that it goes on from first."""
+        logs = (self._earlier_trace, _trace_log(self.directory))
+        return b"".join(log.read_bytes() for log in logs if log is not None and log.exists())
+
+    def save(self, state: Path) -> None:
+        """Stop the machine, whose RAM is a file, and write the state of its devices to another.
 
         Raises:
             NotSaved: it has a device that cannot be saved; the message is QEMU's.
             HostError: the file cannot be written.
         """
-        roms = self.qmp.execute("human-monitor-command", {"command-line": "info roms"})
         migration.save(self.qmp, self.process, state)
-        return tuple(name for name in _OPTION_ROM.findall(roms) if name in _BOOT_ROMS)
 
     def network(self, device_id: str) -> NetworkCable:
         """The other end of the cable in a NIC of the spec.
@@ -314,18 +318,47 @@ class QemuMachine:
 
 
 def command_by_hand(spec: Machine, build: QemuBuild, boot: Boot, options: Options) -> str:
-    """Shell command that runs the same machine from a terminal, without the overlay: the harness's keys are not shown.
+    """Shell command that boots the same machine from a terminal, without the overlay: the harness's keys are not shown.
 
     Raises:
         SpecError: the spec is impossible.
     """
+    if isinstance(boot, SavedMachine | MovedMachine):
+        boot = boot.booted
     return command_line(spec, boot, HandWiring(), options).shell(build.argv_prefix, build.env)
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What a machine takes over from the one that it goes on from: what the console had said, and a log of traces."""
+
+    console: bytes = b""
+    trace: Path | None = None
+
+
+def _go_on(boot: Boot, qmp: Qmp, process: QemuProcess, directory: Path) -> _Before:
+    """Put a process that has just been started where another one was, if it is to be that."""
+    match boot:
+        case SavedMachine():
+            migration.load(qmp, process, boot.state)
+            return _Before(boot.console.read_bytes(), boot.trace)
+        case MovedMachine(source=source):
+            assert isinstance(source, QemuMachine)
+            migration.move((source.qmp, source.process), (qmp, process))
+            trace = directory / "earlier-trace.log"
+            trace.write_bytes(source.trace_so_far())
+            return _Before((source.directory / "console.log").read_bytes(), trace)
+        case _:
+            return _Before()
 
 
 def _prepare(spec: Machine, boot: Boot, wiring: HarnessWiring) -> Boot:
     """Make the disks, and join overlay and initrd; returns what to boot then."""
     try:
         for disk in _of(spec, DeviceKind.VIRTIO_BLK):
+            if isinstance(boot, MovedMachine):
+                wiring.image(disk.id).hardlink_to(boot.source.disk(disk.id))
+                continue
             with wiring.image(disk.id).open("xb") as file:
                 file.truncate(DISK_BYTES)
         if isinstance(boot, LinuxBoot) and boot.overlay:

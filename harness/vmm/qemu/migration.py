@@ -1,8 +1,8 @@
-"""Saves the devices of a stopped machine as a stream of bytes, and starts another machine from it.
+"""Saves the devices of a stopped machine as a stream of bytes, starts another from it, and moves a running machine.
 
-Guest RAM is not in the stream: it is a file that both map, the second privately (migration capability
-`x-ignore-shared`). The stream goes through a pipe, since QEMU takes no file by descriptor from 9.1 on, and none by
-name before 8.2.
+Of a machine that is saved guest RAM is not in the stream: it is a file that both map, the second privately (migration
+capability `x-ignore-shared`). The stream goes through a pipe, since QEMU takes no file by descriptor from 9.1 on, and
+none by name before 8.2.
 
 Source: QEMU, docs/devel/migration/main.rst; migration/ram.c, `migrate_ram_is_ignored`.
 """
@@ -12,15 +12,16 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import socket
 import threading
 import time
 from pathlib import Path
 
-from harness.errors import HostError, NotSaved, VmmDied, VmmStartError
+from harness.errors import HostError, NotSaved, VmmDied, VmmStartError, VmmTimeout
 from harness.vmm.qemu.process import QemuProcess
 from harness.vmm.qemu.qmp import Qmp, QmpError
 
-__all__ = ["INCOMING", "load", "save"]
+__all__ = ["INCOMING", "load", "move", "save"]
 
 INCOMING = ("-incoming", "defer")
 """What the machine that is to be loaded is started with."""
@@ -29,7 +30,8 @@ _MAGIC = b"QEVM"  # QEMU, migration/qemu-file.h, QEMU_VM_FILE_MAGIC
 _NAME = "viommu-state"  # of the descriptor, in QEMU's list
 _BLOCK = 1 << 16
 _POLL_SECONDS = 0.002
-_RAM_STAYS = {"capabilities": [{"capability": "x-ignore-shared", "state": True}]}
+_BYTES_PER_SECOND = 4 << 30  # QEMU before 6 limits itself to 32 MiB
+_LAST_WORDS_SECONDS = 2.0
 
 
 def save(qmp: Qmp, process: QemuProcess, state: Path, deadline: float = 30.0) -> None:
@@ -52,7 +54,7 @@ def save(qmp: Qmp, process: QemuProcess, state: Path, deadline: float = 30.0) ->
     try:
         with os.fdopen(reader, "rb", buffering=0) as stream:
             try:
-                qmp.execute("migrate-set-capabilities", _RAM_STAYS)
+                qmp.execute("migrate-set-capabilities", _ram_stays(True))
                 qmp.pass_descriptor(_NAME, writer)
                 qmp.execute("migrate", {"uri": f"fd:{_NAME}"})
             except QmpError as error:
@@ -92,7 +94,7 @@ def load(qmp: Qmp, process: QemuProcess, state: Path, deadline: float = 30.0) ->
     if not data.startswith(_MAGIC):  # QEMU waits for ever where nothing comes at all
         raise VmmStartError(f"{state}, of {len(data)} bytes, is not the state of a machine: it begins {data[:8]!r}")
     try:
-        qmp.execute("migrate-set-capabilities", _RAM_STAYS)
+        qmp.execute("migrate-set-capabilities", _ram_stays(True))
         reader, writer = os.pipe()
         with os.fdopen(writer, "wb", buffering=0) as stream:
             try:
@@ -110,6 +112,51 @@ def load(qmp: Qmp, process: QemuProcess, state: Path, deadline: float = 30.0) ->
         raise process.start_error() from None
     if failure:
         raise VmmStartError(f"QEMU did not take the state {state}: {failure}", evidence=process.stderr)
+
+
+def move(source: tuple[Qmp, QemuProcess], target: tuple[Qmp, QemuProcess], deadline: float = 60.0) -> None:
+    """Move a running machine, memory and all, into a process that was started with `INCOMING`.
+
+    The guest runs until almost all is there; then the source stops, and the target goes on.
+
+    Args:
+        source: QMP and process of the machine.
+        target: of the one that it becomes.
+        deadline: seconds.
+
+    Raises:
+        NotSaved: the source has a device that cannot be moved.
+        VmmStartError: the target does not take it.
+        VmmTimeout: it takes too long.
+    """
+    end = time.monotonic() + deadline
+    here, there = socket.socketpair()
+    with here, there:
+        target[0].pass_descriptor(_NAME, there.fileno())
+        target[0].execute("migrate-incoming", {"uri": f"fd:{_NAME}"})
+        try:
+            source[0].pass_descriptor(_NAME, here.fileno())
+            source[0].execute("migrate-set-capabilities", _ram_stays(False))
+            source[0].execute("migrate-set-parameters", {"max-bandwidth": _BYTES_PER_SECOND})
+            source[0].execute("migrate", {"uri": f"fd:{_NAME}"})
+        except QmpError as error:
+            raise NotSaved(error.description) from error
+    try:
+        failure = _outcome(*source, deadline, end) or _outcome(*target, deadline, end)
+    except VmmDied:
+        if target[1].alive:
+            raise
+        raise target[1].start_error() from None
+    if failure:
+        with contextlib.suppress(VmmTimeout):
+            target[1].wait(_LAST_WORDS_SECONDS)
+            raise target[1].start_error()
+        raise VmmStartError(f"QEMU did not take over the machine: {failure}", evidence=target[1].stderr)
+
+
+def _ram_stays(state: bool) -> dict[str, object]:
+    """Whether RAM that is a file stays out of the stream, for `migrate-set-capabilities`."""
+    return {"capabilities": [{"capability": "x-ignore-shared", "state": state}]}
 
 
 def _feed(descriptor: int, data: bytes) -> None:

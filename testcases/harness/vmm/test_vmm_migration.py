@@ -44,7 +44,8 @@ def test_registers_and_memory_are_there_again_and_memory_is_private(start: Start
     with saved(start, parent) as running:
         running.qtest.write_value(_VTD + _FEADDR, 0x12345678, Width.LONG)
         running.memory.write(0x10_0000, b"before")
-        assert running.save(state) == ()
+        assert running.option_roms == ()
+        running.save(state)
     assert state.stat().st_mode & 0o077 == 0
     for _ in range(2):
         with restored(start, parent) as again:

@@ -56,7 +56,7 @@ def test_guest_knows_what_time_it_is(live: LiveMachine) -> None:
 
 
 def test_only_the_key_of_this_lease_gets_in(live: LiveMachine) -> None:
-    login = live.guest._login
+    login = live.guest.login
     other = Login(login.host, Keys.generate().client)
     with pytest.raises(GuestUnreachable, match="refused"):
         SshSession(live.vmm.ssh_port, other, live.guest.check)
@@ -108,7 +108,7 @@ def test_machine_that_cannot_be_saved_is_booted_and_says_why(
 ) -> None:
     tries = []
 
-    def refused(machine: QemuMachine, state: Path) -> tuple[str, ...]:
+    def refused(machine: QemuMachine, state: Path) -> None:
         tries.append(state)
         raise NotSaved("State blocked by non-migratable device")
 
