@@ -197,6 +197,7 @@ class Machine:
         cpus: virtual processors.
         kernel_args: further words for the guest kernel's command line.
         ports: root ports for hot-plug beyond those of the devices.
+        native_hotplug: whether hot-plug is PCI Express's own everywhere, and not ACPI's where QEMU has that.
     """
 
     iommu: Iommu
@@ -207,6 +208,7 @@ class Machine:
     cpus: int = 1
     kernel_args: tuple[str, ...] = field(default=())
     ports: Ports = Ports()
+    native_hotplug: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "devices", _named(self.devices))

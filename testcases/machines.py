@@ -7,6 +7,11 @@ from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
 __all__ = ["spec"]
 
 
-def spec(iommu: IommuKind, *devices: str, dma_mode: DmaMode = DmaMode.STRICT) -> Machine:
+def spec(iommu: IommuKind, *devices: str, dma_mode: DmaMode = DmaMode.STRICT, native_hotplug: bool = False) -> Machine:
     """A machine with that IOMMU, and devices as `viommu boot --device` takes them."""
-    return Machine(iommu=Iommu(kind=iommu), devices=tuple(map(Device.parse, devices)), dma_mode=dma_mode)
+    return Machine(
+        iommu=Iommu(kind=iommu),
+        devices=tuple(map(Device.parse, devices)),
+        dma_mode=dma_mode,
+        native_hotplug=native_hotplug,
+    )

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from contextlib import suppress
+
 import pytest
 from machines import spec
-from rogue import canary, write_over
+from rogue import canary, write, write_over
 from traffic import check_disk, check_network
 
+from harness.checks.dma import check_bytes
+from harness.checks.hotplug import check_leftovers, check_nothing_left
 from harness.checks.inventory import check_functions, check_groups
 from harness.checks.judge import judge
+from harness.errors import SpecError, VmmTimeout
 from harness.guest.lspci import lspci
 from harness.live import LiveMachine
+from harness.plug_rounds import leftovers, plug_rounds
 from harness.plugin import Lease
 from harness.spec import IommuKind
 
@@ -19,6 +27,12 @@ _ALL = tuple(
     for kind in ("virtio-blk", "virtio-net", "edu")
     for tag in ("on", "off")
 )
+_TWO = (
+    "virtio-blk,iommu=on,hotplug=on",
+    "edu,iommu=off,hotplug=on",
+)  # by PCI Express each takes five seconds to let go
+_WAYS = pytest.mark.parametrize("native", [False, True], ids=["acpi", "native"])
+_IOVA = 0x12345000
 
 
 @pytest.mark.claim("CH-1", "CH-4", "CH-5")
@@ -52,3 +66,89 @@ def test_a_plugged_rogue_device_is_blocked_where_it_is_tagged(machine: LiveMachi
     victim, control = machine.allocate(1, canary()), machine.allocate(1, canary())
     judge(write_over(machine, "inside", victim, blocked=True))
     judge(write_over(machine, "outside", control, blocked=False))
+
+
+@pytest.mark.claim("CH-1", "CH-4")
+@_WAYS
+def test_unplugged_devices_leave_their_groups(lease: Lease, iommu: IommuKind, native: bool) -> None:
+    """After each device_del the device is gone from lspci and from its group, and so are its mappings."""
+    live = lease(spec(iommu, *(_ALL if not native else _TWO), native_hotplug=native))
+    for device in live.spec.devices:
+        live.plug(device.id)
+    for device in live.spec.devices:
+        requester, mapped = live.function(device.id).address.requester, live.mappings(device.id) if device.iommu else ()
+        live.unplug(device.id)
+        judge(check_functions(live.topology, lspci(live.guest.ssh)))
+        judge(check_groups(live.topology, live.agent.iommu_groups()))
+        judge(check_nothing_left(device.id, mapped, live.engine.iter_mappings(requester)))
+
+
+@pytest.mark.claim("IV-7", "QD-2")
+@_WAYS
+def test_the_next_device_in_a_slot_inherits_nothing(lease: Lease, iommu: IommuKind, native: bool) -> None:
+    """A device that comes into the slot of another reaches nothing of what was mapped for that one.
+
+    The control: the device before it wrote to the same page by the same IOVA, and the translation may be cached.
+    """
+    live = lease(spec(iommu, "edu,iommu=on,hotplug=on,id=guest", native_hotplug=native))
+    pattern = canary()
+    page = live.allocate(1, pattern)
+    for blocked in (False, True):
+        live.plug("guest")
+        address = live.address("guest")
+        if not blocked:
+            live.give_to_vfio("guest")
+            live.agent.vfio_map(address, page, _IOVA)
+        why = "mapped by VFIO" if not blocked else "mapped for the device that was there before"
+        judge(write(live, "guest", _IOVA + 512, page.frames[0] + 512, page, blocked=blocked, why=why))
+        if not blocked:
+            live.agent.vfio_close(address)
+            live.unplug("guest")
+            live.agent.page_write(page, 0, pattern)
+
+
+@pytest.mark.claim("QD-2", "VQ-8")
+@pytest.mark.parametrize("tag", ["on", "off"])
+def test_a_device_is_unplugged_in_the_middle_of_its_dma(lease: Lease, iommu: IommuKind, tag: str) -> None:
+    """A device that goes on with DMA while it is unplugged reaches what its tag lets it; once gone, nothing."""
+    live = lease(spec(iommu, f"edu,iommu={tag},hotplug=on,id=busy"))
+    live.plug("busy")
+    pattern, mark = canary(), live.log_mark()
+    page = live.allocate(1, pattern)
+    requester, device = live.function("busy").address.requester, live.rogue("busy")
+    writes: list[float] = []
+    gone = threading.Event()
+
+    def go_on() -> None:
+        with suppress(VmmTimeout, SpecError):  # a device that is gone reads as ones: a DMA that never ends, an I/O BAR
+            while not gone.is_set():
+                device.dma_from_device(0, page.frames[0], 64, deadline=2)
+                writes.append(time.monotonic())
+
+    busy = threading.Thread(target=go_on)
+    busy.start()
+    while not writes and busy.is_alive():
+        time.sleep(0.01)
+    live.unplug("busy")
+    gone.set()
+    busy.join()
+    after = live.vmm.memory.read(page.frames[0], len(pattern))
+    judge(check_bytes("memory that the device wrote to", pattern if tag == "on" else bytes(64) + pattern[64:], after))
+    live.agent.page_write(page, 0, pattern)
+    live.faults(requester, since=mark, wait=False)
+    judge(check_groups(live.topology, live.agent.iommu_groups()))
+    again = live.vmm.memory.read(page.frames[0], len(pattern))
+    judge(check_bytes("memory after the device was gone", pattern, again))
+    live.check_unmoved(page)
+
+
+@pytest.mark.claim("VQ-8")
+@pytest.mark.machine(devices=["edu,iommu=on,hotplug=on", "virtio-blk,iommu=on,hotplug=on"])
+def test_rounds_of_plugging_and_unplugging_leave_nothing_behind(machine: LiveMachine) -> None:
+    """After ten rounds neither guest nor QEMU has more of anything than after the first, and groups are as expected."""
+    ids = [device.id for device in machine.spec.devices]
+    plug_rounds(machine, ids, 2)
+    before = leftovers(machine)
+    plug_rounds(machine, ids, 10)
+    judge(check_leftovers(before, leftovers(machine)))
+    judge(check_groups(machine.topology, machine.agent.iommu_groups()))

@@ -9,6 +9,7 @@ from enum import StrEnum
 from harness.conform.board import Board
 from harness.conform.layout import BRIDGES, DEVICES, MIB, DmaDevice
 from harness.vmm.qemu.capabilities import Capabilities
+from harness.vmm.qemu.command import ACPI_HOTPLUG
 
 __all__ = ["RAM_BYTES", "Clock", "MachineWords", "edu_words", "machine_words", "with_native_hotplug"]
 
@@ -47,7 +48,7 @@ class MachineWords:
 
 def with_native_hotplug(words: MachineWords, capabilities: Capabilities) -> MachineWords:
     """The same where a slot whose power goes off loses its device, which ACPI's own hot-plug prevents on a PC."""
-    driver, name = "ICH9-LPC", "acpi-pci-hotplug-with-bridge-support"
+    driver, name = ACPI_HOTPLUG
     if not capabilities.has_property(driver, name):
         return words
     return replace(words, more=(*words.more, "-global", f"{driver}.{name}=off"))

@@ -107,6 +107,11 @@ def require(machine: Machine, capabilities: Capabilities) -> None:
     """
     placement = place(machine)
     qemu = f"QEMU {capabilities.version}"
+    if machine.native_hotplug and not capabilities.has_property(*command.ACPI_HOTPLUG):
+        raise Unsupported(
+            f"{qemu} has no {'.'.join(command.ACPI_HOTPLUG)}: it cannot be told to leave hot-plug to PCI Express",
+            hint="use another QEMU; one before 6.1 does so without being told",
+        )
     outside = [slot.device.id for slot in placement.slots if slot.root is Root.OUTSIDE]
     hotplugged = [command.device(slot) for slot in placement.slots if slot.device.hotplug]
     for front in (*command.front_ends(machine, placement), *hotplugged):

@@ -20,6 +20,7 @@ from harness.vmm.qemu.migration import INCOMING
 from harness.vmm.qemu.wiring import AGENT_CHANNEL, Wiring, disk_node, netdev_name
 
 __all__ = [
+    "ACPI_HOTPLUG",
     "AGENT_PORT",
     "IOMMU",
     "MANAGEMENT",
@@ -39,6 +40,9 @@ IOMMU = "iommu.0"
 
 AGENT_PORT = "viommu.agent"
 """Name by which the guest's init finds the port of the agent."""
+
+ACPI_HOTPLUG = ("ICH9-LPC", "acpi-pci-hotplug-with-bridge-support")
+"""The device of q35, and its property, that give the guest ACPI's hot-plug below root ports."""
 
 _AGENT = "agent.0"
 
@@ -98,6 +102,9 @@ def command_line(
         ("-smp", str(machine.cpus)),
         ("-m", f"{machine.memory_mib}M"),
     ]
+    if machine.native_hotplug:
+        driver, name = ACPI_HOTPLUG
+        pairs.append(("-global", f"{driver}.{name}=off"))
     pairs += _boot(boot, machine.memory_mib)
     pairs += wiring.channels()
     pairs += wiring.management(netdev_name(MANAGEMENT))

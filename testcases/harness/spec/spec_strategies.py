@@ -54,5 +54,6 @@ def machines(draw: st.DrawFn) -> Machine:
         memory_mib=draw(st.integers(128, 4096)),
         cpus=draw(st.integers(1, 8)),
         kernel_args=tuple(draw(st.lists(st.sampled_from(["quiet", "a=b", 'dyndbg="file x +p"', "é"]), max_size=3))),
+        native_hotplug=draw(st.booleans()),
         ports=Ports(inside=draw(st.integers(0, 6)), outside=draw(st.integers(0, 6)) if behind else 0),
     )
