@@ -20,7 +20,7 @@ from harness.conform.machine import ConformMachine
 from harness.conform.prediction import Predictor
 from harness.conform.request import Request
 from harness.model.access import Fault, Outcome
-from harness.model.engine import Interrupt, MsiOutcome, MsiWrite, PostedInterrupt
+from harness.model.engine import Interrupt, MsiOutcome, MsiWrite, PostedInterrupt, Sending
 from harness.model.explanation import Step, step_lines
 from harness.model.unit import InterruptUnit, Unit
 from harness.model.x86_message import DeliveryMode, X86Message, is_interrupt_address
@@ -99,7 +99,7 @@ class _Sender(NamedTuple):
         steps: what is looked at for a message that is blocked,
         entry: and what the table entry that it leads to says of a message, each field with its values; empty where it
             leads to none.
-        is_own: the IOMMU itself sent it.
+        own: of a message of the IOMMU itself, whether it sends it.
     """
 
     wanted: Message | None
@@ -107,7 +107,7 @@ class _Sender(NamedTuple):
     as_it_was: Message | None = None
     steps: Sequence[Step] = ()
     entry: Mapping[str, tuple[int, ...]] = MappingProxyType({})
-    is_own: bool = False
+    own: Sending | None = None
 
     def cost(self, seen: Message) -> int:
         """How unlikely it is that this is what came of it."""
@@ -125,7 +125,8 @@ class _Difference(NamedTuple):
 
 
 _NOBODY = _Sender(None)
-_UNCALLED = _Sender(None, is_own=True)
+_UNCALLED = _Sender(None, own=Sending.SENT)
+_DISABLED = _Sender(None, own=Sending.DISABLED)
 
 
 class Deliveries:
@@ -157,6 +158,7 @@ class Deliveries:
         self._report = report
         self._seen: list[Message] = []
         self._own: Sequence[MsiWrite] = ()
+        self._own_differences: Sequence[_Difference] = ()
         self._looked_up: dict[MsiWrite, tuple[Sequence[Step], Mapping[str, tuple[int, ...]]]] = {}  # in this round
 
     def take(self, own: Sequence[MsiWrite]) -> None:
@@ -177,12 +179,24 @@ class Deliveries:
     def compare(self, step: int, requests: Sequence[Request]) -> None:
         """Report what did not arrive, what arrived though it must not, and what is not as it must be.
 
+        Differences of the IOMMU's own messages are for `compare_own`, since a record that is missing explains a message
+        that is.
+
         Args:
             step: number of the program's step.
             requests: of the round.
         """
+        differences = self._differences(requests)
+        self._own_differences = [each for each in differences if each.sender.own is not None]
+        self._tell(step, [each for each in differences if each.sender.own is None])
+
+    def compare_own(self, step: int) -> None:
+        """Report the same of the IOMMU's own messages, as `compare` found them."""
+        self._tell(step, self._own_differences)
+
+    def _tell(self, step: int, differences: Sequence[_Difference]) -> None:
         event = self._machine.board.interrupts
-        for each in self._differences(requests):
+        for each in differences:
             wanted, seen = each.sender.wanted, each.seen
             self._report(
                 Divergence(
@@ -204,13 +218,15 @@ class Deliveries:
         lost = []
         for each in own:
             message = Message.sent(each.address, each.data)
+            if each.sending is not Sending.SENT:
+                continue  # these come behind those that must be there
             if message in left:
                 left.remove(message)
             elif is_interrupt_address(each.address & 0xFFFF_FFFF):  # above are bits of the destination
-                lost.append(_Sender(message, is_own=True))
-        if not lost and sorted(wanted) == sorted(left):
+                lost.append(_Sender(message, own=Sending.SENT))
+        uncalled = _take_unneeded(own, left, wanted)
+        if not lost and not uncalled and sorted(wanted) == sorted(left):
             return []
-        uncalled = []
         for message in {Message.sent(each.address, each.data) for each in self._unit.own_messages}:
             while left.count(message) > wanted.count(message):
                 left.remove(message)
@@ -249,6 +265,19 @@ class Deliveries:
         return sender._replace(steps=steps, entry=entry)
 
 
+def _take_unneeded(own: Sequence[MsiWrite], left: list[Message], wanted: Sequence[Message]) -> list[_Difference]:
+    """Take messages of the IOMMU's own that need not be there from what is left; give those that must not."""
+    unneeded = [each for each in own if each.sending is not Sending.SENT]
+    differences = []
+    for each in sorted(unneeded, key=lambda each: each.sending is Sending.DISABLED):
+        message = Message.sent(each.address, each.data)
+        if left.count(message) > wanted.count(message):
+            left.remove(message)
+            if each.sending is Sending.DISABLED:
+                differences.append(_Difference(_DISABLED, message))
+    return differences
+
+
 def _entry(steps: Sequence[Step]) -> Mapping[str, tuple[int, ...]]:
     """What a table entry says of a message, where it was looked at last; see `_Sender`."""
     fields = steps[-1].fields if steps else ()
@@ -280,7 +309,9 @@ def _wanted(outcome: Outcome | MsiOutcome) -> Message | None:
 def _name(sender: _Sender) -> str:
     """Whose message it is, and what must become of it."""
     if sender.request is None:
-        return "message of the IOMMU's own" if sender.is_own else "message of nobody"
+        if sender.own is None:
+            return "message of nobody"
+        return f"{'disabled ' if sender.own is Sending.DISABLED else ''}message of the IOMMU's own"
     match sender.request.outcome:
         case Fault(code=code):
             return f"message with fault {code.name}"

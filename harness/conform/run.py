@@ -272,6 +272,7 @@ class Runner:
             self._comparison.memory(self._step, requests, explained)
         for (offset, size), seen in zip(self.evidence.places, evidence, strict=False):
             self._comparison.register(self._step, offset, size, self._unit.read(offset, size), seen, requests)
+        self._deliveries.compare_own(self._step)
 
     def _resolve(self, evidence: list[int]) -> tuple[list[Request], bool]:
         """Find the outcomes that were seen, where there is a choice; and the faults that should have a record.

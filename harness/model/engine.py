@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, auto
 from typing import Protocol, TypeAlias, TypeVar
 
 from harness.errors import HarnessError, SpecError
@@ -30,6 +30,7 @@ __all__ = [
     "Piece",
     "PostedInterrupt",
     "RawCommand",
+    "Sending",
     "TableLoop",
     "as_bits",
     "check_within_page",
@@ -64,13 +65,31 @@ class TableLoop(HarnessError):
         )
 
 
+class Sending(Enum):
+    """Whether an IOMMU sends a message of its own."""
+
+    SENT = auto()
+    OPTIONAL = auto()
+    """It may, and need not."""
+    DISABLED = auto()
+    """It does not: there is something to tell, but a register says to keep it back."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MsiWrite:
-    """A write to an interrupt address: requester id, address, and the 32 bits of data."""
+    """A write to an interrupt address.
+
+    Attributes:
+        requester: requester id.
+        address: where it goes.
+        data: 32 bits.
+        sending: of a message of the IOMMU's own, whether it is sent.
+    """
 
     requester: int
     address: int
     data: int
+    sending: Sending = Sending.SENT
 
 
 @dataclass(frozen=True, slots=True)

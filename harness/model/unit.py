@@ -171,7 +171,7 @@ class Unit(Protocol):
         ...
 
     def take_interrupts(self) -> Sequence[MsiWrite]:
-        """Messages that the unit itself has sent since the last time, in their order."""
+        """Messages of the unit itself since the last time, in their order, with whether they are sent."""
         ...
 
     def save(self) -> UnitState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from harness.conform.request import Request
 from harness.conform.session import Session
 from harness.conform.targets.registry import find_target
 from harness.model.access import Access, AccessKind, Fault
-from harness.model.engine import Interrupt, MsiOutcome, MsiWrite
+from harness.model.engine import Interrupt, MsiOutcome, MsiWrite, Sending
 from harness.model.explanation import Step as Look
 from harness.model.unit import Coverage
 from harness.model.vtd.faults import VtdFaultReason
@@ -109,7 +109,9 @@ def _deliveries(
 
 def _found(requests: Sequence[Request], told: list[str], **more: Any) -> list[str]:
     found: list[Divergence] = []
-    _deliveries(requests, told, found, **more).compare(0, requests)
+    deliveries = _deliveries(requests, told, found, **more)
+    deliveries.compare(0, requests)
+    deliveries.compare_own(0)
     assert all(each.kind is Kind.INTERRUPT for each in found)
     return [each.signature.removeprefix("t: interrupt: ") for each in found]
 
@@ -174,6 +176,34 @@ def test_a_message_of_the_iommu_that_nothing_calls_for_is_told_from_others() -> 
     requests = [_request(_NOT_PRESENT)]
     assert _found(requests, _told(0x66)) == ["message of the IOMMU's own arrived"]
     assert _found([_request(_message(0x66))], _told(0x66)) == []
+
+
+def test_a_message_of_the_iommu_may_arrive_once_where_it_is_optional_and_must_not_where_it_is_disabled() -> None:
+    requests = [_request(_message(0x41))]
+    message = MsiWrite(requester=0, address=_RANGE | 3 << 12, data=0x66)
+    own = [replace(message, sending=each) for each in (Sending.DISABLED, Sending.OPTIONAL)]
+    assert _found(requests, _told(0x41), own=own) == []
+    assert _found(requests, _told(0x41, 0x66), own=own) == []
+    disabled, uncalled = "disabled message of the IOMMU's own arrived", "message of the IOMMU's own arrived"
+    assert _found(requests, _told(0x41, 0x66, 0x66), own=own) == [disabled]
+    assert _found(requests, _told(0x41, 0x66, 0x66, 0x66), own=own) == [disabled, uncalled]
+
+
+def test_an_optional_message_of_the_iommu_takes_no_message_of_a_device_that_is_alike() -> None:
+    own = [MsiWrite(requester=0, address=_RANGE | 3 << 12, data=0x41, sending=Sending.OPTIONAL)]
+    assert _found([_request(_message(0x41))], _told(0x41), own=own) == []
+    assert _found([_request(_message(0x41))], _told(0x41, 0x41), own=own) == []
+
+
+def test_what_is_wrong_with_messages_of_the_iommu_is_said_behind_what_is_wrong_with_others() -> None:
+    requests = [_request(_message(0x41))]
+    own = [MsiWrite(requester=0, address=_RANGE | 3 << 12, data=0x60)]
+    found: list[Divergence] = []
+    deliveries = _deliveries(requests, [], found, own=own)
+    deliveries.compare(0, requests)
+    assert [each.signature for each in found] == ["t: interrupt: remapped message did not arrive"]
+    deliveries.compare_own(0)
+    assert [each.signature for each in found[1:]] == ["t: interrupt: message of the IOMMU's own did not arrive"]
 
 
 def test_nothing_is_said_of_a_message_of_the_iommu_that_goes_elsewhere() -> None:
