@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,17 @@ __all__ = ["AMD_TARGETS", "AmdIommu"]
 
 _REGISTERS = 0xFED8_0000  # QEMU, hw/i386/amd_iommu.h: AMDVI_BASE_ADDR
 _DMA_REMAP = "dma-remap"
-_SLOTS = 32
+_FUNCTION = Address(0, 1)  # the IOMMU's own, which comes first of all devices
 _AMD = 0x1022
 _IOMMU_CLASS = 0x0806
-_CAPABILITIES, _SECURE_DEVICE = 0x34, 0x0F
+_CAPABILITIES, _MSI, _SECURE_DEVICE = 0x34, 0x05, 0x0F
+
+# Where QEMU has the MSI capability of that function; PCI 3.0, 6.8.1: with 64 bits of address.
+_MSI_AT = 0x60
+_MSI_ENABLE = 0x0001
+_BUS_MASTER = 0x0004
+# Goes to a processor that there is not.
+_MESSAGE_ADDRESS, _MESSAGE_DATA = 0xFEE7_F000, 0xD1
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,17 @@ class AmdIommu:
     arch = PC.arch
     trace_events = ("amdvi_*",)
     unreachable = UNREACHABLE
-    prepare = ()
+
+    @property
+    def prepare(self) -> tuple[str, ...]:
+        """See `Target`: the MSI that tells of events and completed waits."""
+        at = configuration(PC, _FUNCTION, 0)
+        return (
+            f"writel {at + _MSI_AT + 0x4:#x} {_MESSAGE_ADDRESS:#x}",
+            f"writel {at + _MSI_AT + 0xC:#x} {_MESSAGE_DATA:#x}",
+            f"writew {at + _MSI_AT + 0x2:#x} {_MSI_ENABLE:#x}",
+            f"writew {at + 0x4:#x} {_BUS_MASTER:#x}",
+        )
 
     def words(self, capabilities: Capabilities) -> MachineWords:
         """See `Target`."""
@@ -91,23 +108,37 @@ def _registers(machine: ConformMachine) -> AmdviRegisters:
     """What registers and configuration space say.
 
     Raises:
-        VmmError: there is no IOMMU in PCI configuration space.
+        VmmError: the IOMMU's function is not there, or cannot send interrupts.
     """
-    for slot in range(_SLOTS):
-        address = Address(0, slot)
-        base = configuration(machine.board, address, 0)
-        if machine.read(base, 2) != _AMD or machine.read(base + 0x0A, 2) != _IOMMU_CLASS:
-            continue
-        at = machine.read(base + _CAPABILITIES, 1)
-        while at and machine.read(base + at, 1) != _SECURE_DEVICE:
-            at = machine.read(base + at + 1, 1)
-        if at:
-            return AmdviRegisters.read(
-                lambda offset, size: machine.read(_REGISTERS + offset, size),
-                capability_header=machine.read(base + at, 4),
-                device_id=address.requester,
-            )
-    raise VmmError("there is no IOMMU in PCI configuration space", evidence=machine.command)
+    base = configuration(machine.board, _FUNCTION, 0)
+    if machine.read(base, 2) != _AMD or machine.read(base + 0x0A, 2) != _IOMMU_CLASS:
+        raise VmmError("there is no IOMMU in PCI configuration space", evidence=machine.command)
+    # There are two MSI capabilities in the list, the second one without registers: the first one counts.
+    found = {machine.read(base + at, 1): at for at in reversed(_capabilities(machine, base))}
+    if not found.keys() >= {_MSI, _SECURE_DEVICE} or found[_MSI] != _MSI_AT:
+        raise VmmError("the IOMMU has not the capabilities that are expected", evidence=str(found))
+    registers = AmdviRegisters.read(
+        lambda offset, size: machine.read(_REGISTERS + offset, size),
+        capability_header=machine.read(base + found[_SECURE_DEVICE], 4),
+        device_id=_FUNCTION.requester,
+    )
+    return replace(
+        registers,
+        msi_header=machine.read(base + _MSI_AT, 4),
+        msi_address_low=machine.read(base + _MSI_AT + 0x4, 4),
+        msi_address_high=machine.read(base + _MSI_AT + 0x8, 4),
+        msi_data=machine.read(base + _MSI_AT + 0xC, 2),
+    )
+
+
+def _capabilities(machine: ConformMachine, base: int) -> list[int]:
+    """Where the capabilities of a function stand, in the order of its list."""
+    found = []
+    at = machine.read(base + _CAPABILITIES, 1)
+    while at:
+        found.append(at)
+        at = machine.read(base + at + 1, 1)
+    return found
 
 
 AMD_TARGETS = (

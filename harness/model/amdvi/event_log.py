@@ -1,7 +1,8 @@
 """The event log as it fills: where events go, what they may look like, and the messages that tell of them (AMD-Vi 2.5).
 
-A message goes out when EventLogInt or EventOverflow becomes 1 while EventIntEn is set, and not when that is set later
-on. An entry that no memory answers for is lost, and the log goes on behind it.
+A message goes out when EventLogInt or EventOverflow becomes 1 while EventIntEn is set; one may go out for another
+event, and when EventIntEn is set later on (`own_message`). An entry that no memory answers for is lost, and the log
+goes on behind it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import cache
 from harness.model.access import MemoryWrite
 from harness.model.amdvi.commands import iommu_interrupt
 from harness.model.amdvi.events import EVENT_SIZE, AmdviEvent, AmdviEventCode
-from harness.model.amdvi.queues import next_log_entry, ring
+from harness.model.amdvi.queues import next_log_entry, own_message, ring
 from harness.model.amdvi.register_fields import CONTROL, STATUS
 from harness.model.amdvi.register_file import RegisterFile
 from harness.model.engine import MsiWrite, NotModelled
@@ -49,7 +50,7 @@ class EventLog:
         memory: has its entries.
 
     Attributes:
-        messages: that have been sent, in order; those of commands too.
+        messages: what tells of events, in order, and of completed waits.
         reported: DeviceIDs that have had a page fault.
         offered: address of the byte of the last event that may look otherwise.
     """
@@ -74,6 +75,10 @@ class EventLog:
         """The registers that say what message is sent have changed."""
         self._message = iommu_interrupt(self._file.snapshot())
 
+    def offer_message(self) -> None:
+        """An interrupt has been enabled whose status bit is set."""
+        self.messages += own_message(self._message, enabled=True, is_told=True)
+
     def add(self, event: AmdviEvent, cause: Enum) -> tuple[MemoryWrite, ...]:
         """Write an event down.
 
@@ -97,8 +102,7 @@ class EventLog:
             self.reported.add(event["DeviceID"])
         if entry.status != status:
             file.store("status", entry.status ^ status, entry.status)
-        if entry.interrupts and self._message is not None and values["control"] & _EVENT_INT_EN:
-            self.messages.append(self._message)
+        self.messages += entry.messages(self._message, enabled=bool(values["control"] & _EVENT_INT_EN))
         if entry.address is None:
             return ()
         file.store("event_log_tail", _ALL_BITS, entry.tail)

@@ -1,7 +1,7 @@
 """The command buffer and the event log: rings in memory with head and tail registers (AMD-Vi 2.4 and 2.5).
 
 Nothing is changed: each function says which registers there are afterwards, what is written to memory, and which
-interrupt is sent. Commands are fetched one after the other; the head pointer goes on when a command has been fetched,
+message tells of it. Commands are fetched one after the other; the head pointer goes on when a command has been fetched,
 so that after an illegal one it stands behind it, and on one that could not be fetched. A ring length below 8, which is
 reserved, is taken as it stands: 2^Len entries.
 """
@@ -17,7 +17,7 @@ from harness.model.amdvi.commands import COMMAND_SIZE, COMMANDS, AmdviCommands, 
 from harness.model.amdvi.events import EVENT_SIZE, AmdviEvent, AmdviEventCode, HardwareErrorType
 from harness.model.amdvi.register_fields import BUFFER_BASE, BUFFER_POINTER, STATUS
 from harness.model.amdvi.registers import AmdviRegisters
-from harness.model.engine import CommandResult, MsiWrite
+from harness.model.engine import CommandResult, MsiWrite, Sending
 from harness.model.memory import Memory, OutsideMemory
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "LogEntry",
     "log_event",
     "next_log_entry",
+    "own_message",
     "read_events",
     "ring",
     "run_command_buffer",
@@ -45,13 +46,19 @@ class LogEntry(NamedTuple):
         address: of the entry; None where the event is lost.
         tail: tail pointer afterwards.
         status: status register afterwards.
-        interrupts: whether EventIntEn lets an interrupt out for it.
+        interrupts: whether EventLogInt or EventOverflow becomes 1.
     """
 
     address: int | None
     tail: int
     status: int
     interrupts: bool
+
+    def messages(self, message: MsiWrite | None, *, enabled: bool) -> tuple[MsiWrite, ...]:
+        """What tells of it: the message of the IOMMU's own, as EventIntEn is; see `own_message`."""
+        if self.address is None and not self.interrupts:
+            return ()
+        return own_message(message, enabled=enabled, is_told=not self.interrupts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +68,12 @@ class EventLogged:
     Attributes:
         registers: afterwards.
         writes: the entry; empty where it is lost.
-        interrupt: that of the event log, where one is sent.
+        interrupts: that of the event log; empty where there is nothing to tell.
     """
 
     registers: AmdviRegisters
     writes: tuple[MemoryWrite, ...] = ()
-    interrupt: MsiWrite | None = None
+    interrupts: tuple[MsiWrite, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +86,7 @@ class CommandBufferRun:
         results: of each command, in order; the last one may be an error, that of a fetch among them.
         events: that were caused, logged or not.
         writes: to memory, in order: completion stores and event log entries.
-        interrupts: in order.
+        interrupts: in order, with whether they are sent.
     """
 
     registers: AmdviRegisters
@@ -93,8 +100,7 @@ class CommandBufferRun:
 def next_log_entry(base: int, head: int, tail: int, status: int) -> LogEntry:
     """Take room in the event log for one event (AMD-Vi 2.5).
 
-    A log that is full loses it: EventOverflow is set and EventLogRun cleared. An interrupt is due when EventLogInt, or
-    EventOverflow, becomes 1.
+    A log that is full loses it: EventOverflow is set and EventLogRun cleared.
 
     Args:
         base: event log base register.
@@ -121,8 +127,26 @@ def log_event(registers: AmdviRegisters, event: AmdviEvent) -> EventLogged:
         return EventLogged(registers)
     after = replace(registers, event_log_tail=entry.tail, status=entry.status)
     writes = () if entry.address is None else (MemoryWrite(entry.address, event.encode()),)
-    interrupt = iommu_interrupt(registers) if entry.interrupts and registers.controls("EventIntEn") else None
-    return EventLogged(after, writes, interrupt)
+    interrupts = entry.messages(iommu_interrupt(registers), enabled=bool(registers.controls("EventIntEn")))
+    return EventLogged(after, writes, interrupts)
+
+
+def own_message(message: MsiWrite | None, *, enabled: bool, is_told: bool) -> tuple[MsiWrite, ...]:
+    """The message that tells of an event or a completed wait, with whether it is sent.
+
+    An interrupt is generated when a bit of the status register and its enable are both 1 (AMD-Vi 3.4). How often, while
+    both stay so, is not said: VirtualBox, openvmm and QEMU send one for each event, of hardware Linux says that a bit
+    that is still set keeps the next one back (amd_iommu_handle_irq, erratum 1312). So that one is optional.
+
+    Args:
+        message: of the IOMMU's own; None where it cannot send any.
+        enabled: by the control register.
+        is_told: the bit was 1 before.
+    """
+    if message is None:
+        return ()
+    sending = Sending.DISABLED if not enabled else Sending.OPTIONAL if is_told else Sending.SENT
+    return (replace(message, sending=sending),)
 
 
 def read_events(registers: AmdviRegisters, memory: Memory) -> tuple[AmdviEvent, ...]:
@@ -176,9 +200,9 @@ def run_command_buffer(
             event = _event_of(command, result, address, silent)
         results.append(result)
         writes += result.writes
-        if result.interrupt is not None:
-            interrupts.append(result.interrupt)
         if result.error is None and _raises_wait_interrupt(command):
+            enabled, is_told = bool(registers.controls("ComWaitIntEn")), registers.is_set("ComWaitInt")
+            interrupts += own_message(iommu_interrupt(registers), enabled=enabled, is_told=is_told)
             registers = replace(registers, status=_with(registers.status, ComWaitInt=1))
         if result.error is not None:
             registers = replace(registers, status=_with(registers.status, CmdBufRun=0))
@@ -187,8 +211,7 @@ def run_command_buffer(
             logged = log_event(registers, event)
             registers = logged.registers
             writes += logged.writes
-            if logged.interrupt is not None:
-                interrupts.append(logged.interrupt)
+            interrupts += logged.interrupts
     return CommandBufferRun(registers, tuple(commands), tuple(results), tuple(events), tuple(writes), tuple(interrupts))
 
 

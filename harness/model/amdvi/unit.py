@@ -63,6 +63,11 @@ _POINTERS_OF = {
     "event_log_base": ("event_log_head", "event_log_tail"),
 }
 _BASE_OF = {pointer: base for base, pointers in _POINTERS_OF.items() for pointer in pointers}
+# What an interrupt tells of, by its enable in the control register.
+_TOLD_BY = {
+    CONTROL["EventIntEn"].mask: STATUS["EventLogInt"].mask | STATUS["EventOverflow"].mask,
+    CONTROL["ComWaitIntEn"].mask: STATUS["ComWaitInt"].mask,
+}
 _SHORTEST_LENGTH = 8
 _ALL_BITS = -1
 
@@ -141,6 +146,7 @@ class AmdviUnit:
     def _write_register(self, part: RegisterWrite) -> None:
         register, mask, bits = part
         key = register.key
+        before = self._file.values[key]
         self._note(part)
         locked = self._is_running(_LOCKED_BY.get(key, 0))
         self._file.store(key, mask & register.writable, bits)
@@ -154,6 +160,7 @@ class AmdviUnit:
         self._forget_what_is_beyond(key)
         if key == "control":
             self._start_and_stop(mask)
+            self._enable_interrupts(before)
         if key in _MESSAGE_KEYS:
             self._log.take_message()
         if key in _TRANSLATION_KEYS:
@@ -181,6 +188,14 @@ class AmdviUnit:
                 self._file.store("status", run, run)
             else:
                 self._file.store("status", run, 0)
+
+    def _enable_interrupts(self, before: int) -> None:
+        """The interrupts that a write of the control register, which was so before, has enabled."""
+        values = self._file.values
+        enabled = values["control"] & ~before
+        for enable, told in _TOLD_BY.items():
+            if enabled & enable and values["status"] & told:
+                self._log.offer_message()
 
     def _is_running(self, run: int) -> bool:
         return bool(self._file.values["status"] & run)

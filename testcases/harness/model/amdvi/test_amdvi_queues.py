@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from harness.model.amdvi import (
 from harness.model.amdvi.queues import CommandBufferRun
 from harness.model.amdvi.register_fields import CONTROL, STATUS
 from harness.model.amdvi.registers import extended_features
-from harness.model.engine import MsiWrite
+from harness.model.engine import MsiWrite, Sending
 from harness.model.memory import Region, SparseMemory
 
 COMMANDS = 0x1_0000
@@ -79,10 +80,10 @@ def test_an_event_goes_to_the_tail_which_moves_on() -> None:
 
 def test_an_interrupt_goes_out_when_eventlogint_becomes_1() -> None:
     first = log_event(registers(), EVENT)
-    assert first.interrupt == MESSAGE
-    assert log_event(first.registers, EVENT).interrupt is None
+    assert first.interrupts == (MESSAGE,)
+    assert log_event(first.registers, EVENT).interrupts == (replace(MESSAGE, sending=Sending.OPTIONAL),)
     off = registers(control=CONTROL.encode({"EventLogEn": 1}))
-    assert log_event(off, EVENT).interrupt is None
+    assert log_event(off, EVENT).interrupts == (replace(MESSAGE, sending=Sending.DISABLED),)
 
 
 def test_the_tail_wraps() -> None:
@@ -102,7 +103,7 @@ def test_pointers_beyond_the_ring_are_taken_within_it() -> None:
 def test_a_full_log_overflows_and_stops(head: int, tail: int) -> None:
     logged = log_event(registers(event_log_head=head, event_log_tail=tail), EVENT)
     assert logged.writes == ()
-    assert logged.interrupt == MESSAGE
+    assert logged.interrupts == (MESSAGE,)
     assert status_of(logged.registers) == {"CmdBufRun", "EventOverflow"}
     assert log_event(logged.registers, EVENT).registers == logged.registers
 
@@ -111,7 +112,7 @@ def test_a_full_log_overflows_and_stops(head: int, tail: int) -> None:
 def test_a_log_that_does_not_run_takes_nothing(status: int) -> None:
     state = registers(status=status)
     logged = log_event(state, EVENT)
-    assert (logged.registers, logged.writes, logged.interrupt) == (state, (), None)
+    assert (logged.registers, logged.writes, logged.interrupts) == (state, (), ())
 
 
 @settings(deadline=None)
@@ -206,7 +207,7 @@ def test_completion_wait_with_i_sets_comwaitint(enabled: bool) -> None:
     control = CONTROL.encode({"ComWaitIntEn": int(enabled)})
     done = run(make_command(AmdviOpcode.COMPLETION_WAIT, {"i": 1}), control=control)
     assert "ComWaitInt" in status_of(done.registers)
-    assert done.interrupts == ((MESSAGE,) if enabled else ())
+    assert done.interrupts == (replace(MESSAGE, sending=Sending.SENT if enabled else Sending.DISABLED),)
     assert "ComWaitInt" not in status_of(run(store(1)).registers)
 
 

@@ -12,7 +12,7 @@ from harness.model.amdvi.commands import command_name
 from harness.model.amdvi.register_fields import CONTROL, STATUS, XT_INTERRUPT
 from harness.model.amdvi.registers import extended_features
 from harness.model.caches.staleness import TooManyWalks
-from harness.model.engine import MsiWrite, NotModelled
+from harness.model.engine import MsiWrite, NotModelled, Sending
 
 SEMAPHORE = 0x4_0000
 ALL = make_command(AmdviOpcode.INVALIDATE_IOMMU_ALL)
@@ -197,15 +197,26 @@ def test_a_store_that_nothing_answers_stops_the_buffer_2_5_7() -> None:
 
 def test_a_wait_with_i_sets_comwaitint_and_sends_the_message_where_that_is_enabled() -> None:
     message = {"msi_header": 1 << 16, "msi_address_low": 0xFEE0_1000, "msi_data": 0x41, "device_id": 2}
-    for enabled in (0, 1):
+    for enabled, sending in ((0, Sending.DISABLED), (1, Sending.SENT)):
         alive = Alive(registers=message, control={**RUNNING, "ComWaitIntEn": enabled})
         alive.command(wait(1, i=1))
         assert "ComWaitInt" in alive.status()
-        sent = (MsiWrite(requester=2, address=0xFEE0_1000, data=0x41),) if enabled else ()
+        sent = (MsiWrite(requester=2, address=0xFEE0_1000, data=0x41, sending=sending),)
         assert alive.unit.take_interrupts() == sent
         assert alive.unit.take_interrupts() == ()
         alive.write(Offset.STATUS, STATUS.encode({"ComWaitInt": 1}))
         assert "ComWaitInt" not in alive.status()
+
+
+def test_a_wait_may_send_a_message_again_until_comwaitint_is_cleared() -> None:
+    message = {"msi_header": 1 << 16, "msi_address_low": 0xFEE0_1000, "msi_data": 0x41, "device_id": 2}
+    alive = Alive(registers=message, control={**RUNNING, "ComWaitIntEn": 1})
+    alive.command(wait(1, i=1))
+    alive.command(wait(1, i=1))
+    assert [each.sending for each in alive.unit.take_interrupts()] == [Sending.SENT, Sending.OPTIONAL]
+    alive.write(Offset.STATUS, STATUS.encode({"ComWaitInt": 1}))
+    alive.command(wait(1, i=1))
+    assert [each.sending for each in alive.unit.take_interrupts()] == [Sending.SENT]
 
 
 def test_the_message_follows_the_xt_register() -> None:
