@@ -141,7 +141,7 @@ class SplitQueue:
         indirect: whether INDIRECT_DESC was negotiated.
         event_idx: whether EVENT_IDX was negotiated.
         advises: whether the device keeps `avail_event` at the entry that it takes next, where EVENT_IDX was negotiated
-            (it may, 2.7.10); else it never writes it.
+            (it may, 2.7.10); else it never writes it. An entry that names no descriptor is not taken.
         signal: is called for each buffer that is used, with whether a notification must be sent (2.7.7).
 
     Attributes:
@@ -189,6 +189,8 @@ class SplitQueue:
         if waiting > rings.size:
             raise NotModelled(f"{waiting} buffers are available in a queue of {rings.size}")
         head = self._read_u16(rings.driver + 4 + 2 * (self._available % rings.size))
+        if head >= rings.size:
+            raise MalformedChain(f"descriptor {head} of a table of {rings.size}")
         self._available = self._available + 1 & _INDEX_MASK
         if self._advises:
             self._write(rings.device + 4 + 8 * rings.size, _U16.pack(self._available))

@@ -20,7 +20,7 @@ from harness.model.virtio_iommu.engine import VirtioIommuEngine
 from harness.model.virtio_iommu.faults import VirtioIommuFaultRecord
 from harness.model.virtio_iommu.probe import ReservedRegion
 from harness.model.virtio_iommu.requests import Status
-from harness.model.virtio_iommu.wire import LONGEST_REQUEST, TAIL_SIZE, RequestType, request_type
+from harness.model.virtio_iommu.wire import HEAD_SIZE, LONGEST_REQUEST, TAIL_SIZE, RequestType, request_type
 
 __all__ = ["EVENT_QUEUE", "REQUEST_QUEUE", "VirtioIommuDevice", "read_config_space"]
 
@@ -114,6 +114,7 @@ class VirtioIommuDevice:
         self._accepted = Features(0)
         self.gave_back = False
         self._served: dict[int, str] = {}  # what requests were, by the heads of their chains
+        self._behind: set[int] = set()  # heads of those that were served only behind one that is no request
 
     def reset(self) -> None:
         """See `VirtioDevice`."""
@@ -131,10 +132,17 @@ class VirtioIommuDevice:
         """See `VirtioDevice`. Buffers of the event queue stay there until there is something to report."""
         if number != REQUEST_QUEUE:
             return
-        self.gave_back = False
+        self.gave_back = follows = False
+        ahead: set[int] = set()
         while (chain := queue.take()) is not None:
             readable = queue.gather(chain, LONGEST_REQUEST)
             self._served[chain.head] = name = describe(readable, self.engine)
+            if follows:
+                self._behind |= {chain.head} - ahead
+            else:
+                ahead.add(chain.head)
+                self._behind.discard(chain.head)
+            follows = follows or len(readable) < HEAD_SIZE or chain.writable_size < TAIL_SIZE
             answer = self.engine.submit_bytes(readable, chain.writable_size)
             self.gave_back = self.gave_back or not answer
             self._note(name, answer, chain)
@@ -208,11 +216,12 @@ class VirtioIommuDevice:
             return place if at < _FAULT_SIZE else None
         readable = queue.gather(chain, LONGEST_REQUEST)
         tail = self.engine.config.probe_size if request_type(readable) is RequestType.PROBE else 0
+        behind = " behind what is no request" if chain.head in self._behind else ""
         if at < tail:
             room = "" if chain.writable_size >= tail + TAIL_SIZE else ", without room for all"
-            return Place(f"properties{room}", address - at, min(tail, chain.writable_size))
-        name = self.request_at(chain.head) or describe(readable, self.engine)
-        return Place(f"tail of {name}", address - at + tail, TAIL_SIZE, _TAIL) if at < tail + TAIL_SIZE else None
+            return Place(f"properties{room}{behind}", address - at, min(tail, chain.writable_size))
+        name = f"tail of {self.request_at(chain.head) or describe(readable, self.engine)}{behind}"
+        return Place(name, address - at + tail, TAIL_SIZE, _TAIL) if at < tail + TAIL_SIZE else None
 
     def _note(self, name: str, answer: bytes, chain: Chain) -> None:
         self._coverage.note("command", name)

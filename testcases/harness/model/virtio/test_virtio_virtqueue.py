@@ -127,6 +127,15 @@ def test_a_table_without_the_feature_or_within_a_table_is_malformed() -> None:
             queue.device.take()
 
 
+def test_an_entry_that_names_no_descriptor_is_not_taken() -> None:
+    queue = Queue(event_idx=True, advises=True)
+    queue.offer(SIZE)
+    with pytest.raises(MalformedChain):
+        queue.device.take()
+    assert queue.memory.read(RINGS.device + 4 + 8 * SIZE, 2) == bytes(2)
+    assert queue.device.save().available == 0
+
+
 @pytest.mark.parametrize(("address", "length"), [(RAM - 4, 8), (RAM, 4), (BUFFER, 0)])
 def test_an_element_outside_of_memory_or_of_no_bytes_is_not_modelled(address: int, length: int) -> None:
     queue = Queue()

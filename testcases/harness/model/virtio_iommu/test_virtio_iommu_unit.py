@@ -23,6 +23,7 @@ from harness.model.virtio_iommu import (
     Status,
     Unmap,
     VirtioIommuFaultRecord,
+    encode_request,
 )
 from harness.model.virtio_iommu.device import EVENT_QUEUE, REQUEST_QUEUE
 
@@ -307,6 +308,18 @@ def test_a_used_index_is_told_that_counts_a_request_without_an_answer() -> None:
         place = alive.unit.structure_at(index)
         assert place is not None
         assert place.name == f"virtq_used of {name}"
+
+
+@pytest.mark.parametrize(("length", "room"), [(3, 4), (20, 3)])
+def test_an_answer_is_told_that_is_behind_what_is_no_request(length: int, room: int) -> None:
+    alive = Alive()
+    alive.unit.store(0x5_0000, encode_request(ATTACH))
+    alive.chain(REQUEST_QUEUE, (0x5_0000, length, 0), (0x5_1000, room, DescriptorFlags.WRITE))
+    alive.chain(REQUEST_QUEUE, (0x5_0000, 20, 0), (0x5_1010, 4, DescriptorFlags.WRITE))
+    alive.notify(REQUEST_QUEUE)
+    place = alive.unit.structure_at(0x5_1010)
+    assert place is not None
+    assert place.name == "tail of ATTACH behind what is no request"
 
 
 @pytest.mark.parametrize(("room", "name"), [(68, "properties"), (20, "properties, without room for all")])
