@@ -23,7 +23,7 @@ LETTERS = {1: "b", 2: "w", 4: "l", 8: "q"}
 
 _WORD = 8
 _ALL_BITS = (1 << 64) - 1
-_NARROW = 4  # bytes; signatures tell when an access is of fewer
+_NARROW = 4  # bytes; signatures tell when an access is of fewer, and whether it reads as ones
 _EXPLAINED = 2  # walks that are shown
 _PAGE = 4096  # the smallest page of all architectures: translation leaves the address within it alone
 _SHORTEST_PAYLOAD = 4  # bytes that occur nowhere else
@@ -100,7 +100,8 @@ class Comparison:
         if place is None:
             return f"register at {offset:#x} reads as {seen:#x} for {wanted.value:#x}"
         fields = differing_fields(place, offset, wanted.value, seen, wanted.known)
-        narrow = f" by {size}" if size < _NARROW else ""
+        ones = ", as ones" if seen == (1 << 8 * size) - 1 else ""
+        narrow = f" by {size}{ones}" if size < _NARROW else ""
         return f"{place.name}{narrow}: {', '.join(fields)}{_after(requests)}"
 
     def unrecorded(self, step: int, requests: Sequence[Request], probe: Probe | None) -> None:
@@ -113,8 +114,7 @@ class Comparison:
         """
         for request in requests:
             detail = f"{request.access}: {request.outcome}; no record of it"
-            text = self._unrecorded_text(request)
-            self._say(Kind.REGISTER, step, text, "", detail, [request], probe)
+            self._say(Kind.REGISTER, step, self._unrecorded_text(request), "", detail, [request], probe)
 
     def unrecorded_signature(self, request: Request) -> str:
         """The signature of what `unrecorded` would report of a request."""
