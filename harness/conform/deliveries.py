@@ -42,7 +42,6 @@ _ENTRY_FIELDS = {
     "VV": "VECTOR",
     "Vector": "VECTOR",
     "TM": "TRIGGER_MODE",
-    "RqEoi": "TRIGGER_MODE",
 }
 
 # How unlikely it is that a blocked message arrives as if it were not, or otherwise; that one arrives with a wrong

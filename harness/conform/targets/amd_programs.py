@@ -47,7 +47,7 @@ class Generation:
         interrupts: interrupts are remapped.
         devices: that make requests.
         careful: for builds that let much through. Devices only write, and only what tells itself apart, to 48 bits of
-            addresses; no DomainID has bit 8 set, which some take for a reserved one; and nothing that may be an
+            addresses; no bits are set that some take for reserved ones; and nothing is sent that may be an
             interrupt of any kind: a processor that takes an NMI runs away, and where its instructions are the clock so
             does the time.
     """
@@ -73,8 +73,7 @@ class Generation:
             random,
             self._oddities,
             interrupts=interrupts,
-            most_levels=4 if careful else 6,
-            domain_bits=0xFEFF if careful else 0xFFFF,
+            careful=careful,
         )
         special: tuple[int, ...] = (_MESSAGES - 4, 0xFD_0000_0000, 0xFE_0000_0000)
         if not careful:

@@ -115,8 +115,8 @@ class Tables:
         random: to choose by.
         oddities: of the program.
         interrupts: interrupts are remapped.
-        most_levels: of host page tables.
-        domain_bits: that DomainIDs may have set.
+        careful: host page tables have four levels at most, and bits are not set that some builds take for reserved
+            ones: bit 8 of DomainIDs, and PPR.
 
     Attributes:
         tables: the device table, and what hangs below it.
@@ -134,8 +134,7 @@ class Tables:
         oddities: frozenset[Oddity],
         *,
         interrupts: bool,
-        most_levels: int,
-        domain_bits: int,
+        careful: bool,
     ) -> None:
         self.tables = AmdviTables(memory, TABLES.start, _DEVICE_TABLE_PAGES)
         self.domains: list[Domain] = []
@@ -146,8 +145,8 @@ class Tables:
         self._random = random
         self._oddities = oddities
         self._interrupts = interrupts
-        self._most_levels = most_levels
-        self._domain_bits = domain_bits
+        self._most_levels = 4 if careful else 6
+        self._domain_bits = 0xFEFF if careful else 0xFFFF
         # One for all: devices whose entries differ would make each other's translations a question.
         self._interrupt_table: InterruptTable | None = None
         self._interrupt_fields = random.choice(_DEVICE_INTERRUPT_FIELDS)
@@ -155,7 +154,7 @@ class Tables:
         # What SE keeps out of the log is no difference that could be told from one in how events look.
         fields = [each for each in _DEVICE_FIELDS if "SE" not in each or not self._has(Oddity.LOG)]
         self._fields = random.sample(fields, 2)
-        self._reserved = random.choice(_DEVICE_RESERVED)
+        self._reserved = random.choice([each for each in _DEVICE_RESERVED if not careful or each != "PPR"])
         self._rights = random.choice(_DEVICE_RIGHTS)
         self._outside = random.choice(_OUTSIDE)
 

@@ -10,10 +10,17 @@ first 256 entries, an arbitrated one the next. With NumIntRemapMode=01b a messag
 delivery mode: it is a fixed interrupt, whose index may be any. Else DM is for fixed and arbitrated interrupts, and
 others that have it set are aborted.
 
+RqEoi asks for an EOI (2.2.5.1), which level-triggered interrupts have. That the message is level-triggered then is how
+HyperTransport has it; VirtualBox and openvmm do not look at the bit, and Linux and Xen leave it 0 for level-triggered
+interrupts of the I/O APIC as well. So with RqEoi either trigger mode is allowed (`trigger_modes`).
+
 IG keeps interrupts that no entry maps from being written down; SupIOPF every page fault of its entry.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 from harness.model.access import MemoryWrite
 from harness.model.amdvi.device_table import DeviceEntry
@@ -26,7 +33,7 @@ from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.x86_message import MESSAGE_ADDRESS, MESSAGE_DATA, DeliveryMode, X86Message
 
-__all__ = ["IRTE_32", "IRTE_128", "IRTE_128_GUEST", "InterruptTables"]
+__all__ = ["IRTE_32", "IRTE_128", "IRTE_128_GUEST", "InterruptTables", "trigger_modes"]
 
 IRTE_32 = Layout(
     "interrupt table entry",
@@ -87,6 +94,7 @@ IRTE_128_GUEST = Layout(
 _ABORT, _FORWARD, _REMAP = 0b00, 0b01, 0b10
 _LONGEST_TABLE = 0b1011
 _INDEX = 0x7FF
+_LEVEL_TRIGGERED = MESSAGE_DATA["TRIGGER_MODE"].mask
 _LAST_TYPE = 0b001
 _REMAP_ENABLE = 1
 _SUPPRESS = 1 << 1
@@ -181,7 +189,6 @@ class InterruptTables:
             vector=fields_of["Vector"],
             delivery_mode=DeliveryMode(fields_of["IntType"]),
             logical=bool(fields_of["DM"]),
-            # RqEoi asks for a level-triggered message (AMD-Vi 2.2.5.1).
             level_triggered=bool(fields_of["RqEoi"]),
         )
         return Interrupt(*message.encode(), remapped=True)
@@ -209,3 +216,13 @@ class InterruptTables:
 
     def _fault(self, entry: DeviceEntry, write: MsiWrite, blocked: Blocked, *, suppressed: bool = False) -> MsiOutcome:
         return interrupt_fault(write, blocked, domain=entry.domain, suppressed=suppressed)
+
+
+def trigger_modes(outcomes: Sequence[MsiOutcome]) -> list[MsiOutcome]:
+    """Outcomes of a message, and those that differ from them in nothing but a trigger mode that RqEoi leaves open."""
+    found: list[MsiOutcome] = []
+    for outcome in outcomes:
+        if isinstance(outcome, Interrupt) and outcome.remapped and outcome.data & _LEVEL_TRIGGERED:
+            found.append(replace(outcome, data=outcome.data & ~_LEVEL_TRIGGERED))
+        found.append(outcome)
+    return found

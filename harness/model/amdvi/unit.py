@@ -25,6 +25,7 @@ from harness.model.amdvi.engine import AmdviEngine
 from harness.model.amdvi.event_log import EventLog, EventLogState
 from harness.model.amdvi.events import EVENT_SIZE, AmdviEvent, AmdviEventCode
 from harness.model.amdvi.fault_reports import DeviceBits, with_one_fault, with_reports
+from harness.model.amdvi.interrupts import trigger_modes
 from harness.model.amdvi.queues import run_command_buffer, stores_to_come
 from harness.model.amdvi.register_fields import BUFFER_BASE, CONTROL, STATUS
 from harness.model.amdvi.register_file import RegisterFile, RegisterWrite, is_defined
@@ -278,7 +279,7 @@ class AmdviUnit:
 
     def interrupts(self, write: MsiWrite) -> Sequence[MsiOutcome]:
         """See `InterruptUnit`."""
-        return self._caches.interrupts(write)
+        return trigger_modes(self._caches.interrupts(write))
 
     def settle_interrupt(self, write: MsiWrite, outcome: MsiOutcome) -> None:
         """See `InterruptUnit`."""

@@ -318,6 +318,15 @@ def test_no_flag_is_set_without_the_feature() -> None:
 # Interrupts
 
 
+@pytest.mark.parametrize(("asks", "modes"), [(0, [0]), (1, [0, 1])])
+def test_with_rqeoi_either_trigger_mode_is_allowed(asks: int, modes: list[int]) -> None:
+    alive = Alive()
+    alive.tables.attach_interrupts(RID).set(3, {"Vector": 0x41, "RqEoi": asks})
+    flat(alive)
+    outcomes = alive.unit.interrupts(MsiWrite(requester=RID, address=MSI, data=3))
+    assert [each.data for each in outcomes if isinstance(each, Interrupt)] == [0x4041 | mode << 15 for mode in modes]
+
+
 def test_an_interrupt_is_remapped_by_its_entry() -> None:
     alive = Alive()
     table = alive.tables.attach_interrupts(RID)
