@@ -27,8 +27,8 @@ class Step:
         reason: why the walk ends here with a fault, where the code of that has several reasons; or what about this
             step tells the outcome of the walk from others of its kind.
         size: bytes that were read at `address`.
-        cached: under which tags the architecture lets an implementation cache what was read; None where it may not, or
-            where it is no entry of a table.
+        cached: under which tags the architecture lets an implementation cache what was read, or would be read; None
+            where it may not, or where it is no entry of a table.
     """
 
     what: str

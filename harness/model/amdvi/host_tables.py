@@ -75,6 +75,7 @@ _FORCE_COHERENT = PTE["FC"].mask
 _TOP_LEVEL = 6
 _SIZE_ENCODED = 7
 _ENTRIES = struct.Struct("<512Q")
+_PAGE = 4096
 _WRITE = 0b10
 # Members of an enum are slow to look up through their class.
 _NOT_PRESENT = AmdviFaultReason.NOT_PRESENT
@@ -169,6 +170,8 @@ class HostTables:
             return HostLeaf(address, 64, rights)
         # AMD-Vi 2.2.3: bits above those that the topmost table decodes must be zero.
         if address >> 12 + 9 * mode:
+            if trace is not None:
+                trace.append(_unread(mode, None, address, domain, "the address lies beyond it"))
             return Blocked(_BEYOND, 2, mode)
         read_u64 = self._read_u64
         level = mode
@@ -180,7 +183,7 @@ class HostTables:
                 entry = read_u64(entry_address)
             except OutsideMemory:
                 if trace is not None:
-                    trace.append(Step(f"host level {level}", PTE.section, entry_address, note="no memory there"))
+                    trace.append(_unread(level, entry_address, address, domain, "no memory there"))
                 return Blocked(_ACCESS, 2, level, entry_address)
             if trace is not None:
                 trace.append(self._step(level, entry_address, entry, address, domain))
@@ -276,6 +279,13 @@ class HostTables:
             )
         layout = PTE if is_leaf else PDE
         return Step(f"host level {level}", layout.section, entry_address, entry, layout.describe(entry), cached=cached)
+
+
+def _unread(level: int, entry_address: int | None, address: int, domain: int, note: str) -> Step:
+    """The step of a walk that ends before an entry is read; its tags tell what else may be found for the address."""
+    page = address & -_PAGE
+    cached = CachedEntry(kind=EntryKind.TABLE, domain=domain, stage=2, first=page, last=page + _PAGE - 1)
+    return Step(f"host level {level}", PTE.section, entry_address, note=note, cached=cached)
 
 
 def _equal_parts(entries: tuple[int, ...], index: int, parts: int) -> int:

@@ -37,6 +37,7 @@ from harness.model.caches.traces import (
     last_of_device,
     last_table,
     lookup_tags,
+    unread_page,
     with_space_of_process,
 )
 from harness.model.explanation import Step
@@ -158,6 +159,8 @@ class _Evaluation(Generic[RegistersT]):
         self._last_is_kept = fault is None or not entries or policy.keeps(setting.registers, fault, entries[-1].step)
 
         pages = [entry.cached for entry in entries if entry.cached is not None and not is_before_pages(entry.cached)]
+        if not pages:
+            pages = unread_page(trace)
         first_stage = [page for page in pages if page.stage == 1]
         self._has_stage_1 = bool(first_stage)
         self._has_both = self._has_stage_1 and any(page.stage == 2 for page in pages)

@@ -21,6 +21,7 @@ __all__ = [
     "last_of_device",
     "last_table",
     "lookup_tags",
+    "unread_page",
     "with_space_of_process",
 ]
 
@@ -139,6 +140,12 @@ def lookup_tags(pages: Sequence[CachedEntry]) -> tuple[Tags | None, bool]:
     # A global entry has no address space; those above it may have the one that was asked for.
     tagged = next((entry for entry in reversed(pages) if not entry.is_global), last)
     return Tags(tagged.requester, tagged.domain, tagged.space), last.is_global
+
+
+def unread_page(trace: Trace[object]) -> list[CachedEntry]:
+    """The tags of a page-table entry at which a walk has ended before it was read, since no memory answers for it."""
+    last = trace.steps[-1].cached if trace.steps else None
+    return [last] if last is not None and not is_before_pages(last) else []
 
 
 def with_space_of_process(tags: Tags | None, entries: Sequence[TracedEntry]) -> Tags | None:

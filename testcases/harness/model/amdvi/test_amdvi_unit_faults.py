@@ -408,6 +408,18 @@ def test_messages_from_before_are_there_after_restore() -> None:
     assert alive.unit.take_interrupts() == (SENT,)
 
 
+@pytest.mark.parametrize("fields", [{"HostPageTableRoot": NOWHERE}, {"Mode": 1, "HostPageTableRoot": 0x9_0000}])
+def test_a_device_without_tables_finds_what_others_of_its_domain_have_cached(fields: dict[str, int]) -> None:
+    alive = Alive()
+    alive.tables.attach(0x30, DOMAIN, table=alive.table, overrides=fields)
+    flat(alive)
+    for domain, kinds in ((DOMAIN, [Fault, Translated]), (DOMAIN + 1, [Fault])):
+        alive.tables.set_fields(0x30, {"DomainID": domain})
+        flat(alive)
+        alive.access()
+        assert [type(each) for each in alive.unit.outcomes(read_of(requester=0x30))] == kinds
+
+
 def test_a_requester_of_another_domain_does_not_share_what_is_stale() -> None:
     alive = Alive()
     other = alive.tables.attach(0x30, DOMAIN + 1)
