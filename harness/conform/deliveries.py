@@ -22,6 +22,7 @@ from harness.conform.request import Request
 from harness.model.access import Fault, Outcome
 from harness.model.engine import Interrupt, MsiOutcome, MsiWrite, PostedInterrupt, Sending
 from harness.model.explanation import Step, step_lines
+from harness.model.invalidation import EntryKind
 from harness.model.unit import InterruptUnit, Unit
 from harness.model.x86_message import DeliveryMode, X86Message, is_interrupt_address
 
@@ -43,6 +44,9 @@ _ENTRY_FIELDS = {
     "Vector": "VECTOR",
     "TM": "TRIGGER_MODE",
 }
+
+# Where these have a destination of 8 bits: VT-d in xAPIC mode (9.9), AMD-Vi without XTEn (2.2.5.2).
+_SHORT_DESTINATIONS = {"DST": 8, "Destination": 0}
 
 # How unlikely it is that a blocked message arrives as if it were not, or otherwise; that one arrives with a wrong
 # field, or does not arrive; that one is nobody's.
@@ -279,10 +283,14 @@ def _take_unneeded(own: Sequence[MsiWrite], left: list[Message], wanted: Sequenc
 
 def _entry(steps: Sequence[Step]) -> Mapping[str, tuple[int, ...]]:
     """What a table entry says of a message, where it was looked at last; see `_Sender`."""
-    fields = steps[-1].fields if steps else ()
-    # In xAPIC mode the destination is bits 15:8 of DST (VT-d 9.9).
+    last = steps[-1] if steps else None
+    # AMD-Vi's device table entry has a V that is no vector.
+    is_of_device = last is not None and last.cached is not None and last.cached.kind is EntryKind.DEVICE
+    fields = () if last is None or is_of_device else last.fields
     entry = {
-        _ENTRY_FIELDS[name]: (value >> 8, value) if name == "DST" else (value,)
+        _ENTRY_FIELDS[name]: (value >> _SHORT_DESTINATIONS[name] & 0xFF, value)
+        if name in _SHORT_DESTINATIONS
+        else (value,)
         for name, value in fields
         if name in _ENTRY_FIELDS
     }

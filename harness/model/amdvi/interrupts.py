@@ -150,6 +150,8 @@ class InterruptTables:
         index = write.data & _INDEX
         ignored = bool(entry.field("IG"))
         if index >> length:
+            if trace is not None:
+                trace.append(self._entry_beyond(memory, entry, index))
             beyond = Blocked(AmdviFaultReason.INTERRUPT_BEYOND_TABLE)
             return self._fault(entry, write, beyond, suppressed=ignored)
         return self._look_up(memory, entry, index, write, ignored, trace)
@@ -192,6 +194,16 @@ class InterruptTables:
             level_triggered=bool(fields_of["RqEoi"]),
         )
         return Interrupt(*message.encode(), remapped=True)
+
+    def _entry_beyond(self, memory: Memory, entry: DeviceEntry, index: int) -> Step:
+        """What stands where an entry beyond the end of the table would be."""
+        address, note = entry.interrupt_table + index * self._size, "beyond the end of the table"
+        name, section = f"interrupt table entry [{index:#x}]", self._layout.section
+        try:
+            bits = int.from_bytes(memory.read(address, self._size), "little")
+        except OutsideMemory:
+            return Step(name, section, address, note=note, size=self._size)
+        return Step(name, section, address, bits, self._layout.describe(bits), note=note, size=self._size)
 
     def _post(self, memory: Memory, bits: int) -> PostedInterrupt:
         """A guest's interrupt: a bit of IRR in its backing page, and a doorbell to the core that it runs on.

@@ -151,6 +151,13 @@ def test_dm_is_for_fixed_and_arbitrated_interrupts(mode: DeliveryMode) -> None:
     assert unit.msi(INDEX, address=MSI | 4) == message(0, 0x41)
 
 
+def test_what_stands_behind_the_table_is_shown_where_an_index_is_beyond_it() -> None:
+    unit, table = narrow_unit()
+    unit.memory.write(table.root + 4 * 32, (0x0041_2301).to_bytes(4, "little"))
+    steps, _ = unit.engine().explain_msi(MsiWrite(requester=RID, address=MSI, data=32))
+    assert (steps[-1].value, steps[-1].note) == (0x0041_2301, "beyond the end of the table")
+
+
 def test_an_index_beyond_the_table_faults_and_ig_keeps_it_quiet() -> None:
     unit, _ = narrow_unit()
     outcome = unit.msi(32)
