@@ -148,13 +148,14 @@ class Play:
             is_decided = self.contents.decide(dma, attempt)
         page, choice = -1, 0  # of the last piece with more than one outcome; those that follow go the same way
         blocked: Sequence[Outcome] = ()  # in the page of the last piece, where nothing else was allowed
+        in_parts = False  # the last piece was blocked, and those that follow in its page are as short
         while at < end and attempt.wrong is None:
             length = min(end - at, granule - at % granule)
-            if self._has_messages and is_interrupt_address(at):
+            if not at % granule:
+                blocked, in_parts = (), False
+            if in_parts or (self._has_messages and is_interrupt_address(at)):
                 length = blocked_length(at, length)  # what takes messages takes no more than a doubleword
             access = Access(requester=requester, iova=at, length=length, kind=kind)
-            if not at % granule:
-                blocked = ()
             outcomes = blocked or self._outcomes(access, attempt)
             if self._remembered is None and kind is AccessKind.WRITE:
                 self._places += [(dma, each.address, length) for each in outcomes if not isinstance(each, Fault)]
@@ -173,6 +174,7 @@ class Play:
                         attempt.passes.setdefault(len(attempt.requests), (len(attempt.chosen) - 1, passing))
             if isinstance(outcome, Fault) and (part := blocked_length(at, length)) != length:
                 access = Access(requester=requester, iova=at, length=part, kind=kind)
+                in_parts = len(outcomes) == 1
                 if not self._records_pages:
                     outcome = self._of_part(access, outcome, attempt)
                 elif len(outcomes) == 1:
