@@ -110,6 +110,7 @@ class CachedWalk:
         result: when the result was known, to a lookup with the same tags.
         tags: under which the result is looked up; None where nothing but entries of the device was read.
         is_global: the address space does not matter.
+        brings_pages: false where it ended at a table that no memory answers for, before it read any: no cache has that.
         signature: value of the device's entry (and process's) that tables of such led to: walks that agree in them
             agree in the tags, wherever their entries are.
         dead_end: number of the last read of the way after which nothing can be known; None where there is none.
@@ -122,6 +123,7 @@ class CachedWalk:
     result: Moments = NEVER
     tags: Tags | None = None
     is_global: bool = False
+    brings_pages: bool = True
     signature: tuple[int | None, ...] = ()
     dead_end: int | None = None
     last_table: CachedEntry | None = None
@@ -159,8 +161,8 @@ class _Evaluation(Generic[RegistersT]):
         self._last_is_kept = fault is None or not entries or policy.keeps(setting.registers, fault, entries[-1].step)
 
         pages = [entry.cached for entry in entries if entry.cached is not None and not is_before_pages(entry.cached)]
-        if not pages:
-            pages = unread_page(trace)
+        unread = [] if pages else unread_page(trace)
+        pages = pages or unread
         first_stage = [page for page in pages if page.stage == 1]
         self._has_stage_1 = bool(first_stage)
         self._has_both = self._has_stage_1 and any(page.stage == 2 for page in pages)
@@ -177,6 +179,7 @@ class _Evaluation(Generic[RegistersT]):
             device=setting.start,
             tags=tags,
             is_global=is_global,
+            brings_pages=not unread,
             signature=tuple(last_of_device(entries).values()),
             last_table=None if self._turn is None else entries[self._turn].cached,
         )

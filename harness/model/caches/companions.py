@@ -44,11 +44,13 @@ class _Profile:
     Attributes:
         tags: of its translations; None where it has none.
         signature: values of its entries: with the same ones, sources have the same tables.
+        brings_pages: its walks may bring something into a cache.
         settled: no cache can know anything else of its device entries.
     """
 
     tags: Tags | None
     signature: tuple[int | None, ...]
+    brings_pages: bool
     settled: bool
 
 
@@ -179,7 +181,7 @@ class Companions:
             profile = self._profile(source)
             if not profile.settled:
                 unsettled.append(source)
-            elif profile.tags is not None:
+            elif profile.tags is not None and profile.brings_pages:
                 kinds.setdefault(self._kind(profile), (source, profile.tags))
         self._overview = _Overview(kinds, unsettled)
         return self._overview
@@ -208,5 +210,5 @@ class Companions:
                 settled = settled and not self._memory.changed(address, size)
         # What leads to page tables is the last of these entries: its value says which they are, whoever has it.
         signature = walk.signature[-1:] if self._tables_only else walk.signature
-        profile = self._profiles[source] = _Profile(walk.tags, signature, settled)
+        profile = self._profiles[source] = _Profile(walk.tags, signature, walk.brings_pages, settled)
         return profile

@@ -104,7 +104,7 @@ class Ways(Generic[RegistersT]):
                 *(lookups.take_over(way, None) for way in own),
                 *(lookups.take_over(way, lookups.space) for way in foreign if way.walk.last_table is not None),
             ]
-        shared = (way for way in foreign if way.walk.tags is not None)
+        shared = (way for way in foreign if way.walk.tags is not None and way.walk.brings_pages)
         return [way._replace(moments=lookups.find(way.walk)) for way in (*own, *shared)]
 
     def _adds_nothing(self, access: Access, outcome: Outcome, other: Source) -> bool:
