@@ -208,19 +208,21 @@ class AmdviEvent:
         Raises:
             SpecError: no such field, or a value that does not fit.
         """
-        layout = EVENTS[code]
-        bits = layout.encode({name: value for name, value in fields.items() if name != "Address"})
-        bits |= _EVENT_CODE.put(code)
-        if "Address" in fields:
-            # The field is 64 bits up, and may lack low bits.
-            bits |= (fields["Address"] << 64) & layout["Address"].mask
-        return cls(bits)
+        for name in fields:
+            _ = EVENTS[code][name]  # which has to be there
+        return cls.make_known(code, fields)
 
     @classmethod
     def make_known(cls, code: AmdviEventCode, values: Mapping[str, int]) -> Self:
         """An event from those of the values that it has fields for."""
         layout = EVENTS[code]
-        return cls.make(code, {name: value for name, value in values.items() if name in layout})
+        bits = _EVENT_CODE.put(code)
+        for name, value in values.items():
+            if not value or name not in layout:
+                continue
+            # The address is 64 bits up, and its field may lack low bits.
+            bits |= value << 64 & layout[name].mask if name == "Address" else layout[name].put(value)
+        return cls(bits)
 
     @property
     def code(self) -> int:
