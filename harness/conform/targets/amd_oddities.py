@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from random import Random
 
-__all__ = ["LEAKS", "Oddity", "choose_oddities"]
+__all__ = ["LEAKS", "Oddity", "choose_oddities", "rounds_of"]
 
 
 class Oddity(Enum):
@@ -61,6 +61,17 @@ LEAKS = frozenset(
     }
 )
 """What may have a device write where it must not, or not write where it must."""
+
+
+# Rounds of DMA. What costs QEMU most is to turn translation on, so programs that no mistake of its is likely to end are
+# longer.
+_ROUNDS, _MORE_ROUNDS = range(40, 71), range(160, 241)
+_ENDINGS = LEAKS | {Oddity.ENTRIES, Oddity.ILLEGAL_COMMANDS, Oddity.LOG}
+
+
+def rounds_of(oddities: frozenset[Oddity]) -> range:
+    """How many rounds of DMA a program with these may have."""
+    return _ROUNDS if oddities & _ENDINGS else _MORE_ROUNDS
 
 
 def choose_oddities(random: Random) -> frozenset[Oddity]:

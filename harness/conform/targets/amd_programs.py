@@ -12,7 +12,7 @@ from harness.conform.edu import LANDING, PAYLOADS
 from harness.conform.layout import DEVICES, DmaDevice
 from harness.conform.memory import HOT_DATA, QUEUES
 from harness.conform.program import Program
-from harness.conform.targets.amd_oddities import LEAKS, Oddity, choose_oddities
+from harness.conform.targets.amd_oddities import LEAKS, Oddity, choose_oddities, rounds_of
 from harness.conform.targets.amd_tables import Domain, Mapped, Tables
 from harness.conform.traffic import Traffic
 from harness.conform.writer import ProgramWriter
@@ -97,7 +97,7 @@ class Generation:
             self._tables.attach(entry)
         self._turn_on()
         unplugged = None
-        for number in range(random.randint(40, 70)):
+        for number in range(random.choice(rounds_of(self._oddities))):
             self._burst(unplugged)
             self._look()
             if random.random() < 0.6:
@@ -317,13 +317,13 @@ class Generation:
 
     def _remap(self) -> None:
         random = self._random
-        domain = random.choice(self._tables.domains)
+        domain, page = random.choice(self._tables.domains), None
         if len(domain.mapped) < _FEW_PAGES or random.random() < 0.4:
             self._tables.map(domain)
-            self._tell(domain, None)
-            return
-        page = random.choice(domain.mapped)
-        self._tables.spoil(domain, page)
+        elif domain.spoilt and random.random() < 0.4:
+            self._tables.mend(domain)
+        else:
+            page = self._tables.spoil(domain)
         self._tell(domain, page)
 
     def _tell(self, domain: Domain, page: Mapped | None) -> None:

@@ -96,15 +96,29 @@ class Mapped:
     page: PageSize
     inside: tuple[int, int]
 
+    @property
+    def end(self) -> int:
+        """The first address behind it."""
+        return self.iova + (1 << self.page.shift)
+
 
 @dataclass(slots=True)
 class Domain:
-    """Page tables, the DomainID that devices have with them, and the level below which a level is left out."""
+    """Page tables.
+
+    Attributes:
+        id: the DomainID that devices have with them.
+        table: the tables.
+        skipped: the level below which a level is left out.
+        mapped: pages.
+        spoilt: entries on the way to them that were changed: address, and what was there.
+    """
 
     id: int
     table: RadixTable
     skipped: int = 0
     mapped: list[Mapped] = field(default_factory=list)
+    spoilt: list[tuple[int, int]] = field(default_factory=list)
 
 
 class Tables:
@@ -204,10 +218,12 @@ class Tables:
             # It has the tables in it as well, which no device is to change by chance.
             iova |= 1 << width - 1
         iova = min(iova, (1 << width) - size) & -size
+        if any(iova < other.end and other.iova < iova + size for other in domain.mapped):
+            return  # it is taken
         try:
             table.map(iova, address, size, PERMISSIONS[random.choice((1, 2, 3, 3, 3, 3))], largest_page=size)
         except (SpecError, OutsideMemory):
-            return  # it is taken
+            return  # a spoilt entry leads elsewhere
         first = iova + inside[0]
         if domain.skipped and page.level <= domain.skipped:
             # Translations by way of it are another matter: the address has a bit set that must be zero.
@@ -261,29 +277,42 @@ class Tables:
                 values |= random.choice(_WIDE_INTERRUPT_FIELDS if self.wide else _INTERRUPT_FIELDS)
             table.set(random.randrange(32), values)
 
-    def spoil(self, domain: Domain, page: Mapped) -> None:
-        """Change the entry of a page, or one above it, or take the page away, if it is still there."""
-        random, table, level = self._random, domain.table, page.page.level
+    def spoil(self, domain: Domain) -> Mapped:
+        """Change the entry of a page, or one above it, or take the page away, if it is still there; tell which page."""
+        random, table = self._random, domain.table
+        page = random.choice(domain.mapped)
+        level = page.page.level
         above = random.randint(level + 1, table.levels) if level < table.levels else 0
         draw = random.random()
         try:
             if draw < 0.15 and self._has(Oddity.ENTRIES):
-                table.set_fields(page.iova, level, random.choice(_BAD_LEAVES))
+                self._change_entry(domain, page, level, random.choice(_BAD_LEAVES))
             elif draw < 0.3 and self._has(Oddity.ENTRIES) and above:
-                table.set_fields(page.iova, above, random.choice(_BAD_TABLES))
+                self._change_entry(domain, page, above, random.choice(_BAD_TABLES))
             elif draw < 0.45 and self._has(Oddity.UPPER_RIGHTS) and above:
-                table.set_fields(page.iova, above, random.choice(_UPPER_RIGHTS))
+                self._change_entry(domain, page, above, random.choice(_UPPER_RIGHTS))
             elif draw < 0.55 and self._has(Oddity.ENTRY_BITS):
                 values = random.choice(({"RSVD_52": 1 << random.randrange(7)}, {"NextLevel": 7}))
-                table.set_fields(page.iova, level, values)
+                self._change_entry(domain, page, level, values)
             elif draw < 0.6:
                 rights = random.choice((0, 1, 2, 3, 3, 3, 3))
-                table.set_fields(page.iova, level, {"IR": rights & 1, "IW": rights >> 1})
+                self._change_entry(domain, page, level, {"IR": rights & 1, "IW": rights >> 1})
             else:
                 table.unmap(page.iova, 1 << page.page.shift)
                 domain.mapped.remove(page)
         except (SpecError, OutsideMemory):
-            return
+            pass
+        return page
+
+    def mend(self, domain: Domain) -> None:
+        """Put back what stood in an entry before it was changed."""
+        address, bits = domain.spoilt.pop(self._random.randrange(len(domain.spoilt)))
+        domain.table.pages.memory.write_u64(address, bits)
+
+    def _change_entry(self, domain: Domain, page: Mapped, level: int, values: dict[str, int]) -> None:
+        address = domain.table.entry_address(page.iova, level)
+        domain.spoilt.append((address, domain.table.pages.memory.read_u64(address)))
+        domain.table.set_fields(page.iova, level, values)
 
     def _has(self, oddity: Oddity) -> bool:
         return oddity in self._oddities
