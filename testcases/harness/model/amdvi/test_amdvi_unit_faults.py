@@ -431,6 +431,20 @@ def test_a_requester_of_another_domain_does_not_share_what_is_stale() -> None:
     assert outcome.address == OUTPUT + 0x10_0000
 
 
+def test_a_walk_tells_of_another_domainid_until_all_is_invalidated() -> None:
+    alive = Alive()
+
+    def reasons(iova: int = IOVA) -> list[str]:
+        return [step.reason for step in alive.unit.explain(read_of(iova)).steps if step.reason]
+
+    alive.tables.set_fields(RID, {"IR": 0})
+    assert reasons() == []
+    alive.tables.set_fields(RID, {"IR": 1, "DomainID": DOMAIN + 1})
+    assert reasons() == reasons(IOVA + 0x1000) == ["DomainID was another"]
+    flat(alive)
+    assert reasons() == []
+
+
 def test_an_event_as_it_came_to_look_is_taken_back_with_the_others() -> None:
     alive = Alive()
     access = read_of(IOVA + 0x1000)
