@@ -26,12 +26,12 @@ from harness.model.amdvi.event_log import EventLog, EventLogState
 from harness.model.amdvi.events import EVENT_SIZE, AmdviEvent, AmdviEventCode
 from harness.model.amdvi.fault_reports import DeviceBits, with_one_fault, with_reports
 from harness.model.amdvi.interrupts import trigger_modes
-from harness.model.amdvi.past_domains import with_past_domain
 from harness.model.amdvi.queues import run_command_buffer, stores_to_come
 from harness.model.amdvi.register_fields import BUFFER_BASE, CONTROL, STATUS
 from harness.model.amdvi.register_file import RegisterFile, RegisterWrite, is_defined
 from harness.model.amdvi.register_map import segment_key
 from harness.model.amdvi.registers import AmdviRegisters
+from harness.model.amdvi.walk_reasons import with_reasons
 from harness.model.caches.companions import Source
 from harness.model.caches.iotlb import CacheModel
 from harness.model.caches.past_walks import keep_engines
@@ -292,7 +292,7 @@ class AmdviUnit:
 
     def explain(self, access: Access) -> Explanation:
         """See `Unit`."""
-        return with_past_domain(self._caches.engine.explain(access), self._caches.memory)
+        return with_reasons(self._caches.engine.explain(access), self._caches.memory)
 
     @property
     def own_messages(self) -> Sequence[MsiWrite]:

@@ -11,6 +11,7 @@ from amdvi_unit import DOMAIN, IOVA, MSI, NOWHERE, OUTPUT, RID
 from harness.model.access import AccessKind, Bypassed, BypassReason, Fault, Translated
 from harness.model.amdvi import AmdviEvent, AmdviEventCode, AmdviFaultReason, AmdviOpcode, make_command
 from harness.model.amdvi.events import EVENTS as LAYOUTS
+from harness.model.amdvi.formats import HostFormat
 from harness.model.amdvi.register_fields import CAPABILITY_HEADER, CONTROL, STATUS
 from harness.model.amdvi.registers import extended_features
 from harness.model.engine import Interrupt, MsiWrite, Sending
@@ -443,6 +444,20 @@ def test_a_walk_tells_of_another_domainid_until_all_is_invalidated() -> None:
     assert reasons() == reasons(IOVA + 0x1000) == ["DomainID was another"]
     flat(alive)
     assert reasons() == []
+
+
+@pytest.mark.parametrize(("size", "at", "differs"), [(0x4000, 1, True), (0x4000, 3, False), (0x1000, 1, False)])
+def test_a_walk_tells_of_an_entry_that_is_not_like_the_one_before_it_in_its_page(
+    size: int, at: int, differs: bool
+) -> None:
+    alive = Alive()
+    table = alive.tables.attach(RID, DOMAIN, host_format=HostFormat(every_size=True))
+    for page in range(0x10_0000, 0x10_4000, size):
+        table.map(page, OUTPUT + page, size, largest_page=size)
+    for page in range(0x10_1000, 0x10_4000, 0x1000):
+        table.set_fields(page, 1, {"IW": 0})
+    steps = alive.unit.explain(read_of(0x10_0000 + 0x1000 * at)).steps
+    assert steps[-1].reason == ("entries of its page differ" if differs else "")
 
 
 def test_an_event_as_it_came_to_look_is_taken_back_with_the_others() -> None:
