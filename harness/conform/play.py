@@ -175,9 +175,7 @@ class Play:
             if isinstance(outcome, Fault) and (part := blocked_length(at, length)) != length:
                 access = Access(requester=requester, iova=at, length=part, kind=kind)
                 in_parts = len(outcomes) == 1
-                if not self._records_pages:
-                    outcome = self._of_part(access, outcome, attempt)
-                elif len(outcomes) == 1:
+                if self._records_pages and in_parts:
                     blocked = outcomes
             request = self._move(self._meet(Request(dma, access, outcome), attempt))
             number = len(attempt.requests)
@@ -212,12 +210,6 @@ class Play:
         if found is None:
             found = self._remembered[key] = unit.interrupts(message)
         return found
-
-    def _of_part(self, access: Access, whole: Fault, attempt: Attempt) -> Fault:
-        """The fault of the part of a request that goes first, where the whole has one."""
-        faults = [each for each in self._outcomes(access, attempt) if isinstance(each, Fault)] or [whole]
-        fault = next((each for each in faults if each.code is whole.code), faults[0])
-        return fault if whole.record is not None else _without_record(fault)
 
     def _meet(self, request: Request, attempt: Attempt) -> Request:
         """A request comes to the unit; an interrupt is put to it as such."""

@@ -9,7 +9,7 @@ What an engine does with them is in `harness.model.engine`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, Flag, IntEnum, StrEnum
 from typing import Protocol, TypeAlias
 
@@ -235,6 +235,8 @@ class Fault:
         record: what would be recorded; None when the access is blocked without a report.
         completion: for a translation request, how it is answered.
         writes: flags that the walk set before it failed.
+        is_global: the last entry of stage 1 on the way was marked global; false where the engine does not tell. Faults
+            that differ in nothing else are equal.
     """
 
     code: Enum
@@ -246,6 +248,7 @@ class Fault:
     record: FaultRecord | None = None
     completion: Completion | None = None
     writes: tuple[MemoryWrite, ...] = ()
+    is_global: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         number = f" {self.code.value:#x}" if isinstance(self.code.value, int) else ""

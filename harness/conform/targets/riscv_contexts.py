@@ -17,9 +17,11 @@ __all__ = ["PRIVATE_GSCID", "PRIVATE_PSCID", "Contexts"]
 
 _OUTSIDE = RISCV.ram + RAM_BYTES  # nothing answers there
 _PD8 = 1
+_SHARES_PROCESSES = 0.75
 PRIVATE_PSCID, PRIVATE_GSCID = 0xFFFFE, 0xFFFE
 """Of an address space whose tables are not there, which no other has."""
 _IDLE_PSCIDS = (0, 0, 0x5A5A5)  # where there is no first stage, and they have no meaning
+_ODD_CONTEXTS = 3  # in one program: what is cached has to be asked of each kind of context
 _BAD_CONTEXTS: tuple[dict[str, int], ...] = (
     {"tc.V": 0},
     {"tc.DTF": 1},
@@ -108,6 +110,10 @@ class Contexts:
     has_processes: set[int] = field(default_factory=set)
     passing: set[int] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self._odd = self.random.sample(_OVERLOOKED if self.is_thorough else _BAD_CONTEXTS, _ODD_CONTEXTS)
+        self._idle_pscid = self.random.choice(_IDLE_PSCIDS)
+
     def attach(self, entry: DmaDevice, spaces: list[Space], plain: Vm | None) -> None:
         """Give a device a context.
 
@@ -137,7 +143,7 @@ class Contexts:
                 entry.requester,
                 first=space.table if space is not None else None,
                 second=vm.table if vm is not None else None,
-                pscid=random.choice(_IDLE_PSCIDS) if space is None else space.pscid,
+                pscid=self._idle_pscid if space is None else space.pscid,
                 gscid=vm.gscid if vm is not None else 0,
                 overrides=overrides,
             )
@@ -147,13 +153,12 @@ class Contexts:
 
     def _something_wrong(self, *, has_first: bool, has_second: bool) -> dict[str, int]:
         """Something wrong with a device context, or out of the ordinary."""
+        bad = [*self._odd]
         if self.is_thorough:
-            bad = [*_OVERLOOKED]
             bad += _OVERLOOKED_FIRST_STAGES if has_first else ()
             bad += _OVERLOOKED_SECOND_STAGES if has_second else ()
             bad += _OVERLOOKED_MESSAGES if self.registers.extended_contexts else ()
         else:
-            bad = [*_BAD_CONTEXTS]
             bad += _BAD_FIRST_STAGES if has_first else ()
             bad += _BAD_SECOND_STAGES if has_second else ()
         if not self.has_good_records:
@@ -163,6 +168,10 @@ class Contexts:
     def _attach_process(self, entry: DmaDevice, space: Space, vm: Vm | None) -> None:
         """A process directory; process 0 is that of requests without one, or none is (DPE)."""
         random = self.random
+        sharing = [each for each in sorted(self.has_processes) if self.behind[each] == (space, vm)]
+        if sharing and random.random() < _SHARES_PROCESSES:
+            self._share_processes(entry, random.choice(sharing))
+            return
         has_default = vm is not None or random.random() < 0.85
         pages = self.devices.pages if vm is None else vm.pages
         if vm is not None and vm.pages.next_page + 0x4000 > vm.end:
@@ -182,6 +191,13 @@ class Contexts:
             overrides = random.choice(_OVERLOOKED_PROCESSES if self.is_thorough else _BAD_PROCESSES)
         self.devices.set_process(entry.requester, 0, first=space.table, pscid=space.pscid, overrides=overrides)
         if vm is None and (not has_default or overrides.get("fsc.MODE") == 0):
+            self.passing.add(entry.requester)
+
+    def _share_processes(self, entry: DmaDevice, other: int) -> None:
+        """The context of another requester."""
+        self.devices.share_processes(entry.requester, other)
+        self.has_processes.add(entry.requester)
+        if other in self.passing:
             self.passing.add(entry.requester)
 
     @property

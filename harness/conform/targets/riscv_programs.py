@@ -27,6 +27,7 @@ __all__ = ["Generation"]
 
 _BEYOND = (43, 44, 48, 52, 55)  # address bits above those of the board
 _WHILE_DIRTY = 10  # devices in a round while caches may know what tables no longer say
+_KEEPS_CLEAN = 0.85  # how often everything is invalidated behind a change
 _RECORDED = 12  # rounds whose faults the fault queue has room for
 
 
@@ -43,7 +44,7 @@ class Generation(Course):
     BEFORE = 0.15
     CHANGES = 0.4
     RARELY = 0.06
-    ROUNDS = range(80, 140)
+    ROUNDS = range(100, 180)
 
     def __init__(self, name: str, seed: int, random: Random, registers: RiscvIommuRegisters) -> None:
         writer = ProgramWriter(name, seed, RISCV.ram)
@@ -250,7 +251,7 @@ class Generation(Course):
         elif self.vms or self.plain is not None:
             self.change_second_stage()
         self.is_dirty = True
-        if self.with_processes or random.random() < 0.7:
+        if self.with_processes or random.random() < _KEEPS_CLEAN:
             self.clean()
 
     def clean(self) -> None:

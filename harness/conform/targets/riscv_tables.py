@@ -21,6 +21,7 @@ __all__ = ["Space", "Tables", "Vm"]
 
 _PAGE, _NAPOT = 4096, 1 << 16
 _TOLD_APART = 56
+_HIGHEST_GLOBAL = 2  # level of an entry: of higher ones every address space would have most of its pages
 _RIGHTS = (3, 3, 3, 3, 3, 4, 7, 7)
 _ALL_RIGHTS = (1, 1, 3, 3, 4, 5, 7)
 _GUEST_PAGES = 0x4_0000  # for the tables of one guest
@@ -205,4 +206,6 @@ class Tables:
             values = random.choice(_OVERLOOKED_LEAVES if self.is_thorough else _BAD_LEAVES)
         else:
             values = {"PPN": _FAR_PAGE if self.is_thorough else random.choice(_OTHER_PAGES)}
+        if "G" in values and level > _HIGHEST_GLOBAL:
+            values = {"V": 0}
         return set_fields(table, page.input, level, values)

@@ -238,6 +238,8 @@ class CacheModel(Generic[RegistersT]):
             TooManyWalks: there are more ways than can be tried.
             AccessCrossesPage, NotModelled: as the engine does.
         """
+        if self._ways.only_outcome(access) is not None:
+            return ()
         ended = [way for way in self._ways.find(access) if way.moments and not holds_now(way.moments)]
         ended = [way for way in ended if isinstance(way.outcome, Translated)]
         if not ended:

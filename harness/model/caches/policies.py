@@ -176,6 +176,11 @@ def _riscv_root(registers: RiscvIommuRegisters) -> int | None:
     return None if registers.iommu_mode in (IommuMode.OFF, IommuMode.BARE) else registers.ddtp
 
 
+def _is_of_riscv_page(fault: Fault) -> bool:
+    # The entry that stopped the walk, or the table it was in, counts for every address space.
+    return fault.is_global
+
+
 # IOTINVAL.VMA without GV is for addresses of the host. What guests have of a first stage goes with their second stage,
 # by IOTINVAL.GVMA: a translation of both must not outlive what it was made from (3.8, 4.1.1).
 RISCV: CachePolicy[RiscvIommuRegisters] = CachePolicy(
@@ -183,6 +188,7 @@ RISCV: CachePolicy[RiscvIommuRegisters] = CachePolicy(
     source="RISC-V IOMMU 3.8, 4.1",
     root=_riscv_root,
     keeps=_always,
+    is_of_page=_is_of_riscv_page,
     everything=(
         _DEVICES,
         _PROCESSES,

@@ -41,12 +41,14 @@ class Blocked(NamedTuple):
         stage: whose tables are the reason; None where it is none of the two.
         level: of the entry that is the reason, 1 for the last.
         iotval2: as in the record.
+        is_global: as of a `Fault`.
     """
 
     cause: RiscvIommuCause | RiscvIommuBlocked
     stage: int | None = None
     level: int | None = None
     iotval2: int = 0
+    is_global: bool = False
 
 
 def stopped_by_walk(access: Access, found: WalkBlocked) -> Blocked:
@@ -55,7 +57,7 @@ def stopped_by_walk(access: Access, found: WalkBlocked) -> Blocked:
     # A translation request is a read, whether it asks to write or not.
     if access.address_type is AddressType.TRANSLATION_REQUEST and kind is AccessKind.WRITE:
         kind = AccessKind.READ
-    return Blocked(_WALK_CAUSES[kind][found.trouble], found.stage, found.level, found.iotval2)
+    return Blocked(_WALK_CAUSES[kind][found.trouble], found.stage, found.level, found.iotval2, found.is_global)
 
 
 def fault(access: Access, blocked: Blocked, dtf: bool, updates: FlagUpdates | None = None) -> Fault:
@@ -94,4 +96,5 @@ def fault(access: Access, blocked: Blocked, dtf: bool, updates: FlagUpdates | No
         record,
         completion,
         updates.writes() if updates else (),
+        blocked.is_global,
     )

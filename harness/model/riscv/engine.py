@@ -284,7 +284,7 @@ class RiscvIommuEngine:
         is_store = kind is _WRITE_KIND
         executes = kind is _EXECUTE_KIND
         # 17. The first stage gives the guest physical address.
-        guest, shift, rights, attributes = iova, 64, 7, _PLAIN
+        guest, shift, rights, attributes, is_global = iova, 64, 7, _PLAIN, False
         if first.walk is not None:
             supervisor = _is_supervisor(access)
             # 3.2.3.1: user privilege does not reach supervisor pages; supervisor privilege reaches user pages with SUM,
@@ -308,16 +308,16 @@ class RiscvIommuEngine:
         if device.msi_table is not None:
             found = self._messages.find(device, guest, trace)
             if isinstance(found, RiscvIommuCause):
-                return fault(access, Blocked(found), device.dtf, updates), None
+                return fault(access, Blocked(found, is_global=is_global), device.dtf, updates), None
             file = found
         if file is not None:
             # 3.3.3 step 15: its rights are R and W, so a read for execute ends with cause 1.
             if executes and not is_request:
-                blocked = Blocked(_CAUSE.INSTRUCTION_ACCESS_FAULT)
+                blocked = Blocked(_CAUSE.INSTRUCTION_ACCESS_FAULT, is_global=is_global)
                 return fault(access, blocked, device.dtf, updates), None
             if file.is_resident and not is_request and (access.length != 4 or iova & 3):
                 # AIA, MRIF mode: what is not 32 bits wide and aligned is aborted, without a cause of the IOMMU.
-                blocked = Blocked(RiscvIommuBlocked.MRIF_ACCESS_UNSUPPORTED)
+                blocked = Blocked(RiscvIommuBlocked.MRIF_ACCESS_UNSUPPORTED, is_global=is_global)
                 return fault(access, blocked, device.dtf, updates), None
             address, shift, rights = file.page | iova & 0xFFF, 12, rights & (READ | WRITE)
             if file.is_resident:
@@ -340,7 +340,8 @@ class RiscvIommuEngine:
                 StageTags(2, device.gscid, None) if trace is not None else _NO_TAGS,
             )
             if not isinstance(leaf, PageLeaf):
-                return fault(access, stopped_by_walk(access, leaf), device.dtf, updates), None
+                blocked = stopped_by_walk(access, leaf)._replace(is_global=is_global)
+                return fault(access, blocked, device.dtf, updates), None
             address = leaf.address
             shift = min(shift, leaf.shift)
             rights &= _granted(leaf.entry, is_request)

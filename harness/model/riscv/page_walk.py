@@ -88,12 +88,14 @@ class WalkBlocked(NamedTuple):
         stage: 1 or 2.
         level: of the entry that stopped it; None for an address that the tables do not reach.
         iotval2: of a guest page fault (4.2).
+        is_global: G of the last entry of the first stage that was good enough to be cached, or of one above it.
     """
 
     trouble: Trouble
     stage: int
     level: int | None
     iotval2: int
+    is_global: bool = False
 
 
 def entry_reader(memory: Memory, size: int, *, big_endian: bool) -> Callable[[int], int]:
@@ -233,7 +235,7 @@ class PageTableWalk:
             if trace is not None:
                 what = f"{self.scheme.name} address"
                 trace.append(Step(what, self._section, None, address, reason=_BEYOND[self.stage]))
-            return WalkBlocked(self._fault, self.stage, None, address & ~3 if self.stage == 2 else 0)
+            return self._blocked(address, None, False)
         read, limit, entry_shift, table_test = self._read, self._limit, self._entry_shift, self._table_test
         table = at = where = root
         is_global = 0
@@ -245,7 +247,7 @@ class PageTableWalk:
                 # Hypervisor extension: the tables of the first stage lie at guest physical addresses.
                 found = implicit.load(at, trace)
                 if not isinstance(found, PageLeaf):
-                    return found
+                    return found._replace(is_global=bool(is_global))
                 where = found.address
             try:
                 if where >= limit:
@@ -254,7 +256,7 @@ class PageTableWalk:
             except OutsideMemory:
                 if trace is not None:
                     trace.append(Step(self._name(level), self._section, where, note="no memory there"))
-                return WalkBlocked(Trouble.ACCESS_FAULT, self.stage, level, 0)
+                return WalkBlocked(Trouble.ACCESS_FAULT, self.stage, level, 0, bool(is_global))
             is_table = entry & table_test == _V and level > 1
             if trace is not None:
                 self._trace(trace, level, shift, where, entry, address, bool(is_global), is_table, tags)
@@ -267,21 +269,23 @@ class PageTableWalk:
             entry = int.from_bytes(updates[where], self.order)
         rights = entry >> 1 & 7
         is_napot = entry & _N
+        if entry & _V:
+            is_global |= entry & GLOBAL
         if not self.maps_page(entry, leaf_reserved) or needed & ~rights or entry & USER == barred:
             if trace is not None:
                 self._give_reason(trace, self._complaint(entry, level, leaf_reserved, needed, barred))
-            return WalkBlocked(self._fault, self.stage, level, address & ~3 if self.stage == 2 else 0)
+            return self._blocked(address, level, bool(is_global))
         # A must be set, and D where the access is a store that the entry allows; else hardware sets it, or it faults.
         wanted = _A | _D if is_store and rights & WRITE else _A
         if entry & wanted != wanted:
             if not sets_flags:
                 if trace is not None:
                     self._give_reason(trace, "D is 0" if entry & _A else "A is 0")
-                return WalkBlocked(self._fault, self.stage, level, address & ~3 if self.stage == 2 else 0)
+                return self._blocked(address, level, bool(is_global))
             if implicit is not None:
                 blocked = implicit.store(at)
                 if blocked is not None:
-                    return blocked
+                    return blocked._replace(is_global=bool(is_global))
             entry |= wanted
             updates[where] = entry.to_bytes(self.scheme.entry_size, self.order)
         if is_napot:
@@ -289,7 +293,11 @@ class PageTableWalk:
             shift = 16
         page_mask = (1 << shift) - 1
         output = (entry & _PPN) << 2 & ~page_mask | address & page_mask
-        return PageLeaf(output, shift, entry, bool((is_global | entry) & GLOBAL))
+        return PageLeaf(output, shift, entry, bool(is_global))
+
+    def _blocked(self, address: int, level: int | None, is_global: bool) -> WalkBlocked:
+        """A page fault, or a guest page fault, at an entry."""
+        return WalkBlocked(self._fault, self.stage, level, address & ~3 if self.stage == 2 else 0, is_global)
 
     def leads_to_table(self, entry: int, level: int) -> bool:
         """Whether an entry is a good pointer to a table of the level below."""

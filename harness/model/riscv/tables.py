@@ -133,6 +133,12 @@ class RiscvIommuTables:
         fields = {"tc.PDTV": 1, "fsc.MODE": mode, "fsc.PPN": directory.root >> 12}
         self.attach(device_id, second=second, gscid=gscid, overrides={**fields, **overrides})
 
+    def share_processes(self, device_id: int, other: int) -> None:
+        """Give a device the context of another one, and with it that one's process directory."""
+        self._processes[device_id] = self._processes[other]
+        context = self._read(self._context_address(other), self._layout, self.memory)
+        self._write(self._context_address(device_id), self._layout, context)
+
     def set_process(
         self,
         device_id: int,

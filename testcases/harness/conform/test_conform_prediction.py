@@ -275,7 +275,7 @@ def test_what_explains_nothing_changes_nothing(rig: _Rig) -> None:
     assert rig.unit.told == (_fault("edu0").record, False)
 
 
-@pytest.mark.parametrize(("records_pages", "asked"), [(False, 6), (True, 1)])
+@pytest.mark.parametrize(("records_pages", "asked"), [(False, 5), (True, 1)])
 def test_a_blocked_page_is_asked_for_once_where_its_faults_are_alike(
     rig: _Rig, records_pages: bool, asked: int
 ) -> None:
