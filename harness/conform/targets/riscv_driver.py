@@ -304,6 +304,8 @@ class Driver:
         if random.random() < 0.4 and (self._is_thorough or self._has_room):
             self.write(_IPSR, random.choice((0, 1, 2)) if self._is_thorough else 0xF)
             self.read(_IPSR)
+            # The next message is told from the last one by its data.
+            self.write(_MSI_CFG_TBL + 16 * random.randrange(_VECTORS) + 8, random.getrandbits(32))
         if random.random() < 0.2:
             self.write(_FQCSR, 0x300 | _ENABLE | self._interrupts)
             self.read(_FQCSR)
@@ -329,7 +331,7 @@ class Driver:
             self.write(random.randrange(1024, 4096, 4) & ~0x100, random.getrandbits(32))
         elif draw < 0.7:
             vector = random.randrange(_VECTORS)
-            self.write(_MSI_CFG_TBL + 16 * vector + 12, 0)
+            self.write(_MSI_CFG_TBL + 16 * vector + 12, int(random.random() < 0.3))
             self._writer.read(_MSI_CFG_TBL + 16 * vector, 8)
             self.read(_MSI_CFG_TBL + 16 * vector + 12)
         for _ in range(random.randint(1, 4)):

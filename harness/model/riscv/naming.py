@@ -14,6 +14,7 @@ from harness.model.explanation import Explanation
 from harness.model.riscv.circumstances import BareMode, CommandProgress, PendingBits
 from harness.model.riscv.fault_queue import FaultQueue
 from harness.model.riscv.interrupts import Interrupts
+from harness.model.riscv.queues import CommandQueue, waiting_writes
 from harness.model.riscv.register_file import RegisterFile
 from harness.model.riscv.registers import RiscvIommuRegisters
 from harness.model.unit import Place
@@ -78,7 +79,16 @@ class Naming:
             return Place(_named("IOFENCE.C data", self.commands.of_store(start)), start, _STORE_SIZE)
         if start in self._interrupts.written:
             return Place("interrupt message", start, _STORE_SIZE)
+        if self.commands.of_queue and start in self._waiting_stores():
+            return Place(_named("IOFENCE.C data", self.commands.of_queue), start, _STORE_SIZE)
         return None
+
+    def _waiting_stores(self) -> set[int]:
+        """Where fences would store that are in the queue behind the command at which it stands still, or were."""
+        values = self._file.values
+        queue = CommandQueue(*(values[name] for name in ("cqb", "cqh", "cqt", "cqcsr")))
+        writes = waiting_writes(self._caches.registers, self._caches.memory, queue)
+        return {write.address for write in writes}
 
     def explain(self, access: Access) -> Explanation:
         """See `Unit`. The last step also tells what commands have invalidated of it, or not."""

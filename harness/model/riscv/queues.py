@@ -45,6 +45,7 @@ __all__ = [
     "run_commands",
     "step_command",
     "take_command",
+    "waiting_writes",
 ]
 
 _MSI_ADDRESS = (1 << 56) - 4  # 6.29: bits 55:2
@@ -237,6 +238,15 @@ def take_command(
         return Taken(command, result, queue.head, csr | CQCSR[result.error.value].mask, True)
     wired = raises_wired_interrupt(registers, command)
     return Taken(command, result, head + 1 & mask, csr | (CQCSR["fence_w_ip"].mask if wired else 0), wired)
+
+
+def waiting_writes(registers: RiscvIommuRegisters, memory: Memory, queue: CommandQueue) -> Iterator[MemoryWrite]:
+    """What the commands in the ring would write, but for the one at which the queue stands still."""
+    _, mask = ring(queue.base)
+    for count in range(1, mask + 1):
+        taken = take_command(registers, memory, queue._replace(head=queue.head + count, tail=queue.head, csr=_CQON))
+        if taken is not None:
+            yield from taken.result.writes
 
 
 def step_command(registers: RiscvIommuRegisters, memory: Memory, *, timed_out: bool = False) -> QueueStep | None:

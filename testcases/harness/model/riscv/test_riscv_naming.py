@@ -94,6 +94,13 @@ class TestCommandQueue:
         assert _name(software, CQH) == "cqh"
         assert _stored(software, STATUS) == "IOFENCE.C data"
 
+    def test_what_a_fence_behind_an_illegal_command_would_store_says_so(self) -> None:
+        software = Software()
+        software.set_up()
+        software.raw_command(encode_command("IODIR.INVAL_DDT", RSVD_64=1), _FENCE)
+        assert _stored(software, STATUS) == "IOFENCE.C data (illegal by RSVD_64)"
+        assert software.unit.structure_at(STATUS + 4) is None
+
     def test_a_queue_that_is_turned_on_is_behind_no_error(self) -> None:
         software = Software()
         software.write(FCTL, 0)

@@ -419,6 +419,14 @@ def test_another_devices_tables_change_nothing() -> None:
     assert unit.access(device=DEVICE + 1) == Translated(0x9000, 0x1000, RW)
 
 
+def test_devices_that_share_a_process_directory_have_the_same_processes() -> None:
+    unit = Unit(pdt_mode=1)
+    unit.tables.share_processes(DEVICE + 1, DEVICE)
+    assert unit.access(pasid=5, device=DEVICE + 1) == unit.access(pasid=5)
+    unit.tables.set_process_fields(DEVICE + 1, 5, {"ta.V": 0})
+    assert isinstance(unit.access(pasid=5), Fault)
+
+
 def test_a_long_access_is_split_at_pages_and_joined_again() -> None:
     unit = Unit()
     assert unit.first is not None

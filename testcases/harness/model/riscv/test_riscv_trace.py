@@ -20,7 +20,7 @@ from riscv_unit import (
     message_unit,
 )
 
-from harness.model.access import AccessKind
+from harness.model.access import AccessKind, Fault
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Region, SparseMemory
@@ -97,6 +97,36 @@ def test_entries_below_a_g_are_global_and_belong_to_no_space_3_8() -> None:
         (True, None),
         (True, None),
     ]
+
+
+@pytest.mark.parametrize("second", [None, "Sv39x4"])
+@pytest.mark.parametrize("level", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("at", "values"),
+    [(1, {"V": 0}), (1, {"W": 0}), (1, {"D": 0}), (1, {"PBMT": 3}), (2, {"V": 0}), (2, {"PPN": NOWHERE >> 12})],
+)
+def test_a_fault_is_global_where_its_last_entry_of_the_first_stage_is_3_8(
+    at: int, values: dict[str, int], level: int, second: str | None
+) -> None:
+    unit = Unit(second=second)
+    assert unit.first is not None
+    unit.first.set_fields(IOVA, level, {"G": 1})
+    unit.first.set_fields(IOVA, at, values)
+    outcome = unit.access(AccessKind.WRITE)
+    assert isinstance(outcome, Fault)
+    tags = [step.cached for step in entries(unit) if step.cached is not None and step.cached.stage == 1]
+    assert outcome.is_global == tags[-1].is_global
+
+
+def test_a_fault_of_the_second_stage_is_global_where_the_page_of_the_first_is() -> None:
+    unit = Unit(second="Sv39x4")
+    assert unit.first is not None and unit.second is not None
+    unit.second.set_fields(GUEST, 1, {"V": 0})
+    for bit in (0, 1):
+        unit.first.set_fields(IOVA, 1, {"G": bit})
+        outcome = unit.access()
+        assert isinstance(outcome, Fault) and outcome.stage == 2
+        assert outcome.is_global == bool(bit)
 
 
 def test_a_large_page_is_tagged_with_all_it_serves() -> None:
