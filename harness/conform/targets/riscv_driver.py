@@ -58,6 +58,8 @@ class Driver:
         self._interrupts = 0
         self._device_id_bits = 24
         self._has_room = True
+        # An index of software's own that is set before its queue is on: QEMU loses it, which ends a program.
+        self._is_ahead = random.random() < 0.05
 
     # Setting up.
 
@@ -82,25 +84,31 @@ class Driver:
             self.write(_PQH, 0)
             self.write(_PQCSR, _ENABLE | self._interrupts)
 
-    def start_commands(self) -> None:
-        """An empty command queue, off before."""
-        self._tail = 0
+    def start_commands(self, *, is_ahead: bool = False) -> None:
+        """A command queue, off before: empty, or with a fence that waits for it."""
+        self._tail = int(is_ahead)
         self.write_wide(_CQB, _COMMANDS >> 2 | self._command_bits - 1)
-        self.write(_CQT, 0)
+        if is_ahead:
+            self._store(0, encode_command("IOFENCE.C"))
+        self.write(_CQT, self._tail)
         self.write(_CQCSR, _ENABLE | self._interrupts)
+        if is_ahead:
+            self.read(_CQT)
 
-    def start_faults(self) -> None:
-        """An empty fault queue, off before: with room for many, for the most part."""
+    def start_faults(self, *, is_ahead: bool = False) -> None:
+        """A fault queue, off before: with room for many, for the most part; empty, or full of what was there."""
         self._has_room = self._random.random() < 0.95
         bits = self._random.choice((9, 10, 11) if self._has_room else (1, 2, 3))
         self.write_wide(_FQB, _FAULTS >> 2 | bits - 1)
-        self.write(_FQH, 0)
+        self.write(_FQH, int(is_ahead))
         self.write(_FQCSR, _ENABLE | self._interrupts)
+        if is_ahead:
+            self.read(_FQH)
 
-    def restart_faults(self) -> None:
+    def restart_faults(self, *, is_ahead: bool = False) -> None:
         """Begin the fault queue from the start again."""
         self.write(_FQCSR, 0)
-        self.start_faults()
+        self.start_faults(is_ahead=is_ahead)
 
     def restart(self) -> None:
         """Turn a queue off and on again."""
@@ -111,9 +119,9 @@ class Driver:
             self.read(_CQCSR)
             if random.random() < 0.5:
                 self._command_bits = random.choice((1, 2, 3, 5, 8))
-            self.start_commands()
+            self.start_commands(is_ahead=self._is_ahead)
         else:
-            self.restart_faults()
+            self.restart_faults(is_ahead=self._is_ahead)
         self.read(random.choice((_CQH, _FQT, _FQCSR, _CQCSR)))
 
     def set_mode(self, levels: int, ddtp: int) -> None:
