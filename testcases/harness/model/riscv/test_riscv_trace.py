@@ -120,12 +120,14 @@ def test_a_fault_is_global_where_its_last_entry_of_the_first_stage_is_3_8(
 
 def test_a_fault_of_the_second_stage_is_global_where_the_page_of_the_first_is() -> None:
     unit = Unit(second="Sv39x4")
-    assert unit.first is not None and unit.second is not None
+    assert unit.first is not None
+    assert unit.second is not None
     unit.second.set_fields(GUEST, 1, {"V": 0})
     for bit in (0, 1):
         unit.first.set_fields(IOVA, 1, {"G": bit})
         outcome = unit.access()
-        assert isinstance(outcome, Fault) and outcome.stage == 2
+        assert isinstance(outcome, Fault)
+        assert outcome.stage == 2
         assert outcome.is_global == bool(bit)
 
 
