@@ -267,13 +267,13 @@ class Comparison:
             record = self._record_at(place, self._memory.real)
             asked = place.layout[place.input].get(record) if place.input in place.layout else 0
             due = self._record_at(place, self._memory.twin)
-            wanted = place.layout[place.source].get(due)
-            seen = place.layout[place.source].get(record)
+            wanted, seen = (place.layout[place.source].get(each) for each in (due, record))
             address = place.layout[place.input].get(due) if place.input in place.layout else None
             owner = _blocked(requests, wanted, place.layout.name, address)
             if wanted != seen:
                 others = [request for request in requests if request.access.requester == seen]
-                if others and _blocked(others, seen) is None:
+                is_of_this_round = not asked or any(request.access.iova == asked for request in requests)
+                if is_of_this_round and others and _blocked(others, seen) is None:
                     kind = place.layout.fields[0]
                     said = self._said(others[0])
                     present = others[0]._replace(outcome=self._unit.explain(others[0].access).outcome)

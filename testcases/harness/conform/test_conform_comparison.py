@@ -97,6 +97,17 @@ def test_the_record_that_is_missing_or_too_much_is_named(recorded: list[int], fi
     assert next(iter(_signatures([1, 2, 3], [4], recorded)), None) == first
 
 
+def test_a_record_that_is_older_than_the_round_is_no_record_of_it() -> None:
+    memory = _Memory()
+    unit = _Unit(memory, {2: Translated(0x2000, 4096, Permissions.WRITE)})
+    missing, due = _blocked_write(unit, 1, 0x1000)
+    passing = missing._replace(access=replace(missing.access, requester=2), outcome=unit.outcomes_of[2])
+    memory.twin[:_SIZE] = due
+    old = Smmuv3Event(type=_TYPE, stream_id=2, input_address=0x7000)
+    memory.real[:_SIZE] = old.encode()
+    assert _compared(memory, unit, [missing, passing])[0] == "t: memory: fault F_PERMISSION (AP) is not recorded"
+
+
 def test_a_record_of_the_right_request_is_compared_field_by_field() -> None:
     memory = _Memory()
     memory.twin[:_SIZE] = _event(1).encode()
