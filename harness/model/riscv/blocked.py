@@ -13,7 +13,7 @@ from harness.model.riscv.faults import (
     is_suppressed,
     transaction_type,
 )
-from harness.model.riscv.page_walk import FlagUpdates, WalkBlocked
+from harness.model.riscv.walk_results import FlagUpdates, WalkBlocked
 
 __all__ = ["Blocked", "fault", "stopped_by_walk"]
 

@@ -47,20 +47,12 @@ from harness.model.riscv.device import BARE_STAGE, DeviceContext, DeviceDirector
 from harness.model.riscv.faults import RiscvIommuBlocked, RiscvIommuCause
 from harness.model.riscv.listing import iter_mappings
 from harness.model.riscv.msi import InterruptFile, MsiTables
-from harness.model.riscv.page_walk import (
-    EXECUTE,
-    READ,
-    USER,
-    WRITE,
-    FlagUpdates,
-    ImplicitAccess,
-    PageLeaf,
-    WalkBlocked,
-)
+from harness.model.riscv.page_walk import EXECUTE, READ, USER, WRITE, ImplicitAccess
 from harness.model.riscv.process import ProcessDirectory
 from harness.model.riscv.register_fields import DDTP
 from harness.model.riscv.registers import IommuMode, RiscvIommuRegisters
 from harness.model.riscv.tags import StageTags
+from harness.model.riscv.walk_results import FlagUpdates, PageLeaf, WalkBlocked
 
 __all__ = ["RiscvIommuEngine"]
 

@@ -13,8 +13,9 @@ from harness.model.access import PERMISSIONS, Mapping
 from harness.model.engine import TableLoop
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.riscv.device import DeviceContext, FirstStage
-from harness.model.riscv.page_walk import USER, WRITE, ImplicitAccess, PageLeaf, PageTableWalk
+from harness.model.riscv.page_walk import USER, WRITE, ImplicitAccess, PageTableWalk
 from harness.model.riscv.pages import PTE
+from harness.model.riscv.walk_results import PageLeaf
 
 __all__ = ["iter_mappings"]
 

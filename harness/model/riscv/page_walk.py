@@ -16,27 +16,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from enum import IntEnum
 from typing import Literal, NamedTuple, NoReturn
 
-from harness.model.access import MemoryWrite
 from harness.model.explanation import Step
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.riscv.pages import PTE, PagingScheme
 from harness.model.riscv.registers import RiscvIommuRegisters
 from harness.model.riscv.tags import StageTags, page_entry
+from harness.model.riscv.walk_results import FlagUpdates, PageLeaf, Trouble, WalkBlocked
 
 __all__ = [
     "GLOBAL",
     "READ",
     "USER",
     "WRITE",
-    "FlagUpdates",
     "ImplicitAccess",
-    "PageLeaf",
     "PageTableWalk",
-    "Trouble",
-    "WalkBlocked",
     "WalkLevel",
     "beyond_physical_addresses",
     "entry_reader",
@@ -56,48 +51,6 @@ _BEYOND = {1: "beyond the first stage", 2: "beyond the second stage"}
 _LEAF_ONLY = _D | _A | USER | _N | _PBMT
 
 
-class Trouble(IntEnum):
-    """Why a walk stopped. Which cause it becomes depends on the access."""
-
-    ACCESS_FAULT = 0
-    PAGE_FAULT = 1
-    GUEST_PAGE_FAULT = 2
-
-
-class PageLeaf(NamedTuple):
-    """Where a walk ends. A tuple, since one is made for each walk.
-
-    Attributes:
-        address: output address of the access.
-        shift: log2 of the page size in bytes.
-        entry: bits of the leaf, with the flags that the walk set.
-        is_global: G of the leaf, or of an entry above it.
-    """
-
-    address: int
-    shift: int
-    entry: int
-    is_global: bool
-
-
-class WalkBlocked(NamedTuple):
-    """A walk that did not end at a page.
-
-    Attributes:
-        trouble: why.
-        stage: 1 or 2.
-        level: of the entry that stopped it; None for an address that the tables do not reach.
-        iotval2: of a guest page fault (4.2).
-        is_global: G of the last entry of the first stage that was good enough to be cached, or of one above it.
-    """
-
-    trouble: Trouble
-    stage: int
-    level: int | None
-    iotval2: int
-    is_global: bool = False
-
-
 def entry_reader(memory: Memory, size: int, *, big_endian: bool) -> Callable[[int], int]:
     """How entries of 4 or 8 bytes are read. Raises what the memory raises."""
     if size == 8 and not big_endian:
@@ -109,14 +62,6 @@ def entry_reader(memory: Memory, size: int, *, big_endian: bool) -> Callable[[in
         return int.from_bytes(read(address, size), order)
 
     return read_entry
-
-
-class FlagUpdates(dict[int, bytes]):
-    """The entries in which a walk sets flags: their new bytes by physical address, in the order in which it does."""
-
-    def writes(self) -> tuple[MemoryWrite, ...]:
-        """As what the IOMMU writes."""
-        return tuple(MemoryWrite(address, data) for address, data in self.items())
 
 
 def beyond_physical_addresses(address: int, size: int) -> NoReturn:

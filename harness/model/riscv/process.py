@@ -11,25 +11,13 @@ from typing import NamedTuple
 from harness.model.bits import Field, Layout
 from harness.model.explanation import Step
 from harness.model.memory import Memory, OutsideMemory
-from harness.model.riscv.device import (
-    DIRECTORY_ENTRY,
-    DIRECTORY_RESERVED,
-    DeviceContext,
-    FirstStage,
-    FirstStages,
-    directory_step,
-)
+from harness.model.riscv.device import DeviceContext, FirstStage, FirstStages, directory_step
+from harness.model.riscv.device_layouts import DIRECTORY_ENTRY, DIRECTORY_RESERVED
 from harness.model.riscv.faults import RiscvIommuCause
-from harness.model.riscv.page_walk import (
-    ImplicitAccess,
-    PageLeaf,
-    Trouble,
-    WalkBlocked,
-    beyond_physical_addresses,
-    entry_reader,
-)
+from harness.model.riscv.page_walk import ImplicitAccess, beyond_physical_addresses, entry_reader
 from harness.model.riscv.registers import RiscvIommuRegisters
 from harness.model.riscv.tags import directory_entry
+from harness.model.riscv.walk_results import PageLeaf, Trouble, WalkBlocked
 
 __all__ = ["PROCESS_CONTEXT", "ProcessContext", "ProcessDirectory", "process_indexes"]
 

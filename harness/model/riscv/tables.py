@@ -10,13 +10,8 @@ from harness.errors import SpecError
 from harness.model.bits import Layout, changed
 from harness.model.memory import WritableMemory
 from harness.model.radix import NO_OVERRIDES, PageAllocator, RadixTable
-from harness.model.riscv.device import (
-    BASE_CONTEXT,
-    DIRECTORY_ENTRY,
-    EXTENDED_CONTEXT,
-    PDT_LEVELS,
-    device_indexes,
-)
+from harness.model.riscv.device import PDT_LEVELS, device_indexes
+from harness.model.riscv.device_layouts import BASE_CONTEXT, DIRECTORY_ENTRY, EXTENDED_CONTEXT
 from harness.model.riscv.msi import MSI_ENTRY_SIZE, MSI_PTE_BASIC, MSI_PTE_MRIF
 from harness.model.riscv.pages import FIRST_STAGE_SCHEMES, SCHEMES, SECOND_STAGE_SCHEMES, PteFormat
 from harness.model.riscv.process import PROCESS_CONTEXT, process_indexes

@@ -14,93 +14,24 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from harness.model.access import Mapping, Permissions
-from harness.model.bits import Field, Layout
 from harness.model.engine import TableLoop
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
 from harness.model.memory import Memory, OutsideMemory
 from harness.model.vtd.faults import VtdFaultReason
+from harness.model.vtd.first_stage_entries import LARGE_PAGE_ENTRY, PAGE_ENTRY, layout_of
 from harness.model.vtd.flags import FlagFailure, Flags
 from harness.model.vtd.registers import VtdRegisters
 from harness.model.vtd.second_stage import WalkBlocked, cached_span, level_of_shift, level_shift
 
 __all__ = [
-    "LARGE_PAGE_ENTRY",
-    "PAGE_ENTRY",
-    "TABLE_ENTRY",
     "FirstLeaf",
     "FirstStage",
     "GuestTables",
     "TableMemory",
     "TablePlace",
     "is_canonical",
-    "layout_of",
 ]
-
-# VT-d 9.7: an entry that references another table. EA is ignored without EAFE.
-TABLE_ENTRY = Layout(
-    "first-stage entry",
-    "VT-d 9.7",
-    (
-        Field("P", 0, 1),
-        Field("RW", 1, 1),
-        Field("US", 2, 1),
-        Field("IGN_3", 3, 2),
-        Field("A", 5, 1),
-        Field("IGN_6", 6, 1),
-        Field("PS", 7, 1),
-        Field("IGN_8", 8, 2),
-        Field("EA", 10, 1),
-        Field("IGN_11", 11, 1),
-        Field("ADDR", 12, 40, in_place=True),
-        Field("IGN_52", 52, 12),
-    ),
-)
-
-# VT-d 9.7: an entry of the last level. PWT, PCD and PAT say which memory type accesses of processor graphics have.
-PAGE_ENTRY = Layout(
-    "first-stage entry",
-    "VT-d 9.7",
-    (
-        Field("P", 0, 1),
-        Field("RW", 1, 1),
-        Field("US", 2, 1),
-        Field("PWT", 3, 1),
-        Field("PCD", 4, 1),
-        Field("A", 5, 1),
-        Field("D", 6, 1),
-        Field("PAT", 7, 1),
-        Field("G", 8, 1),
-        Field("IGN_9", 9, 1),
-        Field("EA", 10, 1),
-        Field("IGN_11", 11, 1),
-        Field("ADDR", 12, 40, in_place=True),
-        Field("IGN_52", 52, 12),
-    ),
-)
-
-# VT-d 9.7: an entry that maps 2 MiB or 1 GiB. The address has zeros below that, from bit 13 on.
-LARGE_PAGE_ENTRY = Layout(
-    "first-stage entry",
-    "VT-d 9.7",
-    (
-        Field("P", 0, 1),
-        Field("RW", 1, 1),
-        Field("US", 2, 1),
-        Field("PWT", 3, 1),
-        Field("PCD", 4, 1),
-        Field("A", 5, 1),
-        Field("D", 6, 1),
-        Field("PS", 7, 1),
-        Field("G", 8, 1),
-        Field("IGN_9", 9, 1),
-        Field("EA", 10, 1),
-        Field("IGN_11", 11, 1),
-        Field("PAT", 12, 1),
-        Field("ADDR", 13, 39, in_place=True),
-        Field("IGN_52", 52, 12),
-    ),
-)
 
 _NAMES = {1: "FS-PTE", 2: "FS-PDE", 3: "FS-PDPE", 4: "FS-PML4E", 5: "FS-PML5E"}
 _ADDRESS = PAGE_ENTRY["ADDR"].mask
@@ -201,13 +132,6 @@ class _Level(NamedTuple):
 def is_canonical(address: int, levels: int) -> bool:
     """Whether bits 63:N of an address are the same as bit N-1, N the width of that many levels (VT-d 3.6)."""
     return address >> 11 + 9 * levels in _CANONICAL[levels]
-
-
-def layout_of(level: int, *, is_leaf: bool) -> Layout:
-    """Field names of an entry of a level."""
-    if not is_leaf:
-        return TABLE_ENTRY
-    return PAGE_ENTRY if level == 1 else LARGE_PAGE_ENTRY
 
 
 class FirstStage:

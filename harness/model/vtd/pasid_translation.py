@@ -29,7 +29,8 @@ from harness.model.memory import Memory, Region
 from harness.model.vtd.extended_capabilities import ExtendedCapabilities
 from harness.model.vtd.fault_conditions import FaultReporter
 from harness.model.vtd.faults import VtdFaultReason
-from harness.model.vtd.first_stage import PAGE_ENTRY, FirstLeaf, FirstStage, TableMemory, is_canonical
+from harness.model.vtd.first_stage import FirstLeaf, FirstStage, TableMemory, is_canonical
+from harness.model.vtd.first_stage_entries import PAGE_ENTRY
 from harness.model.vtd.flags import Flags, IgnoredFlags
 from harness.model.vtd.interrupt_range import answer_translation_request, overlaps_interrupt_range
 from harness.model.vtd.nested import GuestListing, GuestPhysical

@@ -25,7 +25,7 @@ from harness.model.unit import Coverage, Place, Readout, UnitState
 from harness.model.vtd.command_names import descriptor_name, register_command_name
 from harness.model.vtd.engine import VtdEngine
 from harness.model.vtd.faults import VtdFaultRecord
-from harness.model.vtd.first_stage import PAGE_ENTRY
+from harness.model.vtd.first_stage_entries import PAGE_ENTRY
 from harness.model.vtd.invalidation.by_register import VtdWrongRequest, write_ccmd, write_iotlb
 from harness.model.vtd.invalidation.descriptors import DescriptorType, Granularity, descriptor_type
 from harness.model.vtd.invalidation.queue import process_queue

@@ -24,7 +24,7 @@ from harness.model.memory import MappedMemory, Region
 from harness.model.unit import Coverage
 from harness.model.vtd.context import CONTEXT_ENTRY, context_entry_address
 from harness.model.vtd.faults import VtdFaultReason
-from harness.model.vtd.first_stage import PAGE_ENTRY
+from harness.model.vtd.first_stage_entries import PAGE_ENTRY
 from harness.model.vtd.invalidation.descriptors import DESCRIPTORS, DescriptorType
 from harness.model.vtd.invalidation.scopes import device_tlb_pages
 from harness.model.vtd.register_layouts import TranslationTableMode

@@ -8,7 +8,7 @@ from harness.errors import SpecError
 from harness.model.access import PERMISSIONS, Permissions
 from harness.model.bits import Layout
 from harness.model.radix import Entry, LeafEntry, PageSize, TableEntry
-from harness.model.vtd import first_stage, second_stage
+from harness.model.vtd import first_stage_entries, second_stage
 
 __all__ = ["FirstStageFormat", "SecondStageFormat"]
 
@@ -99,7 +99,7 @@ class FirstStageFormat:
     def table_entry(self, address: int, level: int) -> int:
         """See `TableFormat`."""
         fields = {"P": 1, "RW": 1, "US": 1, "A": int(self.preset_flags), "ADDR": address}
-        return first_stage.TABLE_ENTRY.encode(fields)
+        return first_stage_entries.TABLE_ENTRY.encode(fields)
 
     def leaf_entry(self, address: int, page: PageSize, part: int, permissions: Permissions) -> int:
         """See `TableFormat`.
@@ -117,7 +117,7 @@ class FirstStageFormat:
 
     def decode(self, entry: int, level: int) -> Entry:
         """See `TableFormat`."""
-        if not first_stage.TABLE_ENTRY["P"].get(entry):
+        if not first_stage_entries.TABLE_ENTRY["P"].get(entry):
             return None
         if level == 1 or (level <= _LARGEST_PAGE_LEVEL and _PS.get(entry)):
             layout = self.layout(level, is_leaf=True)
@@ -127,4 +127,4 @@ class FirstStageFormat:
 
     def layout(self, level: int, *, is_leaf: bool) -> Layout:
         """See `TableFormat`."""
-        return first_stage.layout_of(level, is_leaf=is_leaf)
+        return first_stage_entries.layout_of(level, is_leaf=is_leaf)

@@ -10,7 +10,7 @@ from harness.model.memory import Region, SparseMemory
 from harness.model.radix import PageAllocator
 from harness.model.riscv import RiscvIommuTables
 from harness.model.riscv.commands import ATS, IODIR, IOFENCE, IOTINVAL
-from harness.model.riscv.device import BASE_CONTEXT, DIRECTORY_ENTRY, EXTENDED_CONTEXT
+from harness.model.riscv.device_layouts import BASE_CONTEXT, DIRECTORY_ENTRY, EXTENDED_CONTEXT
 from harness.model.riscv.faults import FAULT_RECORD
 from harness.model.riscv.msi import MSI_PTE_BASIC, MSI_PTE_MRIF
 from harness.model.riscv.page_requests import PAGE_REQUEST
