@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import count, dropwhile
 from typing import Any, cast
 
 from harness.conform.attempt import Attempt
@@ -283,14 +284,20 @@ class Play:
         data = self.contents.data(request)
         at = request.address
         if at is not None:
-            # Another DMA of the round may have written there since.
-            return self._memory.real_has(at - self._ram, data) or any(
-                other is not request.dma and address < at + len(data) and at < address + length
-                for other, address, length in self._places
-            )
+            return self._memory.real_has(at - self._ram, data) or self._is_written_over(request.dma, at, data)
         places = (each.address - self._ram for each in outcomes if not isinstance(each, Fault))
         # What was there before tells nothing.
         return not any(self._memory.real_has(at, data) and not self._memory.twin_has(at, data) for at in places)
+
+    def _is_written_over(self, dma: Dma, address: int, data: bytes) -> bool:
+        """Whether DMAs of the round may have written, since, each byte that is not what a DMA wrote at an address."""
+        since = dropwhile(lambda place: place[0] is not dma, self._places)
+        later = [(first, length) for other, first, length in since if other is not dma]
+        at = address - self._ram
+        return all(
+            byte == seen or any(first <= place < first + length for first, length in later)
+            for place, byte, seen in zip(count(address), data, self._memory.real[at : at + len(data)], strict=False)
+        )
 
     def _refuse_devices(self, address: int) -> None:
         """What a DMA does to registers of the board nobody knows.

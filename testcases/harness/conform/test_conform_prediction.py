@@ -215,6 +215,21 @@ def test_what_a_read_brought_is_told_by_the_write_behind_it(rig: _Rig) -> None:
     assert rig.memory.agrees()
 
 
+def test_what_is_left_of_a_write_that_another_came_over_tells_what_it_was(rig: _Rig) -> None:
+    """Also where registers say something else than they must, whatever is chosen."""
+    rig.unit.allowed = {"edu0": [_to(_DATA), _to(_ELSEWHERE)]}
+    rig.memory.real[_ELSEWHERE : _ELSEWHERE + 8] = rig.memory.twin[_ELSEWHERE : _ELSEWHERE + 8] = b"other it"
+    rig.predict(Dma("edu0", AccessKind.READ, _DATA, 8, 0x900))
+    rig.predictor.choose(rig.fits((None, False)))
+    rig.unit.allowed = {"edu0": [_to(_DATA + 0x2000)], "edu1": [_to(_DATA + 0x2004)]}
+    write, other = rig.predict(Dma("edu0", AccessKind.WRITE, _DATA + 0x2000, 8, 0x900), _write("edu1", 4))
+    rig.memory.real[_DATA + 0x2000 : _DATA + 0x2008] = b"other it"
+    rig.arrive(other, _DATA + 0x2004)
+    write, _ = rig.predictor.choose(rig.fits((_fault("edu1").record, False)))
+    assert rig.predictor.contents.data(write) == b"other it"
+    assert rig.memory.agrees()
+
+
 @pytest.mark.parametrize(
     ("codes", "told", "missing"),
     [
