@@ -56,6 +56,7 @@ class Comparison:
         self._unit = unit
         self._registers = registers
         self._memory = memory
+        self._copies = memory.twin, memory.real
         self._ram = ram
         self._contents = contents
         self._told: set[str] = set()  # in this program
@@ -90,10 +91,10 @@ class Comparison:
         """The signature of what `register` would report, were there no requests."""
         return f"{self._target}: {Kind.REGISTER}: {self._register_text(offset, size, wanted, seen, ())}"
 
-    def record_signature(self, at: int) -> str:
-        """The signature of what `memory` would report of a word of a record, were there no requests; else empty."""
+    def record_signature(self, at: int, request: Request) -> str:
+        """The signature of what `memory` would report of a word of the record of a request; empty where it is none."""
         place = self._unit.structure_at(at + self._ram)
-        return "" if place is None else f"{self._target}: {Kind.MEMORY}: {self._record_text(place, at, ())}"
+        return "" if place is None else f"{self._target}: {Kind.MEMORY}: {self._record_text(place, at, [request])}"
 
     def _register_text(self, offset: int, size: int, wanted: Readout, seen: int, requests: Sequence[Request]) -> str:
         place = self._unit.register_at(offset)
@@ -139,8 +140,8 @@ class Comparison:
         differing = list(self._memory.differences())
         explained: set[int] = set()
         writes = [request for request in requests if request.dma.kind is AccessKind.WRITE]
-        # What arrived where it must not may have come over what had to be there.
-        for request in sorted(writes, key=lambda request: request.address is not None):
+        # What arrived where it must not may have come over what had to be there; and data that are known tell more.
+        for request in sorted(writes, key=lambda request: (request.address is not None, self._is_unknown(request))):
             explained |= self._write(step, request, [at for at in differing if at not in explained], requests)
         return frozenset(explained)
 
@@ -196,8 +197,7 @@ class Comparison:
             place = self._unit.structure_at(at + self._ram)
             if place is not None and place.layout is not None and place.source in place.layout:
                 source = place.layout[place.source]
-                copies = (self._memory.twin, self._memory.real)
-                wanted, seen = (source.get(self._record_at(place, copy)) for copy in copies)
+                wanted, seen = (source.get(self._record_at(place, copy)) for copy in self._copies)
                 if wanted != seen:
                     self._word(step, at, requests)
 
@@ -208,9 +208,7 @@ class Comparison:
         for at in places:
             if self._is_new(at, data):
                 return at
-        read = self._contents.last_read(request.dma.device) if request.dma.offset in LANDING else None
-        if read is not None and isinstance(read.outcome, Fault):
-            # What it wrote is not known, where it has read what it must not.
+        if self._is_unknown(request):
             return next((at for at in places if self._is_all_that_changed(at, len(data))), None)
         # Few bytes stand elsewhere as well, and so does what a device has read before.
         if len(data) < _SHORTEST_PAYLOAD or request.dma.offset in LANDING:
@@ -221,6 +219,11 @@ class Comparison:
                 return at
         return None
 
+    def _is_unknown(self, request: Request) -> bool:
+        """Whether what a blocked write has written is not known: the device may have read what it must not."""
+        read = self._contents.last_read(request.dma.device) if request.dma.offset in LANDING else None
+        return read is not None and isinstance(read.outcome, Fault)
+
     def _is_new(self, at: int, data: bytes) -> bool:
         """Whether these bytes are there, and must not be, and nothing that the IOMMU itself writes is."""
         twin = bytes(self._memory.twin[at : at + len(data)])
@@ -228,8 +231,7 @@ class Comparison:
 
     def _is_all_that_changed(self, at: int, length: int) -> bool:
         """Whether of the words that some bytes are in no others differ, and the IOMMU itself writes none of them."""
-        start, stop = at & -_WORD, (at + length + _WORD - 1) & -_WORD
-        rest = [*range(start, at), *range(at + length, stop)]
+        rest = [*range(at & -_WORD, at), *range(at + length, (at + length + _WORD - 1) & -_WORD)]
         same = all(self._memory.real[each] == self._memory.twin[each] for each in rest)
         return same and self._unit.structure_at(at + self._ram) is None
 
@@ -323,9 +325,7 @@ class Comparison:
 
     def _probe(self, at: int) -> Probe:
         """The 64-bit word of memory at an offset, both sides."""
-        wanted, seen = (
-            int.from_bytes(copy[at : at + _WORD], "little") for copy in (self._memory.twin, self._memory.real)
-        )
+        wanted, seen = (int.from_bytes(copy[at : at + _WORD], "little") for copy in self._copies)
         return Probe(f"readq {at + self._ram:#x}", wanted, _ALL_BITS, seen)
 
     def _walks(self, requests: Sequence[Request]) -> Iterator[str]:

@@ -41,8 +41,8 @@ class Play:
         records: the twin, by physical addresses, as the unit writes it.
         twin: the same, for what devices write.
         board: that the machine stands on.
-        is_known: whether the word of a record at that offset of memory, which differs from the twin's, does so in
-            nothing but what is known to.
+        is_known: whether the word of a record at that offset of memory, which a request has left and which differs
+            from the twin's, does so in nothing but what is known to.
 
     Attributes:
         contents: of the devices' buffers.
@@ -56,7 +56,7 @@ class Play:
         records: WatchedMemory,
         twin: WritableMemory,
         board: Board,
-        is_known: Callable[[int], bool],
+        is_known: Callable[[int, Request], bool],
     ) -> None:
         self.contents = Contents()
         self.attempt = Attempt()
@@ -277,7 +277,9 @@ class Play:
             for at, data in self._records.writes
             for part in range(0, len(data), _WORD)
         )
-        if not all(self._memory.real_has(at, word) or (at % _WORD == 0 and self._is_known(at)) for at, word in words):
+        if not all(
+            self._memory.real_has(at, word) or (at % _WORD == 0 and self._is_known(at, request)) for at, word in words
+        ):
             return False
         if not outcomes or request.dma.kind is not AccessKind.WRITE:
             return True

@@ -341,8 +341,8 @@ class Runner:
     def _is_known_register(self, offset: int, size: int, wanted: Readout, seen: int) -> bool:
         return self._carries_on(self._comparison.register_signature(offset, size, wanted, seen))
 
-    def _is_known_record(self, at: int) -> bool:
-        return self._carries_on(self._comparison.record_signature(at))
+    def _is_known_record(self, at: int, request: Request) -> bool:
+        return self._carries_on(self._comparison.record_signature(at, request))
 
     def _known_silence(self, request: Request) -> str:
         signature = self._comparison.unrecorded_signature(request)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
+from harness.conform.command import RAM_BYTES
 from harness.conform.comparison import Comparison
+from harness.conform.contents import Contents
 from harness.conform.divergence import Divergence
+from harness.conform.memory import HOT_DATA, TwinMemory
 from harness.conform.program import Dma
 from harness.conform.request import Request
 from harness.model.access import Access, AccessKind, Fault, Outcome, Permissions, Translated
@@ -42,7 +46,7 @@ class _Unit:
     granule: int = 4096
     kind: str = ""  # name of all records; empty where each is named after its fault
 
-    def structure_at(self, address: int) -> Place:
+    def structure_at(self, address: int) -> Place | None:
         start = address & -_SIZE
         layout = event_layout(self.memory.twin[start])
         layout = replace(layout, name=self.kind or layout.name)
@@ -58,6 +62,13 @@ class _Unit:
 
     def outcomes(self, access: Access) -> list[Outcome]:
         return [self.outcomes_of[access.requester]]
+
+
+class _UnitWithoutRecords(_Unit):
+    """One that writes nothing itself."""
+
+    def structure_at(self, address: int) -> Place | None:
+        return None
 
 
 def _event(requester: int) -> Smmuv3Event:
@@ -184,3 +195,30 @@ def test_the_first_difference_of_a_kind_in_a_program_is_explained() -> None:
         memory.real[12] ^= 1 << 3  # RnW
         comparison.memory(0, [request])
     assert ["page" in each.detail for each in found] == [True, False, True]
+
+
+def test_data_that_are_known_tell_whose_they_are_before_those_that_are_not() -> None:
+    """What a device writes that has read what it must not may be anything, and is no reason to take it for that."""
+    unit = _UnitWithoutRecords(_Memory())
+    contents = Contents()
+    read = Access(requester=0x80, iova=0x3000, length=4, kind=AccessKind.READ)
+    unit.outcomes_of = {each: Fault(_TYPE, each, 0x3000, is_write=True) for each in (0x80, 0x81)}
+    contents.begin_read("edu0")
+    contents.take(Request(Dma("edu0", AccessKind.READ, 0x3000, 4, 0x900), read, unit.outcomes_of[0x80], None), bytes(4))
+    requests = [
+        Request(
+            Dma(device, AccessKind.WRITE, iova, 4, offset),
+            Access(requester=requester, iova=iova, length=4, kind=AccessKind.WRITE),
+            unit.outcomes_of[requester],
+            None,
+        )
+        for device, requester, iova, offset in (("edu0", 0x80, 0x3000, 0x900), ("edu1", 0x81, 0x4000, 0x100))
+    ]
+    found: list[Divergence] = []
+    with mmap.mmap(-1, RAM_BYTES) as real:
+        memory = TwinMemory(real)
+        memory.real[HOT_DATA.start : HOT_DATA.start + 4] = contents.data(requests[1])
+        anything: Any = unit
+        Comparison("t", anything, 0, memory, 0, contents, found.append).writes(1, requests)
+        del memory  # it looks into the mapping
+    assert [each.detail.startswith(str(requests[1].access)) for each in found] == [True]

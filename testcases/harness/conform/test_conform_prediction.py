@@ -145,7 +145,7 @@ def rig() -> Iterator[_Rig]:
         unit = _Unit()
         anything: Any = unit
         kinds = {_Code.RED: "red", _Code.GREEN: "green"}
-        play = Play(anything, memory, WatchedMemory(twin), twin, PC, lambda at: False)
+        play = Play(anything, memory, WatchedMemory(twin), twin, PC, lambda at, request: False)
         predictor = Predictor(play, lambda request: kinds.get(_code(request), ""))
         yield _Rig(unit, memory, predictor)
         del memory, predictor, play, twin  # they look into the mapping
@@ -298,7 +298,7 @@ def test_a_blocked_page_is_asked_for_once_where_its_faults_are_alike(
     rig.unit.allowed = {"edu0": [_fault("edu0")]}
     anything: Any = rig.unit
     twin = MappedMemory(rig.memory.twin, [Region(PC.ram, RAM_BYTES)])
-    play = Play(anything, rig.memory, WatchedMemory(twin), twin, PC, lambda at: False)
+    play = Play(anything, rig.memory, WatchedMemory(twin), twin, PC, lambda at, request: False)
     assert len(play.begin([_write("edu0", 20)]).requests) == 5
     assert rig.unit.asked == asked
 
@@ -309,7 +309,7 @@ def test_of_a_dma_over_two_pages_each_is_asked_for(rig: _Rig) -> None:
     rig.unit.by_page = {_DATA // 4096: [_fault("edu0")], _DATA // 4096 + 1: [_to(_ELSEWHERE)]}
     anything: Any = rig.unit
     twin = MappedMemory(rig.memory.twin, [Region(PC.ram, RAM_BYTES)])
-    play = Play(anything, rig.memory, WatchedMemory(twin), twin, PC, lambda at: False)
+    play = Play(anything, rig.memory, WatchedMemory(twin), twin, PC, lambda at, request: False)
     requests = play.begin([_write("edu0", 16, _DATA + 4096 - 8)]).requests
     assert [(request.access.length, request.address) for request in requests] == [(4, None), (4, None), (8, _ELSEWHERE)]
 
@@ -326,7 +326,7 @@ def test_what_hardware_leaves_as_it_likes_is_taken_over_once_it_is_there(rig: _R
 def test_a_long_write_to_the_interrupt_range_is_many_messages(rig: _Rig) -> None:
     anything: Any = _Remapper()
     twin = MappedMemory(rig.memory.twin, [Region(PC.ram, RAM_BYTES)])
-    play = Play(anything, rig.memory, WatchedMemory(twin), twin, PC, lambda at: False)
+    play = Play(anything, rig.memory, WatchedMemory(twin), twin, PC, lambda at, request: False)
     requests = play.begin([_write("edu0", 16, 0xFEE0_0000)]).requests
     assert [request.message.address for request in requests if request.message] == [
         0xFEE0_0000 + at for at in (0, 4, 8, 12)
