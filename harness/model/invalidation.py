@@ -55,6 +55,8 @@ class CachedEntry:
         first: first input address (of its stage) that the entry serves, bytes.
         last: last one, inclusive. Both are SubstreamIDs for an SMMU's L1CD, which serves a range of them.
         is_global: a stage 1 leaf that serves every address space of its domain: an invalidation of one spares it.
+        granule: of a page-table entry of an SMMU, log2 of its granule in bytes,
+        level: and its level, 1 for the last.
         index: number of an interrupt remapping entry.
     """
 
@@ -66,6 +68,8 @@ class CachedEntry:
     first: int | None = None
     last: int | None = None
     is_global: bool = False
+    granule: int | None = None
+    level: int | None = None
     index: int | None = None
 
 
@@ -84,6 +88,8 @@ class Invalidation:
         first: only entries that serve an address from here,
         last: to here, inclusive.
         globals_too: entries that serve every address space go too, though `space` names one.
+        granule: only page-table entries of that granule,
+        level: and only pages of that level, and what leads to them.
         indexes: first and last interrupt remapping entry, inclusive.
     """
 
@@ -97,6 +103,8 @@ class Invalidation:
     first: int | None = None
     last: int | None = None
     globals_too: bool = False
+    granule: int | None = None
+    level: int | None = None
     indexes: tuple[int, int] | None = None
 
     def drops(self, entry: CachedEntry) -> bool:
@@ -111,10 +119,16 @@ class Invalidation:
             _same(self.requester, entry.requester, self.requester_mask)
             and _same(self.domain, entry.domain)
             and _same(self.stage, entry.stage)
+            and _same(self.granule, entry.granule)
+            and (self.level is None or entry.level is None or self._is_on_the_way(entry.kind, entry.level))
             and not (self.first is not None and entry.last is not None and entry.last < self.first)
             and not (self.last is not None and entry.first is not None and entry.first > self.last)
             and not (self.indexes and entry.index is not None and not self.indexes[0] <= entry.index <= self.indexes[1])
         )
+
+    def _is_on_the_way(self, kind: EntryKind, level: int) -> bool:
+        """Whether an entry is a page of the level that is named, or leads to one."""
+        return self.level is not None and (level == self.level if kind is EntryKind.LEAF else level > self.level)
 
 
 def _same(wanted: int | None, tag: int | None, mask: int = -1) -> bool:

@@ -70,6 +70,7 @@ def _drops_all(invalidation: Invalidation, entry: CachedEntry) -> bool:
         and (entry.requester is not None or invalidation.requester is None or not invalidation.requester_mask)
         and (entry.domain is not None or invalidation.domain is None)
         and (entry.stage is not None or invalidation.stage is None)
+        and invalidation.granule is None
         and (invalidation.has_space is None or entry.kind is EntryKind.DEVICE_TLB)
         and not invalidation.first
         and (invalidation.last is None or invalidation.last >= _LAST_ADDRESS)

@@ -5,7 +5,6 @@ are (4.1.7), a Size of CMD_ATC_INV above 52 means everything (4.5.1), and a rang
 invalidated as it is said (4.4.1.1). Commands may do more than they ask for; this much is taken as done:
 
 - Leaf of CMD_CFGI_STE: level 1 descriptors go too (4.3.1 permits it).
-- TTL: entries of every level go.
 - CMD_TLBI_NSNH_ALL: entries of the NS-EL2 regimes go too, since nothing in a cache's tags tells "any VMID" from "none".
 - CMD_ATC_INV without SubstreamID: entries with one go too.
 """
@@ -206,12 +205,9 @@ class Commands:
             return not capabilities.pri or fields["RESP"] == 0b11
         if opcode is _CMD.CMD_SYNC:
             return fields["CS"] == 0b11
-        if "TG" in fields and fields["TG"] and capabilities.range_invalidation:
-            # 4.4.1.1: a granule with neither a range nor a level. TTL 0b01 counts as none with 16 KB and without DS.
-            level = fields["TTL"]
-            if fields["TG"] == 0b10 and level == 0b01 and not capabilities.wide_descriptors:
-                level = 0
-            return not (fields["NUM"] or self._scale(fields) or level)
+        # 4.4.1.1: a granule with neither a range nor a level.
+        if self._granule(fields) is not None:
+            return not (fields["NUM"] or self._scale(fields) or self._level(fields))
         return False
 
     def _tlb(self, opcode: Smmuv3Opcode, fields: dict[str, int]) -> list[Invalidation]:
@@ -234,6 +230,8 @@ class Commands:
                 last=last,
                 # By address, global entries go whatever their ASID was (4.4.2.4); by ASID alone they stay (4.4.2.2).
                 globals_too="ADDRESS" in fields,
+                granule=self._granule(fields),
+                level=self._level(fields),
             )
             for domain in self._domains(opcode, fields)
         ]
@@ -255,9 +253,21 @@ class Commands:
         """First and last address (4.4.1.1). A range does not wrap at the top of the address space."""
         first = fields["ADDRESS"] << 12
         size = 1 << 12
-        if fields["TG"] and self._capabilities.range_invalidation:
-            size = fields["NUM"] + 1 << self._scale(fields) + _GRANULE_OF_TG[fields["TG"]]
+        granule = self._granule(fields)
+        if granule is not None:
+            size = fields["NUM"] + 1 << self._scale(fields) + granule
         return first, min(first + size, 1 << 64) - 1
+
+    def _granule(self, fields: dict[str, int]) -> int | None:
+        """log2 of the granule that TG names; entries of others may stay (4.4.1.1)."""
+        return _GRANULE_OF_TG.get(fields.get("TG", 0)) if self._capabilities.range_invalidation else None
+
+    def _level(self, fields: dict[str, int]) -> int | None:
+        """The level that TTL names, 1 for the last; pages of others may stay. Of 16 KB without DS 0b01 names none."""
+        granule, level = self._granule(fields), fields.get("TTL", 0)
+        if granule is None or not level or (granule == 14 and level == 1 and not self._capabilities.wide_descriptors):
+            return None
+        return 4 - level
 
     def _scale(self, fields: dict[str, int]) -> int:
         """SCALE as it counts (4.4.1.1): 5 bits without DS; with it 6 bits, and at most 39."""

@@ -304,7 +304,7 @@ def walk(
             give_reason(trace, "of a page" if kind == leaf_type else "of a table", table, event_class)
             return _stopped(_TYPE.F_ADDR_SIZE, table, level, event_class, address)
         if trace is not None:
-            trace[-1] = replace(trace[-1], cached=_tags(table, shift, address, entry, is_leaf=kind == leaf_type))
+            trace[-1] = replace(trace[-1], cached=_tags(table, level, address, entry, is_leaf=kind == leaf_type))
         if kind == leaf_type:
             offset_mask = (1 << shift) - 1
             output = found & ~offset_mask | address & offset_mask
@@ -344,10 +344,11 @@ def _described(stage: int, is_leaf: bool, entry: int) -> tuple[tuple[str, int], 
     return _LAYOUTS[stage, is_leaf].describe(entry)
 
 
-def _tags(table: Table, shift: int, address: int, entry: int, *, is_leaf: bool) -> CachedEntry | None:
+def _tags(table: Table, level: int, address: int, entry: int, *, is_leaf: bool) -> CachedEntry | None:
     """How an implementation may keep a valid descriptor; one that faults for its Access flag is never kept."""
     if is_leaf and not (entry & ACCESS_FLAG or table.sets_access_flag or table.ignores_access_flag):
         return None
+    shift = level_shift(table.granule, level)
     first = table.region | address >> shift << shift
     is_global = is_leaf and table.space is not None and not entry & NOT_GLOBAL
     return CachedEntry(
@@ -358,6 +359,8 @@ def _tags(table: Table, shift: int, address: int, entry: int, *, is_leaf: bool) 
         first=first,
         last=first + (1 << shift) - 1,
         is_global=is_global,
+        granule=table.granule,
+        level=level,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from harness.model.invalidation import EVERYTHING, CachedEntry, EntryKind, Invalidation
 
 ENTRY = CachedEntry(
-    kind=EntryKind.LEAF, requester=0x128, domain=3, space=7, stage=1, first=0x4000, last=0x5FFF, index=None
+    kind=EntryKind.LEAF, requester=0x128, domain=3, space=7, stage=1, first=0x4000, last=0x5FFF, granule=12, level=2
 )
 LEAVES = frozenset({EntryKind.LEAF})
 
@@ -23,6 +23,7 @@ LEAVES = frozenset({EntryKind.LEAF})
         {"domain": 3},
         {"space": 7},
         {"stage": 1},
+        {"granule": 12, "level": 2},
         {"first": 0x5FFF},
         {"last": 0x4000},
         {"first": 0x4800, "last": 0x48FF},
@@ -40,6 +41,9 @@ def test_an_invalidation_drops_what_matches_in_every_tag(fields: dict[str, int])
         {"domain": 4},
         {"space": 8},
         {"stage": 2},
+        {"granule": 14},
+        {"level": 1},
+        {"level": 3},
         {"first": 0x6000},
         {"last": 0x3FFF},
         {"domain": 3, "space": 8},
@@ -55,8 +59,8 @@ def test_an_invalidation_spares_entries_of_other_kinds() -> None:
 
 
 def test_an_entry_without_a_tag_is_not_spared_for_it() -> None:
-    entry = replace(ENTRY, requester=None, domain=None, stage=None, first=None, last=None)
-    assert Invalidation(kinds=LEAVES, requester=9, domain=9, stage=2, first=0, last=0).drops(entry)
+    entry = replace(ENTRY, requester=None, domain=None, stage=None, first=None, last=None, granule=None, level=None)
+    assert Invalidation(kinds=LEAVES, requester=9, domain=9, stage=2, first=0, last=0, granule=16, level=1).drops(entry)
 
 
 def test_an_entry_without_an_address_space_is_spared_by_one_that_names_one() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from smmuv3_unit import ASID, IOVA, IPA, MOVED, OUTPUT, SID, TABLES_IPA, TABLES_SIZE, VMID, Unit
 
@@ -63,9 +65,11 @@ def test_ste_and_cd_are_tagged_with_their_stream_5_2_1_5_4_1() -> None:
 def test_stage_1_entries_are_tagged_with_vmid_asid_and_range_3_17() -> None:
     unit = Unit("12")
     (leaf,) = tags(unit, EntryKind.LEAF, 1)
-    assert leaf == CachedEntry(kind=EntryKind.LEAF, domain=VMID, space=ASID, stage=1, first=IOVA, last=IOVA + 0xFFF)
+    whose = CachedEntry(kind=EntryKind.LEAF, domain=VMID, space=ASID, stage=1, granule=12, level=1)
+    assert leaf == replace(whose, first=IOVA, last=IOVA + 0xFFF)
     table = tags(unit, EntryKind.TABLE, 1)[-1]
     assert (table.first, table.last, table.space) == (IOVA & ~0x1F_FFFF, IOVA | 0x1F_FFFF, ASID)
+    assert (table.granule, table.level) == (12, 2)
 
 
 def test_global_leaf_has_no_asid_3_17_1() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -253,6 +254,34 @@ def test_scale_has_5_bits_without_ds_and_is_39_at_most_4_4_1_1(ds: int, scale: i
 def test_range_fields_are_reserved_without_ril_4_4_1_1() -> None:
     command = command_bits(CMD.CMD_TLBI_NH_VA, ADDRESS=1, TG=1, NUM=31)
     assert only(engine(RIL=0).submit(command)).last == 0x1FFF
+
+
+@pytest.mark.parametrize(
+    ("fields", "pages", "tables"),
+    [
+        ({}, {(12, 1), (12, 2), (14, 1)}, {(12, 2), (12, 3), (14, 2)}),
+        ({"TG": 1, "NUM": 1}, {(12, 1), (12, 2)}, {(12, 2), (12, 3)}),
+        ({"TG": 1, "TTL": 3}, {(12, 1)}, {(12, 2), (12, 3)}),
+        ({"TG": 1, "TTL": 2}, {(12, 2)}, {(12, 3)}),
+        ({"TG": 2, "TTL": 3}, {(14, 1)}, {(14, 2)}),
+        # Without DS this level is none, and all are meant.
+        ({"TG": 2, "TTL": 1, "NUM": 1}, {(14, 1)}, {(14, 2)}),
+    ],
+)
+def test_entries_of_other_granules_and_levels_may_stay_4_4_1_1(
+    fields: dict[str, int], pages: set[tuple[int, int]], tables: set[tuple[int, int]]
+) -> None:
+    result = submit(CMD.CMD_TLBI_NH_VA, VMID=VMID, ASID=ASID, ADDRESS=IOVA >> 12, **fields)
+
+    def dropped(kind: EntryKind, *tags: tuple[int, int]) -> set[tuple[int, int]]:
+        return {each for each in tags if drops(result, replace(leaf(), kind=kind, granule=each[0], level=each[1]))}
+
+    assert dropped(EntryKind.LEAF, (12, 1), (12, 2), (14, 1)) == pages
+    assert dropped(EntryKind.TABLE, (12, 2), (12, 3), (14, 2)) == tables
+
+
+def test_without_ril_every_granule_goes_4_4_1_1() -> None:
+    assert only(engine(RIL=0).submit(command_bits(CMD.CMD_TLBI_NH_VA, TG=1, TTL=3))).granule is None
 
 
 # EL2, 4.4.2.7 to 4.4.2.10.
