@@ -29,6 +29,8 @@ class Step:
         size: bytes that were read at `address`.
         cached: under which tags the architecture lets an implementation cache what was read, or would be read; None
             where it may not, or where it is no entry of a table.
+        sought: tags of the translations that are looked up by what was read, where it says so: of the last step that
+            has some, they are those of a walk that ended before its first page table.
     """
 
     what: str
@@ -40,6 +42,7 @@ class Step:
     size: int = 8
     cached: CachedEntry | None = None
     reason: str = ""
+    sought: CachedEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from harness.model.caches.traces import (
     last_of_device,
     last_table,
     lookup_tags,
+    sought_tags,
     unread_page,
     with_space_of_process,
 )
@@ -109,6 +110,7 @@ class CachedWalk:
         device: when the entries of the device (and process) were known.
         result: when the result was known, to a lookup with the same tags.
         tags: under which the result is looked up; None where nothing but entries of the device was read.
+        sought: under which one would be looked up there, as far as these say so.
         is_global: the address space does not matter.
         brings_pages: false where it ended at a table that no memory answers for, before it read any: no cache has that.
         signature: value of the device's entry (and process's) that tables of such led to: walks that agree in them
@@ -122,6 +124,7 @@ class CachedWalk:
     device: Moments = NEVER
     result: Moments = NEVER
     tags: Tags | None = None
+    sought: Tags | None = None
     is_global: bool = False
     brings_pages: bool = True
     signature: tuple[int | None, ...] = ()
@@ -178,6 +181,7 @@ class _Evaluation(Generic[RegistersT]):
             setting.start,
             device=setting.start,
             tags=tags,
+            sought=tags or sought_tags(trace.steps),
             is_global=is_global,
             brings_pages=not unread,
             signature=tuple(last_of_device(entries).values()),

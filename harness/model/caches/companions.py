@@ -210,5 +210,5 @@ class Companions:
                 settled = settled and not self._memory.changed(address, size)
         # What leads to page tables is the last of these entries: its value says which they are, whoever has it.
         signature = walk.signature[-1:] if self._tables_only else walk.signature
-        profile = self._profiles[source] = _Profile(walk.tags, signature, walk.brings_pages, settled)
+        profile = self._profiles[source] = _Profile(walk.sought, signature, walk.brings_pages, settled)
         return profile

@@ -47,7 +47,7 @@ class Lookups:
         tags_of = {walk.signature: walk.tags for walk in (*own, *probes) if walk.tags is not None}
         looked: dict[Tags, list[Moments]] = {}
         for walk in own:
-            tags = walk.tags or tags_of.get(walk.signature)
+            tags = walk.sought or tags_of.get(walk.signature)
             if tags is not None:
                 looked.setdefault(tags, []).append(walk.device)
         self._looked = {tags: either(sets) for tags, sets in looked.items()}

@@ -21,6 +21,7 @@ __all__ = [
     "last_of_device",
     "last_table",
     "lookup_tags",
+    "sought_tags",
     "unread_page",
     "with_space_of_process",
 ]
@@ -146,6 +147,12 @@ def unread_page(trace: Trace[object]) -> list[CachedEntry]:
     """The tags of a page-table entry at which a walk has ended before it was read, since no memory answers for it."""
     last = trace.steps[-1].cached if trace.steps else None
     return [last] if last is not None and not is_before_pages(last) else []
+
+
+def sought_tags(steps: Sequence[Step]) -> Tags | None:
+    """The tags of the translations that a walk would have come to, as its steps say it."""
+    sought = next((step.sought for step in reversed(steps) if step.sought is not None), None)
+    return None if sought is None else Tags(sought.requester, sought.domain, sought.space)
 
 
 def with_space_of_process(tags: Tags | None, entries: Sequence[TracedEntry]) -> Tags | None:

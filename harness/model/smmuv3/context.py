@@ -70,6 +70,7 @@ def select_substream(stream: Stream, substream_id: int | None) -> Substream | Sm
 
 _BYPASSED = Substream(None)
 _FIRST = Substream(0)
+_VALID = CD["V"].mask
 
 
 class ContextTables:
@@ -118,7 +119,9 @@ class ContextTables:
             value = int.from_bytes(entry, "little")
             tags = CachedEntry(kind=EntryKind.PROCESS, requester=stream_id, space=index)
             name = f"CD [{index:#x}]"
-            trace.append(Step(name, CD.section, address, value, shown_cd(value), size=STE_SIZE, cached=tags))
+            fields, reason = shown_cd(value), "" if value & _VALID else "V"
+            sought = None if context is None else _sought(context)
+            trace.append(Step(name, CD.section, address, value, fields, "", STE_SIZE, tags, reason, sought))
         return ContextBlocked(_TYPE.C_BAD_CD) if context is None else context
 
     def _find_level2(
@@ -269,3 +272,11 @@ class ContextTables:
             region=(1 << 64) - (1 << input_bits) if number else 0,
             no_unprivileged=(capabilities.unprivileged_disable and two_privileges and bool(fields[f"E0PD{number}"])),
         )
+
+
+def _sought(context: Context) -> CachedEntry | None:
+    """The tags of the translations of a CD; None where it has no table."""
+    table = next((table for table in context.tables if table is not None), None)
+    if table is None:
+        return None
+    return CachedEntry(kind=EntryKind.LEAF, domain=table.domain, space=table.space, stage=1)

@@ -91,8 +91,8 @@ class StreamTable:
             domain, reason = (stream.domain, "") if isinstance(stream, Stream) else (None, stream.reason)
             tags = CachedEntry(kind=EntryKind.DEVICE, requester=stream_id, domain=domain)
             name = f"STE [{stream_id:#x}]"
-            fields = shown_ste(value)
-            trace.append(Step(name, STE.section, address, value, fields, size=STE_SIZE, cached=tags, reason=reason))
+            fields, sought = shown_ste(value), _sought(stream)
+            trace.append(Step(name, STE.section, address, value, fields, "", STE_SIZE, tags, reason, sought))
         return stream
 
     def _find_level2(self, memory: Memory, stream_id: int, split: int, trace: list[Step] | None) -> int | StreamBlocked:
@@ -300,6 +300,13 @@ _ABORTS = Stream(
     merges=False,
     contexts={},
 )
+
+
+def _sought(stream: Stream | StreamBlocked) -> CachedEntry | None:
+    """The tags of the translations of an STE with stage 2 alone; with stage 1 its CD tells them."""
+    if isinstance(stream, StreamBlocked) or stream.stage1 or stream.stage2 is None:
+        return None
+    return CachedEntry(kind=EntryKind.LEAF, domain=stream.domain, stage=2)
 
 
 def _illegal(field: str) -> StreamBlocked:

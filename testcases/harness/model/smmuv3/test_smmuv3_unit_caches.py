@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 from smmuv3_driver import CFGI_ALL, CMDQEN, ON, SMMUEN, SYNC, TLBI_ALL, Driver
-from smmuv3_unit import ASID, IOVA, OUTPUT, SID, VMID, WRITE, Unit
+from smmuv3_unit import ASID, IOVA, NOWHERE, OUTPUT, SID, VMID, WRITE, Unit
 
 from harness.model.access import Fault, Permissions, Translated
+from harness.model.bits import changed
 from harness.model.invalidation import EntryKind, Invalidation
 from harness.model.radix import RadixTable
 from harness.model.smmuv3 import Smmuv3Opcode, Stage1Format
 from harness.model.smmuv3.commands import command_bits
+from harness.model.smmuv3.events import Smmuv3EventType
 from harness.model.smmuv3.pending import PendingInvalidations
+from harness.model.smmuv3.structures import CD, STE, STE_SIZE
 
 LEAF = command_bits(Smmuv3Opcode.CMD_TLBI_NH_VA, VMID=VMID, ASID=ASID, ADDRESS=IOVA >> 12, LEAF=1)
 
@@ -80,6 +83,25 @@ def test_translation_made_from_a_stale_ste_may_outlive_a_tlbi_of_the_same_sync_4
     (outcome,) = driver.outcomes()
     assert isinstance(outcome, Translated)
     assert outcome.address == OUTPUT + 0x5000
+
+
+@pytest.mark.parametrize("stages", ["1", "2"])
+def test_translation_outlives_its_table_where_the_present_one_is_not_even_there_3_17(stages: str) -> None:
+    """It is found by VMID and ASID, whatever table they belong to now."""
+    driver = Driver(Unit(stages))
+    tables = driver.tables
+    at, layout, name = (
+        (tables.cd.root, CD, "TTB0") if stages == "1" else (tables.tables.root + (SID << 6), STE, "S2TTB")
+    )
+    entry = changed(layout, int.from_bytes(tables.memory.read(at, STE_SIZE), "little"), {name: NOWHERE >> 4})
+    driver.unit.store(at, entry.to_bytes(STE_SIZE, "little"))
+    driver.submit(CFGI_ALL, SYNC)
+    fault, kept = driver.outcomes()
+    assert isinstance(fault, Fault)
+    assert fault.code is Smmuv3EventType.F_WALK_EABT
+    assert isinstance(kept, Translated)
+    driver.submit(TLBI_ALL, SYNC)
+    assert driver.outcomes() == [fault]
 
 
 def test_ste_is_stale_until_its_invalidation_is_complete_4_3_1() -> None:
