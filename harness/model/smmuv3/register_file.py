@@ -9,7 +9,8 @@ Which writes are taken, and what they lead to, is not decided here.
 from __future__ import annotations
 
 from harness.model.bits import Layout
-from harness.model.smmuv3.capabilities import IDR1, Smmuv3Capabilities
+from harness.model.smmuv3.capabilities import Smmuv3Capabilities
+from harness.model.smmuv3.id_registers import IDR1
 from harness.model.smmuv3.register_map import PAGE_1, REGISTERS, implemented, is_unspecified, register_of
 from harness.model.smmuv3.registers import GBPA, QUEUE_BASE, QUEUE_CONS, QUEUE_PROD, Smmuv3Registers
 from harness.model.unit import Readout

@@ -7,7 +7,8 @@ the first page, and read as zero to Non-secure accesses.
 from __future__ import annotations
 
 from harness.model.bits import Field, Layout
-from harness.model.smmuv3.capabilities import IDR0, IDR1, IDR3, IDR5, Smmuv3Capabilities
+from harness.model.smmuv3.capabilities import Smmuv3Capabilities
+from harness.model.smmuv3.id_registers import IDR0, IDR1, IDR3, IDR5
 from harness.model.smmuv3.registers import (
     CR0,
     CR2,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import NamedTuple
 
-from harness.model.smmuv3.capabilities import IDR1, Smmuv3Capabilities
+from harness.model.smmuv3.capabilities import Smmuv3Capabilities
+from harness.model.smmuv3.id_registers import IDR1
 from harness.model.smmuv3.register_file import RegisterFile
 from harness.model.smmuv3.register_map import CR1, PAGE_1, REGISTERS, SPACE, register_of
 from harness.model.smmuv3.registers import CR0, GBPA, GERROR, IRQ_CTRL, QUEUE_CONS
