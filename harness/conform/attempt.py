@@ -26,6 +26,7 @@ class Attempt:
             and what had to be for it to pass.
         own: messages that the unit itself sent meanwhile.
         silent: those of them that were taken for blocked without a record, which they should have.
+        known: offsets in memory of the words of records that differ from those seen in nothing but what is known to.
         wrong: number of the request that is not as it was seen to be, at which it was given up; None where all are.
     """
 
@@ -38,6 +39,7 @@ class Attempt:
         self.passes: dict[int, tuple[int, int]] = {}
         self.own: Sequence[MsiWrite] = ()
         self.silent: list[Request] = []
+        self.known: set[int] = set()
         self.wrong: int | None = None
 
     def choose(self, count: int) -> int:

@@ -91,10 +91,10 @@ class Comparison:
         """The signature of what `register` would report, were there no requests."""
         return f"{self._target}: {Kind.REGISTER}: {self._register_text(offset, size, wanted, seen, ())}"
 
-    def record_signature(self, at: int, request: Request) -> str:
-        """The signature of what `memory` would report of a word of the record of a request; empty where it is none."""
+    def record_signature(self, at: int, *requests: Request) -> str:
+        """The signature of what `memory` would report of a word of a record after requests; empty where it is none."""
         place = self._unit.structure_at(at + self._ram)
-        return "" if place is None else f"{self._target}: {Kind.MEMORY}: {self._record_text(place, at, [request])}"
+        return "" if place is None else f"{self._target}: {Kind.MEMORY}: {self._record_text(place, at, requests)}"
 
     def _register_text(self, offset: int, size: int, wanted: Readout, seen: int, requests: Sequence[Request]) -> str:
         place = self._unit.register_at(offset)

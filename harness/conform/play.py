@@ -277,10 +277,11 @@ class Play:
             for at, data in self._records.writes
             for part in range(0, len(data), _WORD)
         )
-        if not all(
-            self._memory.real_has(at, word) or (at % _WORD == 0 and self._is_known(at, request)) for at, word in words
-        ):
-            return False
+        for at, word in words:
+            if not self._memory.real_has(at, word):
+                if at % _WORD or not self._is_known(at, request):
+                    return False
+                self.attempt.known.add(at)
         if not outcomes or request.dma.kind is not AccessKind.WRITE:
             return True
         data = self.contents.data(request)

@@ -54,6 +54,11 @@ class Predictor:
         """Requests of the round that were taken for blocked though they have no record, which they should."""
         return self._play.attempt.silent
 
+    @property
+    def known(self) -> set[int]:
+        """Offsets of the words of its records that were seen to differ in nothing but what is known to."""
+        return self._play.attempt.known
+
     def predict(self, dmas: Sequence[Dma]) -> list[Request]:
         """What must come of DMAs, in their order; where there is a choice, the outcome that needs no cache.
 
