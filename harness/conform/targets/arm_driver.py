@@ -6,6 +6,7 @@ from random import Random
 
 from harness.conform.board import ARM
 from harness.conform.memory import QUEUES
+from harness.conform.targets.arm_commands import answers
 from harness.conform.writer import ProgramWriter
 from harness.model.smmuv3.capabilities import Smmuv3Capabilities
 from harness.model.smmuv3.commands import Smmuv3Opcode, command_bits
@@ -19,10 +20,10 @@ _OP = Smmuv3Opcode
 _COMMANDS, _EVENTS = ARM.ram + QUEUES.start, ARM.ram + QUEUES.start + 0x1_0000
 _SMMUEN, _EVENTQEN, _CMDQEN = (CR0[name].mask for name in ("SMMUEN", "EVENTQEN", "CMDQEN"))
 _OVERFLOW = 1 << 31
-_RESERVED_OPCODES = (0x00, 0x07, 0x14, 0x29, 0x47, 0x70, 0x90, 0xFF)
+_EVERY_STREAM = 31  # RANGE of CMD_CFGI_ALL
 _UNDEFINED = (0x30, 0x38, 0x4C, 0x58, 0x7C, 0x8C, 0x300, 0x8020)
 _EVENT_BITS = (10, 10, 11)
-_GRANULES = {1: 12, 2: 14, 3: 16}
+_TG = {12: 1, 14: 2, 16: 3}
 _READABLE = ("CR0", "CR0ACK", "CR1", "CR2", "GBPA", "GERROR", "GERRORN", "IRQ_CTRL", "IRQ_CTRLACK", "IDR0", "IDR5")
 
 
@@ -34,15 +35,26 @@ class Driver:
         random: to choose by.
         capabilities: of the SMMU.
         overflows: the Event queue may be too small for all events.
+        early: of a build before 6.0, which takes CMD_CFGI_ALL for one stream, goes through the streams of RANGE 30 for
+            many seconds, and keeps what is to go by address and level for every ASID: that is not asked of it.
     """
 
     def __init__(
-        self, writer: ProgramWriter, random: Random, capabilities: Smmuv3Capabilities, *, overflows: bool = False
+        self,
+        writer: ProgramWriter,
+        random: Random,
+        capabilities: Smmuv3Capabilities,
+        *,
+        overflows: bool = False,
+        early: bool = False,
     ) -> None:
         self._writer = writer
         self._random = random
         self._capabilities = capabilities
         self._overflows = overflows
+        self._early = early
+        self._every_stream = capabilities.stream_id_bits - 1 if early else _EVERY_STREAM
+        self._answers = answers(capabilities)
         self._waiting: list[int] = []
         self._command_bits = 3
         self._event_bits = 8
@@ -145,7 +157,7 @@ class Driver:
 
     def invalidate_all(self) -> None:
         """Configuration, then translations."""
-        self.queue(command_bits(_OP.CMD_CFGI_STE_RANGE, RANGE=31), command_bits(_OP.CMD_SYNC))
+        self.queue(command_bits(_OP.CMD_CFGI_STE_RANGE, RANGE=self._every_stream), command_bits(_OP.CMD_SYNC))
         self.queue(command_bits(_OP.CMD_TLBI_NSNH_ALL), command_bits(_OP.CMD_SYNC))
         self._ring()
 
@@ -160,7 +172,7 @@ class Driver:
         if draw < 0.6:
             self.queue(command_bits(_OP.CMD_CFGI_STE, STREAMID=stream_id, LEAF=random.getrandbits(1)))
         else:
-            size = random.choice((0, 0, 2, 5, 30, 31))
+            size = min(random.choice((0, 0, 2, 5, 30, 31)), self._every_stream)
             self.queue(command_bits(_OP.CMD_CFGI_STE_RANGE, STREAMID=stream_id, RANGE=size))
         if random.random() < 0.8:
             self.sync()
@@ -177,8 +189,10 @@ class Driver:
             return [command_bits(_OP.CMD_CFGI_CD_ALL, STREAMID=stream_id)]
         return [command_bits(_OP.CMD_CFGI_STE, STREAMID=stream_id, LEAF=1)]
 
-    def invalidate_stage1(self, vmid: int, asid: int, address: int, size: int, *, is_split: bool = False) -> None:
-        """After a change of a page: of it alone, of more, of another one, or of nothing.
+    def invalidate_stage1(
+        self, vmid: int, asid: int, address: int, size: int, granule: int, *, is_split: bool = False
+    ) -> None:
+        """After a change of a page of tables with a granule: of it alone, of more, of another one, or of nothing.
 
         Of a page that stage 2 splits QEMU is known to keep parts when it is invalidated by its address.
         """
@@ -193,9 +207,12 @@ class Driver:
         space = {"VMID": vmid, "ASID": asid}
         kind = random.uniform(0.6, 1) if is_split else random.random()
         if kind < 0.4:
-            self.queue(command_bits(_OP.CMD_TLBI_NH_VA, **space, **self._range(address, size)))
+            self.queue(command_bits(_OP.CMD_TLBI_NH_VA, **space, **self._range(address, size, granule)))
         elif kind < 0.6:
-            self.queue(command_bits(_OP.CMD_TLBI_NH_VAA, VMID=vmid, **self._range(address, size)))
+            fields = self._range(address, size, granule)
+            if self._early:
+                fields = {"ADDRESS": fields["ADDRESS"], "LEAF": fields["LEAF"]}
+            self.queue(command_bits(_OP.CMD_TLBI_NH_VAA, VMID=vmid, **fields))
         elif kind < 0.8:
             self.queue(command_bits(_OP.CMD_TLBI_NH_ASID, **space))
         elif kind < 0.9:
@@ -205,7 +222,7 @@ class Driver:
         self._hint()
         self.sync()
 
-    def invalidate_stage2(self, vmid: int, address: int, size: int) -> None:
+    def invalidate_stage2(self, vmid: int, address: int, size: int, granule: int) -> None:
         """The same for stage 2; what both stages gave has to go as well."""
         random = self._random
         draw = random.random()
@@ -214,7 +231,7 @@ class Driver:
         if draw < 0.35:
             vmid, address = random.choice(((vmid ^ 1, address), (vmid, address ^ 1 << 21)))
         if random.random() < 0.6:
-            self.queue(command_bits(_OP.CMD_TLBI_S2_IPA, VMID=vmid, **self._range(address, size)))
+            self.queue(command_bits(_OP.CMD_TLBI_S2_IPA, VMID=vmid, **self._range(address, size, granule)))
             if self._capabilities.stage1 and random.random() < 0.8:
                 self.sync()
                 self.queue(command_bits(_OP.CMD_TLBI_NH_ALL, VMID=vmid))
@@ -222,24 +239,11 @@ class Driver:
             self.queue(command_bits(_OP.CMD_TLBI_S12_VMALL, VMID=vmid))
         self.sync()
 
-    def refused(self, *, for_features: bool) -> None:
-        """A command that stops the queue; it is replaced, and the error acknowledged.
-
-        Args:
-            for_features: it may be one that only the SMMU's features, or one of its fields, make illegal.
-        """
-        random = self._random
-        has = self._capabilities
-        choices = [random.choice(_RESERVED_OPCODES), command_bits(_OP.CMD_CFGI_STE, SSEC=1)]
-        if not has.stage2:
-            choices.append(command_bits(_OP.CMD_TLBI_S12_VMALL))
-        if not has.stage1:
-            choices.append(command_bits(_OP.CMD_TLBI_NH_ALL))
-        if for_features and random.random() < 0.5:
-            choices = self._illegal_for_their_features()
+    def refused(self, command: int) -> None:
+        """A command that stops the queue; it is replaced, and the error acknowledged."""
         self._ring()
         index = self._producer
-        self.queue(random.choice(choices), command_bits(_OP.CMD_SYNC))
+        self.queue(command, command_bits(_OP.CMD_SYNC))
         self._ring()
         for name in ("CMDQ_CONS", "GERROR"):
             self.read(name)
@@ -248,41 +252,30 @@ class Driver:
         self.write("GERRORN", self._acknowledged)
         self.read("CMDQ_CONS")
 
-    def _illegal_for_their_features(self) -> list[int]:
-        """Commands that are illegal for what the SMMU lacks, or for one of their fields."""
-        has = self._capabilities
-        choices = [command_bits(_OP.CMD_SYNC, CS=3)]
-        if not has.el2_streams:
-            choices.append(command_bits(_OP.CMD_TLBI_EL2_ALL))
-        if not has.ats:
-            choices.append(command_bits(_OP.CMD_ATC_INV))
-        if has.stall_model == 0b01:
-            choices.append(command_bits(_OP.CMD_RESUME))
-        if has.range_invalidation:
-            choices.append(command_bits(_OP.CMD_TLBI_NH_VA if has.stage1 else _OP.CMD_TLBI_S2_IPA, TG=1))
-        return choices
-
     def _hint(self) -> None:
         random = self._random
         if random.random() < 0.05:
             self.queue(command_bits(_OP.CMD_PREFETCH_CONFIG, STREAMID=random.getrandbits(8)))
         if random.random() < 0.05:
             self.queue(command_bits(_OP.CMD_PREFETCH_ADDR, STREAMID=random.getrandbits(8), ADDRESS=1))
+        if self._answers and random.random() < 0.1:
+            self.queue(random.choice(self._answers))
 
-    def _range(self, address: int, size: int) -> dict[str, int]:
-        """ADDRESS, LEAF, and sometimes a range (4.4.1.1)."""
+    def _range(self, address: int, size: int, granule: int) -> dict[str, int]:
+        """ADDRESS, LEAF, and sometimes a range of a granule, seldom of another one (4.4.1.1)."""
         random = self._random
         fields = {"ADDRESS": address >> 12, "LEAF": int(random.random() < 0.6)}
         if not self._capabilities.range_invalidation or random.random() < 0.5:
             return fields
-        granule = random.choice((1, 1, 2, 3))
-        pages = max(size >> _GRANULES[granule], 1)
+        if random.random() < 0.15:
+            granule = random.choice(tuple(_TG))
+        pages = max(size >> granule, 1)
         scale = min(max(pages.bit_length() - 5, 0), 31)
         number = min(max((pages >> scale) - 1, 0), 31)
         # NUM 0, SCALE 0 and TTL 0 are ILLEGAL together.
         level = 3 if not number and not scale else 0
-        address = address >> _GRANULES[granule] << _GRANULES[granule]
-        return {**fields, "ADDRESS": address >> 12, "TG": granule, "SCALE": scale, "NUM": number, "TTL": level}
+        first = address >> granule << granule
+        return {**fields, "ADDRESS": first >> 12, "TG": _TG[granule], "SCALE": scale, "NUM": number, "TTL": level}
 
     def _ring(self) -> None:
         """Tell of the commands that wait, no more at once than the queue holds."""
@@ -318,9 +311,7 @@ class Driver:
         elif draw < 0.4:
             self.write(random.choice(("IDR0", "CR0ACK", "GERROR", "IRQ_CTRLACK", "AIDR")), random.getrandbits(32))
         elif draw < 0.5:
-            self._writer.write(
-                random.choice((0x30, 0x38, 0x4C, 0x58, 0x7C, 0x8C, 0x300, 0x8020)), 4, random.getrandbits(32)
-            )
+            self._writer.write(random.choice(_UNDEFINED), 4, random.getrandbits(32))
         for _ in range(random.randint(1, 4)):
             kind = random.random()
             if kind < 0.5:

@@ -19,7 +19,6 @@ class Oddity(Enum):
     FAR_CONTEXTS = auto()
     UPPER_HALF = auto()
     FAR_BYPASS = auto()
-    FEATURES = auto()
     PRIVILEGED_PAGES = auto()
     TABLE_RIGHTS = auto()
     STAGE2_RIGHTS = auto()
@@ -37,7 +36,6 @@ WEIGHTS = {
     Oddity.FAR_CONTEXTS: 0.1,
     Oddity.UPPER_HALF: 0.4,
     Oddity.FAR_BYPASS: 0.06,
-    Oddity.FEATURES: 0.05,
     Oddity.PRIVILEGED_PAGES: 0.08,
     Oddity.TABLE_RIGHTS: 0.08,
     Oddity.STAGE2_RIGHTS: 0.12,

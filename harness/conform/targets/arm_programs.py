@@ -9,6 +9,7 @@ from harness.conform.board import ARM
 from harness.conform.layout import DEVICES, DmaDevice
 from harness.conform.memory import TABLES
 from harness.conform.targets.address_spaces import AddressSpace
+from harness.conform.targets.arm_commands import COMMAND_ERRORS, refused_for_features
 from harness.conform.targets.arm_driver import Driver
 from harness.conform.targets.arm_flaws import (
     BAD_CDS,
@@ -33,6 +34,8 @@ __all__ = ["Generation"]
 _OP = Smmuv3Opcode
 _FIRST_BEYOND, _BEYOND = 43, (44, 45, 48, 52, 63)  # address bits above those of the board
 _WORD = 4
+_RECORDED = 0.1
+_LAST_COMMAND = 0.4
 _EVENTS = 2  # of a DMA, of which longer ones have more, and most have none
 _WHILE_STALE = 8  # devices of a round: what may come from caches has more than one outcome
 # Streams have to reach the highest requester id of the layout.
@@ -47,7 +50,8 @@ class Generation(Course):
         seed: that the program says it comes from.
         random: to choose by.
         capabilities: of the SMMU.
-        resets: a reset of the machine resets the SMMU; else none is in the program, and DMAs are short.
+        resets: a reset of the machine resets the SMMU; else none is in the program, DMAs are short, few CDs have
+            faults recorded, and some invalidations are left out.
     """
 
     BEFORE = 0.1
@@ -63,7 +67,7 @@ class Generation(Course):
         if not resets:
             self.oddities.discard(Oddity.RESET)
         writer = ProgramWriter(name, seed, ARM.ram)
-        self.driver = Driver(writer, random, capabilities, overflows=self.has(Oddity.OVERFLOW))
+        self.driver = Driver(writer, random, capabilities, overflows=self.has(Oddity.OVERFLOW), early=not resets)
         # What skips stage 1 must lie within the OAS.
         narrow = capabilities.stage2 and random.random() < 0.95
         width = min(43, capabilities.address_bits - 1) if narrow else 48
@@ -78,7 +82,11 @@ class Generation(Course):
         if split is None:
             bits = min(bits, 12)
         self.streams = Smmuv3Tables(writer.memory, ARM.ram + TABLES.start, bits=bits, split=split)
-        self.tables = Tables(self.streams.pages, random, capabilities, ARM.ram, frozenset(self.oddities))
+        # Builds before 7.1 record the faults of the request that fetches a CD, and none of those that follow.
+        records = resets or random.random() < _RECORDED
+        self.tables = Tables(
+            self.streams.pages, random, capabilities, ARM.ram, frozenset(self.oddities), records=records
+        )
         self.vms: list[Vm] = []
         self.spaces: list[Space] = []
         # By requester, which the devices behind a bridge share.
@@ -97,7 +105,9 @@ class Generation(Course):
     # Tables.
 
     def at_last(self) -> None:
-        """See `Course`: nothing."""
+        """See `Course`: a command that is to be refused, of those that some builds take."""
+        if self.random.random() < _LAST_COMMAND:
+            self.driver.refused(self.random.choice(refused_for_features(self.capabilities)))
 
     def make_tables(self) -> None:
         """Address spaces, with pages in them."""
@@ -188,7 +198,7 @@ class Generation(Course):
         elif draw < 0.25:
             self.driver.restart_events()
         elif draw < 0.5:
-            self.driver.refused(for_features=self.has(Oddity.FEATURES))
+            self.driver.refused(random.choice(COMMAND_ERRORS))
         elif draw < 0.95:
             self.driver.poke()
         elif self.has(Oddity.HOTPLUG):
@@ -278,7 +288,7 @@ class Generation(Course):
         overrides = random.choice(BAD_CDS) if random.random() < 0.7 else {}
         if self.has(Oddity.NO_OUTPUT_SIZE) and random.random() < 0.2:
             overrides = {"IPS": 7}
-        space.contexts.describe(0, space.table, upper=space.upper, asid=space.asid, overrides=overrides)
+        space.describe(overrides)
         for entry in DEVICES:
             if self.behind[entry.requester][0] is space and random.random() < 0.9:
                 self.driver.queue(*self.driver.of_context(entry.requester))
@@ -293,11 +303,12 @@ class Generation(Course):
         page = self.change_page(space, partial(self.tables.map_stage1, space), self.tables.spoil_stage1)
         if page is not None:
             is_split = space.vm is not None and page.size.bit_length() - 1 > space.vm.table.format.page_sizes[0].shift
-            self.driver.invalidate_stage1(vmid, space.asid, page.input, page.size, is_split=is_split)
+            granule = space.table_of(page).format.page_sizes[0].shift
+            self.driver.invalidate_stage1(vmid, space.asid, page.input, page.size, granule, is_split=is_split)
 
     def change_stage2(self) -> None:
         """The same of stage 2."""
         vm = self.random.choice(self.vms)
         page = self.change_page(vm, partial(self.tables.map_stage2, vm), self.tables.spoil_stage2)
         if page is not None:
-            self.driver.invalidate_stage2(vm.vmid, page.input, page.size)
+            self.driver.invalidate_stage2(vm.vmid, page.input, page.size, vm.table.format.page_sizes[0].shift)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping as NamedValues
 from dataclasses import dataclass
 from random import Random
 
@@ -11,7 +12,7 @@ from harness.conform.targets.address_spaces import AddressSpace, Before, Mapped,
 from harness.conform.targets.arm_flaws import Oddity
 from harness.errors import HarnessError
 from harness.model.access import PERMISSIONS
-from harness.model.radix import PageAllocator, RadixTable
+from harness.model.radix import NO_OVERRIDES, PageAllocator, RadixTable
 from harness.model.smmuv3.capabilities import Smmuv3Capabilities
 from harness.model.smmuv3.formats import Stage1Format, Stage2Format
 from harness.model.smmuv3.tables import Smmuv3ContextTable
@@ -59,12 +60,19 @@ class Space(AddressSpace):
         contexts: its CD.
         upper: for TTB1.
         vm: behind which it is; None without stage 2.
+        records: its CD has faults recorded, where nothing else is said.
     """
 
     asid: int
     contexts: Smmuv3ContextTable
     upper: RadixTable | None
     vm: Vm | None
+    records: bool
+
+    def describe(self, overrides: NamedValues[str, int] = NO_OVERRIDES) -> None:
+        """Write its CD, with some fields otherwise."""
+        overrides = {"R": int(self.records), **overrides}
+        self.contexts.describe(0, self.table, upper=self.upper, asid=self.asid, overrides=overrides)
 
     def table_of(self, page: Mapped) -> RadixTable:
         """See `AddressSpace`: those of the half that the page is in."""
@@ -81,6 +89,7 @@ class Tables:
         capabilities: of the SMMU.
         ram: physical address where memory begins.
         oddities: of the program.
+        records: CDs have faults recorded.
     """
 
     pages: PageAllocator
@@ -88,6 +97,7 @@ class Tables:
     capabilities: Smmuv3Capabilities
     ram: int
     oddities: frozenset[Oddity] = frozenset()
+    records: bool = True
 
     @property
     def has_room(self) -> bool:
@@ -134,8 +144,8 @@ class Tables:
             upper_entries = Stage1Format(self._granule(), input_bits=random.choice([48, 39, 32]))
             upper = RadixTable(self.pages, upper_entries, upper_entries.levels)
         contexts = Smmuv3ContextTable(self.pages)
-        space = Space(asid=asid, contexts=contexts, table=table, upper=upper, vm=vm)
-        contexts.describe(0, table, upper=upper, asid=asid)
+        space = Space(asid=asid, contexts=contexts, table=table, upper=upper, vm=vm, records=self.records)
+        space.describe()
         return space
 
     def map_stage1(self, space: Space) -> None:
@@ -171,7 +181,8 @@ class Tables:
         values = random.choice([*_BAD_LEAVES, *(_BAD_STAGE1_LEAVES if stage == 1 else _BAD_STAGE2_LEAVES)])
         if stage == 2 and Oddity.STAGE2_RIGHTS in self.oddities and random.random() < 0.3:
             values = {"S2AP": random.getrandbits(2)}
-        if random.random() < 0.2:
+        # Builds that do not look at the size of an address cache what they make of it, and no record would be missing.
+        if self.records and random.random() < 0.2:
             values = {"ADDR": random.choice((1 << 43, 1 << 44, 1 << 46, self.ram + RAM_BYTES))}
         elif stage == 1 and Oddity.PRIVILEGED_PAGES in self.oddities and random.random() < _FOR_THE_PRIVILEGED:
             values = {"AP": random.choice((0b00, 0b10))}
@@ -198,8 +209,12 @@ class Tables:
         return set_fields(table, page.input, level, values)
 
     def _may_be_block(self, table: RadixTable, level: int) -> bool:
-        """Whether a descriptor of a level may become one of a block: where there are none, in few programs."""
-        return Oddity.BLOCK_LEVELS in self.oddities or any(size.level == level for size in table.format.page_sizes)
+        """Whether a descriptor of a level may become one of a block: where there are none, in few programs.
+
+        Not where no fault is recorded: of a build that lets devices write over the table, no record would be missing.
+        """
+        is_known = any(size.level == level for size in table.format.page_sizes)
+        return self.records and (is_known or Oddity.BLOCK_LEVELS in self.oddities)
 
     def _granule(self) -> int:
         others = sorted(self.capabilities.granules - {12})

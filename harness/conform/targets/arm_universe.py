@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from harness.conform.targets.arm_commands import COMMAND_ERRORS, answers, refused_for_features
 from harness.model.access import BypassReason
 from harness.model.smmuv3.capabilities import Smmuv3Capabilities
+from harness.model.smmuv3.command_names import command_name
 from harness.model.smmuv3.descriptors import BLOCK_LEVELS, level_shift
 from harness.model.smmuv3.events import Smmuv3EventType, Smmuv3Terminated
 from harness.model.smmuv3.register_map import REGISTERS, implemented
@@ -49,7 +51,10 @@ def universe(capabilities: Smmuv3Capabilities) -> frozenset[tuple[str, str]]:
 def _commands(capabilities: Smmuv3Capabilities) -> list[str]:
     names = ["CMD_SYNC", "CMD_SYNC interrupt", "CMD_SYNC event", "CMD_PREFETCH_CONFIG", "CMD_PREFETCH_ADDR"]
     names += ["CMD_CFGI_STE", "CMD_CFGI_STE leaf", "CMD_CFGI_STE_RANGE", "CMD_CFGI_STE_RANGE all"]
-    names += ["CMD_TLBI_NSNH_ALL", "reserved opcode", "CMD_SYNC refused"]
+    names.append("CMD_TLBI_NSNH_ALL")
+    names += [command_name(each) for each in answers(capabilities)]
+    refused = (*COMMAND_ERRORS, *refused_for_features(capabilities))
+    names += [command_name(each, is_illegal=True) for each in refused]
     by_address = []
     if capabilities.stage1:
         names += ["CMD_CFGI_CD", "CMD_CFGI_CD leaf", "CMD_CFGI_CD_ALL", "CMD_TLBI_NH_ALL", "CMD_TLBI_NH_ASID"]

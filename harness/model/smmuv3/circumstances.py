@@ -30,6 +30,8 @@ def with_circumstances(
     found = list(_circumstances(explanation, capabilities))
     if any(_is_by_other_address(each, explanation.access) for each in dropped):
         found.append("dropped by another address of its page")
+    if any(each.level is not None and each.space is None for each in dropped):
+        found.append("dropped by level in every address space")
     if not found or not explanation.steps:
         return explanation
     first, *others = explanation.steps

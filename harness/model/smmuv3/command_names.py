@@ -7,6 +7,8 @@ from harness.model.smmuv3.commands import COMMANDS, Smmuv3Opcode
 __all__ = ["command_name"]
 
 _OPCODES = {int(opcode): opcode for opcode in Smmuv3Opcode}
+# Commands of the Secure queue, which no other has (4.4.2.5, 4.4.2.6).
+_SECURE = {0x18: "CMD_TLBI_EL3_ALL", 0x1A: "CMD_TLBI_EL3_VA"}
 _ALL_STREAMS = 31
 # Flags of a command, with what they make of it.
 _FORMS = (("SSV", "substream"), ("LEAF", "leaf"), ("GLOBAL", "global"), ("TG", "range"))
@@ -20,9 +22,10 @@ def command_name(command: int, *, is_illegal: bool = False) -> str:
         command: its 128 bits.
         is_illegal: it was refused.
     """
-    opcode = _OPCODES.get(command & 0xFF)
+    number = command & 0xFF
+    opcode = _OPCODES.get(number)
     if opcode is None:
-        return "reserved opcode"
+        return f"{_SECURE[number]} refused" if number in _SECURE else "reserved opcode"
     layout = COMMANDS[opcode]
     words = [opcode.name, *(form for name, form in _FORMS if name in layout and layout[name].get(command))]
     if opcode is Smmuv3Opcode.CMD_SYNC:

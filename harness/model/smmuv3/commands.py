@@ -117,7 +117,6 @@ COMMANDS = {opcode: Layout(opcode.name, f"IHI 0070 {at}", (*_OPCODE, *f)) for op
 
 _DEVICE_AND_PROCESS = frozenset({EntryKind.DEVICE, EntryKind.PROCESS})
 _TABLES = frozenset({EntryKind.TABLE, EntryKind.LEAF})
-_ALL_STREAMS = 31
 _GRANULE_OF_TG = {0b01: 12, 0b10: 14, 0b11: 16}
 _STAGE1_ONLY = frozenset({_CMD.CMD_CFGI_CD, _CMD.CMD_CFGI_CD_ALL}) | {
     opcode for opcode in _CMD if opcode.name.startswith("CMD_TLBI_NH_")
@@ -170,7 +169,7 @@ class Commands:
             case _CMD.CMD_CFGI_STE:
                 return _drop(Invalidation(kinds=_DEVICE_AND_PROCESS, requester=fields["STREAMID"]))
             case _CMD.CMD_CFGI_STE_RANGE:
-                return _drop(_stream_range(fields["STREAMID"], fields["RANGE"]))
+                return _drop(self._stream_range(fields["STREAMID"], fields["RANGE"]))
             case _CMD.CMD_CFGI_CD:
                 return _drop(*_one_context(fields))
             case _CMD.CMD_CFGI_CD_ALL:
@@ -258,6 +257,13 @@ class Commands:
             size = fields["NUM"] + 1 << self._scale(fields) + granule
         return first, min(first + size, 1 << 64) - 1
 
+    def _stream_range(self, stream_id: int, bits: int) -> Invalidation:
+        """An aligned block of 2^(Range + 1) StreamIDs; all that there are, as of CMD_CFGI_ALL (4.3.2, 4.3.6)."""
+        if bits + 1 >= self._capabilities.stream_id_bits:
+            return Invalidation(kinds=_DEVICE_AND_PROCESS)
+        mask = (1 << 32) - (2 << bits)
+        return Invalidation(kinds=_DEVICE_AND_PROCESS, requester=stream_id & mask, requester_mask=mask)
+
     def _granule(self, fields: dict[str, int]) -> int | None:
         """log2 of the granule that TG names; entries of others may stay (4.4.1.1)."""
         return _GRANULE_OF_TG.get(fields.get("TG", 0)) if self._capabilities.range_invalidation else None
@@ -319,11 +325,3 @@ def _one_context(fields: dict[str, int]) -> list[Invalidation]:
         # An L1CD is tagged with the range of SubstreamIDs that it serves, instead of a single one.
         dropped.append(Invalidation(kinds=process, requester=stream, has_space=False, first=substream, last=substream))
     return dropped
-
-
-def _stream_range(stream_id: int, bits: int) -> Invalidation:
-    """An aligned block of 2^(Range + 1) StreamIDs; all of them with Range 31, which is CMD_CFGI_ALL (4.3.2, 4.3.6)."""
-    if bits == _ALL_STREAMS:
-        return Invalidation(kinds=_DEVICE_AND_PROCESS)
-    mask = (1 << 32) - (2 << bits)
-    return Invalidation(kinds=_DEVICE_AND_PROCESS, requester=stream_id & mask, requester_mask=mask)

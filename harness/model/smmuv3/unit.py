@@ -139,6 +139,7 @@ class Smmuv3Unit:
         self._unsure: str | None = None
         self._other_bypass: Smmuv3Engine | None = None
         self._command_entries = _ANYWHERE
+        self._refused = ""  # name of the command, while its error is active
 
     # Registers.
 
@@ -168,12 +169,17 @@ class Smmuv3Unit:
                 # While translation is on anything may be brought into caches, asked for or not.
                 self._current()
         if any(word in _STARTS_COMMANDS for word, _ in taken):
+            if not self._writes.is_active("CMDQ_ERR"):
+                self._refused = ""
             self._run_commands()
         self._command_entries = self._find_command_entries()
 
     def register_at(self, offset: int) -> Place | None:
-        """See `Unit`."""
-        return register_of(offset)
+        """See `Unit`: with CMDQ_CONS the name of the command that was refused."""
+        place = register_of(offset)
+        if place is not None and self._refused and place.start == _CMDQ_CONS:
+            return replace(place, name=f"{place.name} ({self._refused})")
+        return place
 
     def _note_fields(self, word: int, part: int) -> None:
         place = register_of(word)
@@ -325,8 +331,10 @@ class Smmuv3Unit:
         """One command, with what it leads to."""
         caches = self._current()
         result: CommandResult = caches.engine.submit(command)
-        self.coverage.note("command", command_name(command, is_illegal=result.error is not None))
+        name = command_name(command, is_illegal=result.error is not None)
+        self.coverage.note("command", name)
         if result.error is not None:
+            self._refused = name
             return result
         if result.invalidations and self._has_translated:
             self._pending.add(caches.memory.tick(), result.invalidations)

@@ -95,9 +95,10 @@ def test_cfgi_ste_range_drops_an_aligned_block_4_3_2(stream: int, bits: int, dro
     assert {entry.requester for entry in entries if invalidation.drops(entry)} == dropped
 
 
-def test_cfgi_all_drops_every_stream_4_3_6() -> None:
-    invalidation = only(submit(CMD.CMD_CFGI_STE_RANGE, STREAMID=5, RANGE=31))
-    assert invalidation.requester is None
+@pytest.mark.parametrize(("bits", "everything"), [(31, True), (15, True), (14, False)])
+def test_a_range_of_all_streams_there_are_drops_every_one_4_3_6(bits: int, everything: bool) -> None:
+    invalidation = only(engine(stream_id_bits=16).submit(command_bits(CMD.CMD_CFGI_STE_RANGE, STREAMID=5, RANGE=bits)))
+    assert (invalidation.requester is None) == everything
     assert EntryKind.LEAF not in invalidation.kinds
 
 

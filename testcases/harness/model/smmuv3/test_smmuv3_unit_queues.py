@@ -11,6 +11,7 @@ from harness.model.engine import MsiWrite, NotModelled
 from harness.model.smmuv3 import Smmuv3Event, Smmuv3EventType, Smmuv3Opcode
 from harness.model.smmuv3.commands import command_bits
 from harness.model.smmuv3.events import event_layout
+from harness.model.smmuv3.register_map import REGISTERS
 from harness.model.smmuv3.registers import GERROR
 
 OVERFLOW = 1 << 31
@@ -304,3 +305,18 @@ def test_reset_empties_the_caches_and_leaves_memory() -> None:
     driver.set_up(SMMUEN | EVENTQEN)
     assert len(driver.outcomes()) == 1
     assert TLBI_ALL
+
+
+def test_cmdq_cons_is_named_after_the_command_that_was_refused_until_that_is_acknowledged() -> None:
+    driver = Driver()
+
+    def name() -> str | None:
+        place = driver.unit.register_at(REGISTERS["SMMU_CMDQ_CONS"].start)
+        return None if place is None else place.name
+
+    assert name() == "SMMU_CMDQ_CONS"
+    driver.submit(command_bits(Smmuv3Opcode.CMD_SYNC, CS=0b11))
+    assert name() == "SMMU_CMDQ_CONS (CMD_SYNC refused)"
+    driver.unit.store(COMMANDS, SYNC.to_bytes(16, "little"))
+    driver.write("GERRORN", CMDQ_ERR)
+    assert name() == "SMMU_CMDQ_CONS"
