@@ -215,6 +215,17 @@ def test_what_a_read_brought_is_told_by_the_write_behind_it(rig: _Rig) -> None:
     assert rig.memory.agrees()
 
 
+def test_of_faults_with_one_code_the_parts_of_a_dma_have_the_one_that_is_chosen(rig: _Rig) -> None:
+    first = _fault("edu0")
+    second = replace(first, record=_Record(_Code.RED, 9))
+    rig.unit.keeps_first_record = False
+    rig.unit.allowed = {"edu0": [first, second]}
+    rig.predict(_write("edu0"))
+    seen = [second, second]
+    requests = rig.predictor.choose(lambda: [request.outcome for request in rig.predictor.requests] == seen)
+    assert [request.outcome for request in requests] == seen
+
+
 def test_what_is_left_of_a_write_that_another_came_over_tells_what_it_was(rig: _Rig) -> None:
     """Also where registers say something else than they must, whatever is chosen."""
     rig.unit.allowed = {"edu0": [_to(_DATA), _to(_ELSEWHERE)]}
