@@ -277,11 +277,11 @@ class Play:
             for at, data in self._records.writes
             for part in range(0, len(data), _WORD)
         )
-        for at, word in words:
-            if not self._memory.real_has(at, word):
-                if at % _WORD or not self._is_known(at, request):
+        for place, word in words:
+            if not self._memory.real_has(place, word):
+                if place % _WORD or not self._is_known(place, request):
                     return False
-                self.attempt.known.add(at)
+                self.attempt.known.add(place)
         if not outcomes or request.dma.kind is not AccessKind.WRITE:
             return True
         data = self.contents.data(request)
