@@ -174,7 +174,12 @@ class Lab:
             machine: its type, with a version where it is to be that of another build.
         """
         traces = _TRACES.get(spec.iommu.kind, ())
-        return Options(accelerator=self.accelerator.accelerator, machine=machine, trace=traces)
+        return Options(
+            accelerator=self.accelerator.accelerator,
+            machine=machine,
+            trace=traces,
+            sandbox=self.capabilities.has_sandbox,
+        )
 
     @contextmanager
     def enter(self, vmm: QemuMachine, login: Login) -> Iterator[LiveMachine]:

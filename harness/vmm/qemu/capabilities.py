@@ -32,7 +32,7 @@ __all__ = ["PC", "Capabilities", "ask", "cached", "require"]
 PC = "q35"
 """The machine that guests run on."""
 _DEADLINE = 30.0
-_SCHEMA = 5  # of the cache entry
+_SCHEMA = 6  # of the cache entry
 # Types whose properties are recorded. Not those of all types: QEMU 7.2 ends when it is asked for the properties of one
 # that it lists and whose module is not installed (virtio-gpu-gl-device).
 _ASKED = (
@@ -67,6 +67,7 @@ class Capabilities:
         machine_properties: of the machine that it was asked about.
         devices: names of all device types.
         properties: of each device type that a spec can ask for, the names of its properties.
+        has_sandbox: whether it can be kept from system calls that it has no use for (`-sandbox`, built with seccomp).
         refusals: for a device type that is there and does not work on that machine, what QEMU said.
     """
 
@@ -79,6 +80,7 @@ class Capabilities:
     machine_properties: frozenset[str]
     devices: frozenset[str]
     properties: dict[str, frozenset[str]]
+    has_sandbox: bool
     refusals: dict[str, str]
 
     def has_device(self, name: str) -> bool:
@@ -196,6 +198,7 @@ def _interview(build: QemuBuild, machine: str) -> Capabilities:
         machines = qmp.execute("query-machines", deadline=_DEADLINE)
         name = next((m["name"] for m in machines if machine in (m["name"], m.get("alias"))), machine)
         devices = _types(qmp, "device")
+        options = qmp.execute("query-command-line-options", deadline=_DEADLINE)
         return Capabilities(
             version=f"{version['major']}.{version['minor']}.{version['micro']}",
             package=greeting.get("package", ""),
@@ -208,6 +211,7 @@ def _interview(build: QemuBuild, machine: str) -> Capabilities:
             properties={
                 device: _properties(qmp, "device-list-properties", device) for device in _ASKED if device in devices
             },
+            has_sandbox=any(each["option"] == "sandbox" for each in options),
             refusals={},
         )
 

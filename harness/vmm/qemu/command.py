@@ -44,6 +44,9 @@ AGENT_PORT = "viommu.agent"
 ACPI_HOTPLUG = ("ICH9-LPC", "acpi-pci-hotplug-with-bridge-support")
 """The device of q35, and its property, that give the guest ACPI's hot-plug below root ports."""
 
+# QEMU, docs/system/security.rst; `qemu-system-x86_64 -help`, -sandbox
+_SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+
 _AGENT = "agent.0"
 
 
@@ -60,6 +63,7 @@ class Options:
 
     Attributes:
         accelerator: as `harness.vmm.qemu.accelerator` found it.
+        sandbox: keep QEMU from system calls that it has no use for: to start programs, to get more rights.
         machine: machine type, with its version where that must not be the build's own ("pc-q35-7.2").
         trace: patterns of QEMU trace events that are on from the start (`vtd_*`).
         paused: do not run the guest before QMP `cont`.
@@ -69,6 +73,7 @@ class Options:
     """
 
     accelerator: Accelerator = Accelerator.TCG
+    sandbox: bool = False
     machine: str = "q35"
     trace: tuple[str, ...] = ()
     paused: bool = False
@@ -112,6 +117,8 @@ def command_line(
         pairs += _back_end(slot, wiring)
     plugged = boot.plugged if isinstance(boot, MovedMachine) else ()
     pairs += [("-device", front.text()) for front in front_ends(machine, placement, plugged)]
+    if options.sandbox:
+        pairs.append(_SANDBOX)
     if options.paused:
         pairs.append(("-S",))
     # Timestamps are what makes the lines of a log comparable with the harness's own.

@@ -109,6 +109,13 @@ def test_interrupt_remapping_has_the_irqchip_that_it_needs_under_kvm() -> None:
     assert ("-machine", "q35,kernel-irqchip=split") in pairs
 
 
+def test_sandbox_is_asked_for_where_it_is_to_be() -> None:
+    assert not [pair for pair in _line(spec()).pairs if pair[0] == "-sandbox"]
+    ((_, asked),) = [pair for pair in _line(spec(), Options(sandbox=True)).pairs if pair[0] == "-sandbox"]
+    assert asked.startswith("on,")
+    assert "spawn=deny" in asked
+
+
 def test_every_device_has_an_id_and_an_address() -> None:
     machine = Machine(
         iommu=Iommu(kind=IommuKind.VIRTIO),

@@ -63,6 +63,12 @@ def test_only_the_key_of_this_lease_gets_in(live: LiveMachine) -> None:
     assert "BEGIN" not in live.agent.read_file("/root/.ssh/authorized_keys")
 
 
+def test_qemu_is_kept_from_system_calls_that_it_has_no_use_for(lab: Lab, live: LiveMachine) -> None:
+    status = Path(f"/proc/{live.vmm.process.pid}/status").read_text()
+    assert ("Seccomp:\t2" in status) == lab.capabilities.has_sandbox  # 2: a filter, proc(5)
+    assert "-sandbox on" in live.vmm.evidence().command or not lab.capabilities.has_sandbox
+
+
 def test_guests_of_one_template_share_neither_randomness_nor_files_nor_memory(leases: Leases) -> None:
     with leases.start(_EMPTY) as one, leases.start(_EMPTY) as other:
         both = (one, other)
