@@ -16,6 +16,8 @@ from harness.artifacts.packages import fetch
 from harness.bench.boot import BootFigures, measure
 from harness.bench.conform import ConformFigure
 from harness.bench.conform import measure as measure_conform
+from harness.bench.hotplug import HotplugFigures
+from harness.bench.hotplug import measure as measure_hotplug
 from harness.bench.model import Figure, ModelFigures
 from harness.bench.model import measure as measure_model
 from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
@@ -63,6 +65,28 @@ def boot(
 
 
 @app.command()
+def hotplug(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="In each, three devices are plugged and unplugged.")] = 100,
+    iommu: Annotated[str, typer.Option(help="intel or virtio.")] = "intel",
+    native: Annotated[bool, typer.Option("--native", help="PCI Express's own hot-plug, and not ACPI's.")] = False,
+    qemu: QemuOption = None,
+    kernel: KernelOption = None,
+) -> None:
+    """Time of plugging and unplugging, and what is left of it in the guest and in QEMU after many rounds."""
+    kind = iommu_kind(iommu)
+    cache = Cache()
+    with shown_progress() as progress:
+        lab = Lab.open(qemu=qemu, kernel=kernel, cache=cache, progress=progress)
+        leases = Leases(lab, Store(cache), progress)
+        figures = measure_hotplug(leases, kind=kind, native=native, rounds=rounds, progress=progress)
+    if json:
+        _print_json(figures)
+    else:
+        _show_hotplug(figures)
+
+
+@app.command()
 def model(
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     seconds: Annotated[float, typer.Option(help="Processor time for each figure, all five rounds together.")] = 1.0,
@@ -98,6 +122,17 @@ def conform(
         _print_json([{**msgspec.to_builtins(figure), "ratio": figure.ratio} for figure in figures])
     else:
         _show_conform(figures)
+
+
+def _show_hotplug(figures: HotplugFigures) -> None:
+    console = Console(highlight=False)
+    way = "PCI Express's own" if figures.native else "ACPI's where QEMU has that"
+    console.print(f"{figures.rounds} rounds with {figures.devices} devices, {figures.iommu}, hot-plug {way}")
+    console.print(f"plug {figures.plug_milliseconds:.0f} ms, unplug {figures.unplug_milliseconds:.0f} ms, medians")
+    table = Table("", "before", "more after", box=None, pad_edge=False)
+    for name, growth in figures.growth.items():
+        table.add_row(name.replace("_", " "), f"{getattr(figures.before, name):,}", f"{growth:+,}")
+    console.print(table)
 
 
 def _show_conform(figures: Sequence[ConformFigure]) -> None:

@@ -11,6 +11,7 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,7 @@ import paramiko
 import typer
 from rich.console import Console
 
+from harness.artifacts.cache import Cache
 from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
 from harness.errors import SpecError
 from harness.lab import Lab
@@ -26,6 +28,8 @@ from harness.live import LiveMachine
 from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
 from harness.state.save import check_target
 from harness.state.save import save_state as write_state
+from harness.warm.lease import Leases
+from harness.warm.store import Store
 
 __all__ = ["boot"]
 
@@ -60,6 +64,7 @@ def boot(
         typer.Option(help="A directory to save the IOMMU's state in when that, or the shell, has ended."),
     ] = None,
     console: Annotated[bool, typer.Option("--console", help="Show the guest's console while it boots.")] = False,
+    warm: Annotated[bool, typer.Option("--warm", help="Start it from a template, in a fraction of the time.")] = False,
 ) -> None:
     """Boot one machine and open a shell in it. Devices tagged hotplug=on are plugged once it is up."""
     if spec is not None:
@@ -81,9 +86,16 @@ def boot(
     if save_state is not None:
         check_target(save_state, machine)
     err = Console(stderr=True)
-    with shown_progress() as progress:
-        lab = Lab.open(qemu=qemu, kernel=kernel, progress=progress)
-    with lab.boot(machine, listen=_show if console else None) as live:
+    with ExitStack() as stack:
+        with shown_progress() as progress:
+            lab = Lab.open(qemu=qemu, kernel=kernel, progress=progress)
+            if warm:
+                live = stack.enter_context(Leases(lab, Store(Cache()), progress).start(machine))
+        if warm:
+            if console:
+                live.vmm.console.listen(_show)
+        else:
+            live = stack.enter_context(lab.boot(machine, listen=_show if console else None))
         for plugged in (d for d in machine.devices if d.hotplug):
             live.plug(plugged.id)
         if exec is not None:

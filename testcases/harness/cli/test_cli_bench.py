@@ -54,6 +54,20 @@ def test_one_round_of_boots_gives_every_figure_and_leaves_nothing(monkeypatch: p
     assert parts == pytest.approx(found["cold_seconds"], abs=0.01)
 
 
+def test_rounds_of_hotplug_give_times_and_what_is_left() -> None:
+    result = CliRunner().invoke(app, ["bench", "hotplug", "--json", "--rounds", "2"], catch_exceptions=False)
+    found = json.loads(result.stdout)
+    assert (found["rounds"], found["devices"], found["iommu"], found["native"]) == (2, 3, "intel", False)
+    assert min(found["plug_milliseconds"], found["unplug_milliseconds"]) > 0
+    assert found["growth"].keys() == found["before"].keys()
+    assert found["growth"]["groups"] == found["growth"]["functions"] == found["growth"]["descriptors"] == 0
+
+
+def test_hotplug_without_an_iommu_is_refused() -> None:
+    result = CliRunner().invoke(app, ["bench", "hotplug", "--iommu", "none"])
+    assert isinstance(result.exception, SpecError)
+
+
 def test_no_rounds_are_refused() -> None:
     result = CliRunner().invoke(app, ["bench", "boot", "--rounds", "0"])
     assert result.exit_code == 2

@@ -160,3 +160,10 @@ def test_a_state_that_cannot_be_saved_is_refused_before_anything_starts(
 def test_a_state_may_be_saved_in_an_empty_directory(booted: list[Machine], tmp_path: Path) -> None:
     assert isinstance(boot("--save-state", str(tmp_path)), _Reached)
     assert isinstance(boot("--save-state", str(tmp_path / "new")), _Reached)
+
+
+def test_warm_machine_is_started_from_a_template_and_runs_the_command() -> None:
+    words = ["boot", "--warm", "--iommu", "virtio", "--device", "edu,iommu=on", "--exec", "uptime; exit 3"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 3
+    assert "load average" in result.output
