@@ -28,6 +28,7 @@ from harness.warm.store import Entry, Manifest, Store
 __all__ = ["Leases"]
 
 _ENTROPY_BYTES = 32
+_STATE_BYTES = 64 << 20  # more than the state of all devices, the console and the traces take
 
 
 class Leases:
@@ -104,7 +105,8 @@ class Leases:
                 self._unsaved[key] = error.message
                 raise
 
-        with self._store.hold(key, fill, self._progress) as entry:
+        room = (spec.memory_mib << 20) + _STATE_BYTES
+        with self._store.hold(key, fill, self._progress, room=room) as entry:
             yield entry
 
     def _boot(self, spec: Machine, directory: Path) -> Manifest:

@@ -42,6 +42,7 @@ _SCHEMA = "viommu-harness/template/1"
 _MANIFEST = "template.json"
 _BLOCK = 1 << 16
 _ZEROES = bytes(_BLOCK)
+_TRIES = 3
 
 
 class File(msgspec.Struct, frozen=True, array_like=True):
@@ -119,7 +120,9 @@ class Store:
         self._own: RunDirectory | None = None
 
     @contextmanager
-    def hold(self, key: str, fill: Callable[[Path], Manifest], progress: Progress = silent) -> Iterator[Entry]:
+    def hold(
+        self, key: str, fill: Callable[[Path], Manifest], progress: Progress = silent, *, room: int = 0
+    ) -> Iterator[Entry]:
         """The template of that key, which nobody removes while the block lasts; made by `fill` if need be.
 
         Args:
@@ -127,11 +130,13 @@ class Store:
             fill: puts all of `FILES` into the directory that it is given, and tells what they are; the manifest's
                 `files` is left to the store.
             progress: told when a template is waited for, and of one that was damaged.
+            room: bytes that must be free to make it: memory that a full disk cannot take ends QEMU by SIGBUS.
 
         Raises:
-            HostError: no space, or no permission.
+            HostError: no space, or templates do not stay as they were made.
         """
-        while True:
+        damage: str | None = None
+        for _ in range(_TRIES):
             with self._shared(key) as entry:
                 if entry is not None:
                     damage = _damage(entry)
@@ -140,12 +145,16 @@ class Store:
                         yield entry
                         return
                     progress(f"a template is made again: {damage}", 0, 0)
-            self._make(key, fill, progress)
+            self._make(key, fill, progress, room)
+        raise HostError(
+            f"a template was made {_TRIES} times, and each time it was damaged at once: {damage}",
+            hint=f"see what writes to {self._root}, and whether its disk is sound",
+        )
 
     def entries(self) -> tuple[Entry, ...]:
         """All templates, the one that was used last first."""
         found = []
-        for root in self._roots():
+        for root in (self._root, *([self._own.path] if self._own else [])):
             if root.is_dir():
                 found += [entry for path in root.iterdir() if (entry := _read(path)) is not None]
         return tuple(sorted(found, key=lambda entry: entry.used, reverse=True))
@@ -166,8 +175,8 @@ class Store:
                 gone.append(entry)
         return tuple(gone)
 
-    def _make(self, key: str, fill: Callable[[Path], Manifest], progress: Progress) -> None:
-        root = self._writable()
+    def _make(self, key: str, fill: Callable[[Path], Manifest], progress: Progress, room: int) -> None:
+        root = self._usable()
         with self._cache.lock(f"template-{key}", progress) if self._own is None else _no_lock():
             with self._shared(key) as entry:
                 if entry is not None and _damage(entry) is None:
@@ -175,6 +184,7 @@ class Store:
             self._remove(root / key)
             for left in root.glob(f".{key}.*"):
                 remove(left)  # what a writer that died has left
+            self._cache.require_space(room, "a template")
             work = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))
             try:
                 manifest = fill(work)
@@ -188,11 +198,8 @@ class Store:
                 remove(work)
         self.trim(self._limit)
 
-    def _roots(self) -> tuple[Path, ...]:
-        return (self._root,) if self._own is None else (self._own.path, self._root)
-
-    def _writable(self) -> Path:
-        """A directory in which templates can be made."""
+    def _usable(self) -> Path:
+        """Where templates are made and used: QEMU opens their memory for writing, though it does not write."""
         if self._own is None:
             try:
                 root = self._cache.directory("templates")
@@ -205,20 +212,18 @@ class Store:
     @contextmanager
     def _shared(self, key: str) -> Iterator[Entry | None]:
         """The entry of a key as it stands, held against removal; None without a whole one."""
-        for root in self._roots():
-            try:
-                descriptor = os.open(root / key / _MANIFEST, os.O_RDONLY)
-            except OSError:
-                continue
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
-                entry = _read(root / key)
-                if entry is not None and entry.manifest.key == key:
-                    yield entry
-                    return
-            finally:
-                os.close(descriptor)
-        yield None
+        directory = self._usable() / key
+        try:
+            descriptor = os.open(directory / _MANIFEST, os.O_RDONLY)
+        except OSError:
+            yield None
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            entry = _read(directory)
+            yield entry if entry is not None and entry.manifest.key == key else None
+        finally:
+            os.close(descriptor)
 
     def _remove(self, directory: Path) -> bool:
         """Remove an entry, out of sight first; whether it could be."""

@@ -143,6 +143,21 @@ def test_nothing_is_left_of_a_template_that_could_not_be_made(cache: Cache) -> N
     assert use(Store(cache), "k", Maker()) == b"memory"
 
 
+def test_template_that_never_stays_as_it_was_made_is_given_up(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    maker = Maker()
+    monkeypatch.setattr("harness.warm.store._damage", lambda entry: "it is always damaged")
+    with pytest.raises(HostError, match="made 3 times.*always damaged"):
+        use(Store(cache), "k", maker)
+    assert maker.count == 3
+
+
+def test_template_that_there_is_no_room_for_is_not_begun(cache: Cache) -> None:
+    maker = Maker()
+    with pytest.raises(HostError, match="a template needs"), Store(cache).hold("k", maker, room=1 << 60):
+        pass
+    assert maker.count == 0
+
+
 def test_what_a_writer_that_died_has_left_is_removed(cache: Cache) -> None:
     left = cache.directory("templates", ".k.abcdefgh")
     (left / "ram").write_bytes(b"half")
