@@ -146,7 +146,7 @@ def test_nothing_is_left_of_a_template_that_could_not_be_made(cache: Cache) -> N
 def test_template_that_never_stays_as_it_was_made_is_given_up(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     maker = Maker()
     monkeypatch.setattr("harness.warm.store._damage", lambda entry: "it is always damaged")
-    with pytest.raises(HostError, match="made 3 times.*always damaged"):
+    with pytest.raises(HostError, match=r"made 3 times.*always damaged"):
         use(Store(cache), "k", maker)
     assert maker.count == 3
 
