@@ -6,10 +6,13 @@ import fcntl
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable
 
 ETHERTYPE = 0x88B5  # IEEE 802, local experimental: nothing else in the guest sends or takes it
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+
+_UP_SECONDS = 8
 
 _open: dict[str, socket.socket] = {}
 
@@ -25,8 +28,18 @@ def net_open(address: str) -> str:
     flags = struct.unpack("16sh14x", fcntl.ioctl(sock, _SIOCGIFFLAGS, request))[1]
     fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", name.encode(), flags | _IFF_UP))
     sock.bind((name, ETHERTYPE))
+    # Until the kernel has noticed that there is a carrier it drops what is sent, and says nothing of it.
+    end = time.monotonic() + _UP_SECONDS
+    while _read(f"/sys/class/net/{name}/operstate") != "up":
+        if time.monotonic() > end:
+            raise TimeoutError(f"{name} has no carrier after {_UP_SECONDS} s")
+        time.sleep(0.01)
     _open[address] = sock
-    with open(f"/sys/class/net/{name}/address") as file:
+    return _read(f"/sys/class/net/{name}/address")
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
         return file.read().strip()
 
 
