@@ -29,6 +29,8 @@ __all__ = ["LiveMachine"]
 _PAGE = 4096
 _ECAM = re.compile(r"^\s*([0-9a-f]+)-[0-9a-f]+ : PCI (?:ECAM|MMCONFIG) 0000 ", re.MULTILINE)
 _PLUG_SECONDS = 30.0
+_VFIO = ("vfio_iommu_type1", "vfio_pci")
+_UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 _FAULT_SECONDS = 3.0
 _QUIET_SECONDS = 0.2
 
@@ -212,6 +214,15 @@ class LiveMachine:
         bits = self.guest.run(f"cat {base}/virtio*/features").stdout.strip()
         return frozenset(number for number, bit in enumerate(bits) if bit == "1")
 
+    def load_vfio(self) -> None:
+        """Have the guest load VFIO's modules.
+
+        Raises:
+            Unsupported: its kernel has none; the message names the option.
+        """
+        self._require_modules(*_VFIO)
+        self.agent.modprobe(*_VFIO)
+
     def give_to_vfio(self, id: str) -> None:
         """Bind a device to vfio-pci and open it in a container of its own.
 
@@ -221,10 +232,9 @@ class LiveMachine:
         Raises:
             Unsupported: the kernel has no VFIO; the message names the option.
         """
+        self.load_vfio()
         remapped = self.spec.iommu.kind is IommuKind.INTEL and place(self.spec).interrupt_remapping
-        unsafe = "" if remapped else " allow_unsafe_interrupts=1"
-        self._require_modules("vfio_pci", "vfio_iommu_type1")
-        self.agent.modprobe(f"vfio_iommu_type1{unsafe}", "vfio_pci")
+        self.agent.write_file(_UNSAFE_INTERRUPTS, "N" if remapped else "Y")
         self.agent.pci_bind(self.address(id), "vfio-pci")
         self.agent.vfio_open(self.address(id))
 

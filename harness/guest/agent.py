@@ -118,7 +118,7 @@ class Agent:
         return tuple(LogRecord(*record) for record in records)
 
     def modprobe(self, *names: str) -> None:
-        """Load modules, each with its parameters behind its name."""
+        """Load modules, those that are not there yet."""
         self._call("modprobe", {"names": list(names)}, type(None), 40.0)
 
     def wait_path(self, path: str, seconds: float, *, present: bool = True) -> float:

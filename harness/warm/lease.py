@@ -7,7 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from harness.artifacts.progress import Progress, silent
-from harness.errors import NotSaved
+from harness.errors import NotSaved, Unsupported
 from harness.images.keys import Keys, Login
 from harness.lab import BOOT_SECONDS, Lab
 from harness.live import LiveMachine
@@ -122,6 +122,8 @@ class Leases:
             # What is done once here is in memory, and in the guest's caches, in all that are started from it.
             machine.guest.run("true")
             machine.agent.ping()
+            with suppress(Unsupported):  # who needs it is told
+                machine.load_vfio()
             machine.guest.close()
             roms = vmm.option_roms
             vmm.save(directory / "state")
@@ -153,10 +155,10 @@ class Leases:
         )
 
     def _key(self, spec: Machine) -> str:
-        """A hash of all that a template comes from: the command line, and the files that it names."""
+        """A hash of all that a template comes from: command line, the files that it names, and what is done here."""
         lab = self._lab
         boot = LinuxBoot(kernel=lab.kernel_file, initrd=lab.image.archive, args=lab.linux(spec, Keys.generate()).args)
-        files = (lab.qemu.binary, lab.kernel_file, lab.image.archive)
+        files = (lab.qemu.binary, lab.kernel_file, lab.image.archive, Path(__file__))
         parts = [spec.to_json(), command_by_hand(spec, lab.qemu, boot, lab.options(spec)), *map(_identity, files)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
