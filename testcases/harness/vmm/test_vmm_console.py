@@ -44,6 +44,20 @@ def test_a_listener_hears_every_line_also_those_before_it_came(rig: Rig) -> None
     assert heard == ["early", "late"]
 
 
+def test_what_the_machine_that_it_goes_on_from_had_said_comes_first(parent: Path) -> None:
+    here, there = socket.socketpair()
+    with RunDirectory.create(parent) as directory, stand_in(directory, "sleep", "60") as process, there:
+        console = SerialConsole(here, process, parent / "console.log", b"booted\r\nhalf a ")
+        assert console.lines_since() == ("booted",)
+        there.sendall(b"line\n")
+        console.wait_for("half a line", deadline=5)
+        heard: list[str] = []
+        console.listen(heard.append)
+        console.close()
+    assert heard == ["booted", "half a line"]
+    assert (parent / "console.log").read_bytes() == b"booted\r\nhalf a line\n"
+
+
 def test_bytes_that_are_not_text_are_replaced_and_kept_in_the_file(rig: Rig, parent: Path) -> None:
     console, guest, _ = rig
     guest.sendall(b"a\xff\xfeb\nend\n")

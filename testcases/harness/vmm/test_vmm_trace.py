@@ -36,6 +36,15 @@ def test_a_line_that_is_not_complete_waits_for_the_next_look(parent: Path) -> No
     assert [(event.name, event.text) for event in reader.new()] == [("two", "2")]
 
 
+def test_events_of_the_machine_that_it_goes_on_from_come_first_and_once(parent: Path) -> None:
+    (parent / "earlier").write_text("zero 0\nhalf")
+    reader = TraceReader(parent / "log", parent / "earlier")
+    assert [event.name for event in reader.new()] == ["zero"]
+    (parent / "log").write_text("one 1\n")
+    assert [event.name for event in reader.new()] == ["one"]
+    assert reader.new() == ()
+
+
 def test_arguments_that_are_numbers_are_read_whatever_their_base() -> None:
     event = TraceEvent("x", "mr=pci.0 domain=1 virt_end=0xffffffff offset=-3", None)
     assert event.fields == {"domain": 1, "virt_end": 0xFFFFFFFF, "offset": -3}
