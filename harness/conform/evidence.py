@@ -56,12 +56,10 @@ class Evidence:
     def agrees(self, seen: Sequence[int]) -> bool:
         """Whether they say what they must.
 
-        Where the first record alone is kept, what is known to be otherwise in it counts as the same: it would hide
-        which fault it is of.
+        What is known to be otherwise counts as the same: it would hide which faults there were.
         """
-        lenient = self._unit.keeps_first_record
         return all(
-            wanted.agrees(value) or (lenient and self._is_known(offset, size, wanted, value))
+            wanted.agrees(value) or self._is_known(offset, size, wanted, value)
             for (offset, size), wanted, value in zip(self.places, self.wanted(), seen, strict=True)
         )
 

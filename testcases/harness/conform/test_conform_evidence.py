@@ -15,19 +15,15 @@ from harness.model.unit import Readout
 class _Unit:
     """All that evidence asks of one."""
 
-    keeps_first_record: bool
     evidence: tuple[tuple[int, int], ...] = ((0x34, 4), (0x220, 8))
 
     def read(self, offset: int, size: int) -> Readout:
         return Readout(offset, 0xFFF)
 
 
-@pytest.mark.parametrize("keeps_first_record", [False, True])
 @pytest.mark.parametrize("is_known", [False, True])
-def test_a_known_difference_counts_as_none_where_the_first_record_alone_is_kept(
-    keeps_first_record: bool, is_known: bool
-) -> None:
-    unit: Any = _Unit(keeps_first_record)
+def test_a_known_difference_counts_as_none(is_known: bool) -> None:
+    unit: Any = _Unit()
     evidence = Evidence(unit, 0, lambda offset, size, wanted, seen: is_known)
     assert evidence.agrees([0x34, 0x220 | 1 << 12])
-    assert evidence.agrees([0x35, 0x220]) == (keeps_first_record and is_known)
+    assert evidence.agrees([0x35, 0x220]) == is_known
