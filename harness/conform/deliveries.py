@@ -49,8 +49,8 @@ _ENTRY_FIELDS = {
 _SHORT_DESTINATIONS = {"DST": 8, "Destination": 0}
 
 # How unlikely it is that a blocked message arrives as if it were not, or otherwise; that one arrives with a wrong
-# field, or does not arrive; that one is nobody's.
-_PASSED, _TURNED, _CHANGED, _LOST, _FOREIGN = 2, 5, 2, 5, 6
+# field, and more so with another destination and vector; that one does not arrive; that one is nobody's.
+_PASSED, _TURNED, _CHANGED, _ANOTHER, _LOST, _FOREIGN = 2, 5, 2, 4, 5, 6
 
 
 class Message(NamedTuple):
@@ -115,7 +115,9 @@ class _Sender(NamedTuple):
     def cost(self, seen: Message) -> int:
         """How unlikely it is that this is what came of it."""
         if self.wanted is not None:
-            return sum(_CHANGED for mine, its in zip(self.wanted, seen, strict=True) if mine != its)
+            changed = sum(_CHANGED for mine, its in zip(self.wanted, seen, strict=True) if mine != its)
+            same = self.wanted.DESTINATION == seen.DESTINATION or self.wanted.VECTOR == seen.VECTOR
+            return changed if same or seen == self.as_it_was else changed + _ANOTHER
         fits = bool(self.entry) and all(getattr(seen, name) in values for name, values in self.entry.items())
         return _PASSED if fits or seen == self.as_it_was else _TURNED
 

@@ -154,6 +154,15 @@ def test_a_message_that_arrives_as_the_device_sent_it_is_told_from_one_that_was_
     assert _found([_request(_message(0x41))], [as_it_was]) == ["remapped message arrived unremapped"]
 
 
+def test_a_blocked_message_that_arrives_as_it_was_is_not_taken_for_the_next_one_with_other_fields() -> None:
+    as_it_was = f"dest 0 dest_mode 0 delivery_mode 0 vector {_SENT} trigger_mode 0"
+    requests = [_request(_NOT_PRESENT), _request(_message(0x41), _RANGE | 1 << 12)]
+    assert _found(requests, [as_it_was]) == [
+        "message with fault INTERRUPT_ENTRY_NOT_PRESENT arrived unremapped",
+        "remapped message did not arrive",
+    ]
+
+
 @pytest.mark.parametrize("reasons", [(_NOT_PRESENT, _REFUSED), (_REFUSED, _NOT_PRESENT)])
 def test_of_two_blocked_messages_the_one_arrived_whose_entry_has_the_vector(
     reasons: tuple[VtdFaultReason, VtdFaultReason],
