@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
 from mmap import mmap
 
 from harness.conform.contents import Contents
 from harness.conform.divergence import Divergence, Kind, Probe, differing_fields
 from harness.conform.edu import LANDING
 from harness.conform.memory import DATA, TwinMemory
+from harness.conform.owners import blocked, is_next
 from harness.conform.request import Request
 from harness.model.access import AccessKind, Bypassed, Fault, Outcome, Translated
 from harness.model.engine import Interrupt, MsiOutcome
@@ -140,8 +140,7 @@ class Comparison:
         differing = list(self._memory.differences())
         explained: set[int] = set()
         writes = [request for request in requests if request.dma.kind is AccessKind.WRITE]
-        # What arrived where it must not may have come over what had to be there; and data that are known tell more.
-        for request in sorted(writes, key=lambda request: (request.address is not None, self._is_unknown(request))):
+        for request in sorted(writes, key=self._vagueness):
             explained |= self._write(step, request, [at for at in differing if at not in explained], requests)
         return frozenset(explained)
 
@@ -219,6 +218,16 @@ class Comparison:
                 return at
         return None
 
+    def _vagueness(self, request: Request) -> tuple[bool, bool, bool]:
+        """How little what is seen of a write tells whose it is.
+
+        What arrived where it must not may have come over what had to be there. Data that are known tell more than
+        others, and zeroes next to nothing: a device writes them wherever a read has brought none.
+        """
+        must_arrive = request.address is not None
+        is_blank = not must_arrive and not any(self._contents.data(request))
+        return is_blank, must_arrive, self._is_unknown(request)
+
     def _is_unknown(self, request: Request) -> bool:
         """Whether what a blocked write has written is not known: the device may have read what it must not."""
         read = self._contents.last_read(request.dma.device) if request.dma.offset in LANDING else None
@@ -271,19 +280,20 @@ class Comparison:
             due = self._record_at(place, self._memory.twin)
             wanted, seen = (place.layout[place.source].get(each) for each in (due, record))
             address = place.layout[place.input].get(due) if place.input in place.layout else None
-            owner = _blocked(requests, wanted, place.layout.name, address)
+            kind = place.layout.fields[0]
+            code = kind.get(record)
+            owner = blocked(requests, wanted, place.layout.name, address)
             if wanted != seen:
                 others = [request for request in requests if request.access.requester == seen]
                 is_of_this_round = not asked or any(request.access.iova == asked for request in requests)
-                if is_of_this_round and others and _blocked(others, seen) is None:
-                    kind = place.layout.fields[0]
+                if is_of_this_round and others and blocked(others, seen) is None:
                     said = self._said(others[0])
                     present = others[0]._replace(outcome=self._unit.explain(others[0].access).outcome)
                     if isinstance(present.outcome, Fault) and not isinstance(others[0].outcome, Fault):
                         said += f", by now {self._said(present)}"
-                    return f"a record of {kind.name} {kind.get(record):#x} of {said}"
-                if owner is not None:
-                    return f"{self._said(owner)} is not recorded"
+                    return f"a record of {kind.name} {code:#x} of {said}"
+            if owner is not None and (wanted != seen or is_next(owner, code, asked, requests)):
+                return f"{self._said(owner)} is not recorded"
             about = self._reason(owner) if owner is not None else ""
         probe = self._probe(at)
         fields = differing_fields(place, at + self._ram, probe.wanted, probe.seen, probe.known, asked)
@@ -330,8 +340,8 @@ class Comparison:
 
     def _walks(self, requests: Sequence[Request]) -> Iterator[str]:
         """The model's walks of the first requests that are blocked, or else of the first."""
-        blocked = [request for request in requests if isinstance(request.outcome, Fault)]
-        for request in (blocked or list(requests))[:_EXPLAINED]:
+        faults = [request for request in requests if isinstance(request.outcome, Fault)]
+        for request in (faults or list(requests))[:_EXPLAINED]:
             yield str(self._unit.explain(request.access))
 
     def _say(
@@ -357,29 +367,6 @@ class Comparison:
                 probe=probe,
             )
         )
-
-
-def _blocked(
-    requests: Sequence[Request], requester: int, record: str = "", address: int | None = None
-) -> Request | None:
-    """The first request of a requester whose fault is recorded.
-
-    Args:
-        requests: to choose from.
-        requester: whose.
-        record: name of its fault, where there is one of that name.
-        address: that it was for, where there is one for that.
-    """
-    blocked = [
-        request
-        for request in requests
-        if request.access.requester == requester
-        and isinstance(request.outcome, Fault)
-        and request.outcome.record is not None
-    ]
-    named = [each for each in blocked if isinstance(each.outcome, Fault) and each.outcome.code.name == record]
-    exact = (each for each in chain(named, blocked) if each.access.iova == address)
-    return next(chain(exact, named, blocked), None)
 
 
 def _after(requests: Sequence[Request]) -> str:

@@ -157,6 +157,23 @@ def test_of_two_faults_of_a_requester_the_one_whose_record_differs_says_why(kind
     assert _compared(memory, unit, [first, second]) == [said]
 
 
+def test_of_the_parts_of_a_dma_the_one_whose_record_is_missing_is_named() -> None:
+    memory = _Memory()
+    first, second = Smmuv3EventType.F_ADDR_SIZE, _TYPE
+    unit = _Unit(memory)
+    dma = Dma("edu0", AccessKind.WRITE, 0x1FFE, 4, 0x100)
+    requests, records = [], []
+    for code, iova in ((first, 0x1FFE), (second, 0x2000)):
+        record = Smmuv3Event(type=code, stream_id=1, input_address=iova)
+        fault = unit.outcomes_of[1] = Fault(code, 1, iova, is_write=True, record=record)
+        access = Access(requester=1, iova=iova, length=2, kind=AccessKind.WRITE)
+        requests.append(Request(dma, access, fault, None))
+        records.append(record.encode())
+    memory.twin[: 2 * _SIZE] = b"".join(records)
+    memory.real[:_SIZE] = records[1]
+    assert _compared(memory, unit, requests)[0] == "t: memory: fault F_ADDR_SIZE is not recorded"
+
+
 def test_of_a_ring_the_record_that_was_due_first_is_told_of_first() -> None:
     memory = _Memory()
     unit = _Unit(memory, reasons={0x1000: "first", 0x2000: "second"}, first=3)
@@ -222,3 +239,33 @@ def test_data_that_are_known_tell_whose_they_are_before_those_that_are_not() -> 
         Comparison("t", anything, 0, memory, 0, contents, found.append).writes(1, requests)
         del memory  # it looks into the mapping
     assert [each.detail.startswith(str(requests[1].access)) for each in found] == [True]
+
+
+def test_zeroes_where_data_had_to_arrive_are_not_taken_for_those_of_a_blocked_write() -> None:
+    unit = _UnitWithoutRecords(_Memory())
+    contents = Contents()
+    address = HOT_DATA.start
+    unit.outcomes_of = {
+        0x80: Fault(_TYPE, 0x80, 0x3000, is_write=True),
+        0x81: Translated(address, 4096, Permissions.WRITE),
+    }
+    requests = [
+        Request(
+            Dma(device, AccessKind.WRITE, iova, 4, offset),
+            Access(requester=requester, iova=iova, length=4, kind=AccessKind.WRITE),
+            unit.outcomes_of[requester],
+            place,
+        )
+        for device, requester, iova, offset, place in (
+            ("edu0", 0x80, 0x3000, 0x900, None),
+            ("edu1", 0x81, 0x4000, 0x100, address),
+        )
+    ]
+    found: list[Divergence] = []
+    with mmap.mmap(-1, RAM_BYTES) as real:
+        memory = TwinMemory(real)
+        memory.twin[address : address + 4] = contents.data(requests[1])
+        anything: Any = unit
+        Comparison("t", anything, 0, memory, 0, contents, found.append).writes(1, requests)
+        del memory  # it looks into the mapping
+    assert [each.signature for each in found] == ["t: dma: write with translation (AP) did not arrive"]
