@@ -192,9 +192,9 @@ class Comparison:
 
     def _foreign_records(self, step: int, differing: Sequence[int], requests: Sequence[Request]) -> None:
         """Report records of other requests than must be there: a choice of outcomes may have gone astray for them."""
-        for at in differing:
-            place = self._unit.structure_at(at + self._ram)
-            if place is not None and place.layout is not None and place.source in place.layout:
+        places = {at: place for at in differing if (place := self._unit.structure_at(at + self._ram)) is not None}
+        for at, place in sorted(places.items(), key=lambda found: found[1].sequence):
+            if place.layout is not None and place.source in place.layout:
                 source = place.layout[place.source]
                 wanted, seen = (source.get(self._record_at(place, copy)) for copy in self._copies)
                 if wanted != seen:

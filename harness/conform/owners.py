@@ -29,7 +29,9 @@ def blocked(
 
 
 def is_next(owner: Request, code: int, address: int, requests: Sequence[Request]) -> bool:
-    """Whether a record is that of another part of a DMA, which is blocked as well, than the one whose record is due.
+    """Whether a record is that of another request, blocked as well, of the requester whose record is due.
+
+    It may be of another part of the DMA, or of another device behind the same bridge.
 
     Args:
         owner: whose record is due.
@@ -37,6 +39,7 @@ def is_next(owner: Request, code: int, address: int, requests: Sequence[Request]
         address: that the record is for.
         requests: of the round.
     """
-    parts = (each for each in requests if each.dma is owner.dma and each.access.iova == address)
-    faults = (each.outcome for each in parts if isinstance(each.outcome, Fault))
+    requester = owner.access.requester
+    others = (each for each in requests if each.access.requester == requester and each.access.iova == address)
+    faults = (each.outcome for each in others if isinstance(each.outcome, Fault))
     return owner.access.iova != address and any(fault.code.value == code for fault in faults)
