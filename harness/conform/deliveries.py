@@ -48,9 +48,10 @@ _ENTRY_FIELDS = {
 # Where these have a destination of 8 bits: VT-d in xAPIC mode (9.9), AMD-Vi without XTEn (2.2.5.2).
 _SHORT_DESTINATIONS = {"DST": 8, "Destination": 0}
 
-# How unlikely it is that a blocked message arrives as if it were not, or otherwise; that one arrives with a wrong
-# field, and more so with another destination and vector; that one does not arrive; that one is nobody's.
-_PASSED, _TURNED, _CHANGED, _ANOTHER, _LOST, _FOREIGN = 2, 5, 2, 4, 5, 6
+# How unlikely it is that a blocked message arrives as if it were not, or otherwise, or otherwise than its table entry
+# says; that one arrives with a wrong field, and more so with another destination and vector; that one does not arrive;
+# that one is nobody's.
+_PASSED, _TURNED, _STRAYED, _CHANGED, _ANOTHER, _LOST, _FOREIGN = 2, 5, 6, 2, 4, 5, 6
 
 
 class Message(NamedTuple):
@@ -117,9 +118,11 @@ class _Sender(NamedTuple):
         if self.wanted is not None:
             changed = sum(_CHANGED for mine, its in zip(self.wanted, seen, strict=True) if mine != its)
             same = self.wanted.DESTINATION == seen.DESTINATION or self.wanted.VECTOR == seen.VECTOR
-            return changed if same or seen == self.as_it_was else changed + _ANOTHER
+            return changed if same or self.as_it_was in (seen, self.wanted) else changed + _ANOTHER
         fits = bool(self.entry) and all(getattr(seen, name) in values for name, values in self.entry.items())
-        return _PASSED if fits or seen == self.as_it_was else _TURNED
+        if fits or seen == self.as_it_was:
+            return _PASSED
+        return _STRAYED if self.entry else _TURNED
 
 
 class _Difference(NamedTuple):

@@ -56,7 +56,8 @@ class _Unit:
     own_messages: Sequence[MsiWrite] = (MsiWrite(requester=0, address=_RANGE | 3 << 12, data=0x66),)
 
     def explain_interrupt(self, write: MsiWrite) -> list[Look]:
-        return [Look("IRTE", "VT-d 9.9", fields=(("V", self.vectors.get(write.address, 0)),))]
+        vector = self.vectors.get(write.address)
+        return [] if vector is None else [Look("IRTE", "VT-d 9.9", fields=(("V", vector),))]
 
 
 @dataclass
@@ -171,6 +172,13 @@ def test_of_two_blocked_messages_the_one_arrived_whose_entry_has_the_vector(
     vectors = {request.access.iova: 0x50 + number for number, request in enumerate(requests)}
     for number, reason in enumerate(reasons):
         assert _found(requests, _told(0x50 + number), vectors=vectors) == [f"message with fault {reason.name} arrived"]
+
+
+def test_a_blocked_message_whose_entry_says_otherwise_did_not_arrive_where_one_without_an_entry_may_have() -> None:
+    requests = [_request(_NOT_PRESENT, _RANGE), _request(_REFUSED, _RANGE + 16)]
+    assert _found(requests, _told(0x50), vectors={_RANGE: 0x51}) == [
+        "message with fault INTERRUPT_SOURCE_REFUSED arrived"
+    ]
 
 
 def test_messages_of_the_iommu_itself_are_compared() -> None:
