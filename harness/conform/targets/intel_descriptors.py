@@ -32,6 +32,7 @@ def illegal_descriptor(random: Random) -> int:
     )
 
 
-def illegal_device_tlb_descriptor(random: Random, requester: int) -> int:
-    """One for the TLB of a device, with a reserved bit set."""
-    return build_descriptor(DescriptorType.DEVICE_TLB, {"SID": requester}) | 1 << random.choice(_RESERVED)
+def illegal_device_tlb_descriptor(random: Random, requester: int, *, has_device_tlbs: bool) -> int:
+    """One for the TLB of a device, with a reserved bit set where there are such TLBs."""
+    good = build_descriptor(DescriptorType.DEVICE_TLB, {"SID": requester})
+    return good | 1 << random.choice(_RESERVED) if has_device_tlbs else good

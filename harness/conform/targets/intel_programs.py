@@ -283,6 +283,8 @@ class Generation:
 
     def _illegal_descriptor(self) -> int:
         random = self._random
-        if self._plan.device_tlbs and random.random() < 0.5:
-            return illegal_device_tlb_descriptor(random, random.choice(DEVICES).requester)
+        has_device_tlbs = self._plan.device_tlbs
+        if random.random() < (0.5 if has_device_tlbs else 0.1):
+            requester = random.choice(DEVICES).requester
+            return illegal_device_tlb_descriptor(random, requester, has_device_tlbs=has_device_tlbs)
         return illegal_descriptor(random)

@@ -14,7 +14,7 @@ from harness.model.vtd.invalidation.descriptors import (
     descriptor_type,
 )
 
-__all__ = ["descriptor_name", "register_command_name"]
+__all__ = ["descriptor_name", "queue_circumstance", "register_command_name"]
 
 _GRANULARITIES: dict[DescriptorType, type[Enum]] = {
     DescriptorType.CONTEXT_CACHE: Granularity,
@@ -41,6 +41,12 @@ def descriptor_name(bits: int, error: Enum | None) -> str:
     if error is not None:
         words.append(f"refused: {error.name}")
     return " ".join(words)
+
+
+def queue_circumstance(bits: int, *, has_device_tlbs: bool) -> str:
+    """What tells where the queue stands from other places, by the last descriptor; as a rule nothing."""
+    for_device_tlb = descriptor_type(bits) in (DescriptorType.DEVICE_TLB, DescriptorType.PASID_DEVICE_TLB)
+    return " (no device TLBs)" if for_device_tlb and not has_device_tlbs else ""
 
 
 def register_command_name(key: str, bits: int) -> str:

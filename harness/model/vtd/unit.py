@@ -22,7 +22,7 @@ from harness.model.engine import CommandResult, MsiOutcome, MsiWrite, NotModelle
 from harness.model.explanation import Explanation, Step
 from harness.model.memory import WritableMemory
 from harness.model.unit import Coverage, Place, Readout, UnitState
-from harness.model.vtd.command_names import descriptor_name, register_command_name
+from harness.model.vtd.command_names import descriptor_name, queue_circumstance, register_command_name
 from harness.model.vtd.engine import VtdEngine
 from harness.model.vtd.faults import VtdFaultRecord
 from harness.model.vtd.first_stage_entries import PAGE_ENTRY
@@ -375,7 +375,12 @@ class VtdUnit:
     def register_at(self, offset: int) -> Place | None:
         """See `Unit`."""
         register = self._file.find(offset)
-        return None if register is None else Place(register.name, register.offset, register.size, register.layout)
+        if register is None:
+            return None
+        name = register.name
+        if register.key in ("fsts", "iqh") and self._last_descriptor is not None:
+            name += queue_circumstance(self._last_descriptor, has_device_tlbs=self._file.now.extended.device_tlbs)
+        return Place(name, register.offset, register.size, register.layout)
 
     def structure_at(self, address: int) -> Place | None:
         """See `Unit`: what a wait descriptor stored, and entries of tables that have flags."""

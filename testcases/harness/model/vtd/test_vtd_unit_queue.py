@@ -104,6 +104,20 @@ def test_a_descriptor_that_the_mode_or_the_hardware_lacks_stops_the_queue_6_5_2_
     assert alive.memory.read_u64(STATUS) == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(DescriptorType.PASID_CACHE, "IQH_REG"), (DescriptorType.DEVICE_TLB, "IQH_REG (no device TLBs)")],
+)
+def test_a_queue_that_stands_at_a_descriptor_for_device_tlbs_is_named_so_6_5_2_5(
+    kind: DescriptorType, name: str
+) -> None:
+    alive = with_queue()
+    alive.submit(kind)
+    place = alive.unit.register_at(Offset.IQH)
+    assert place is not None
+    assert place.name == name
+
+
 def test_the_queue_goes_on_when_software_has_mended_it_and_cleared_iqe_6_5_2_11() -> None:
     alive = with_queue()
     alive.submit(DescriptorType.PASID_CACHE)
