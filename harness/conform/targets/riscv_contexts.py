@@ -18,8 +18,8 @@ __all__ = ["PRIVATE_GSCID", "PRIVATE_PSCID", "Contexts"]
 _OUTSIDE = RISCV.ram + RAM_BYTES  # nothing answers there
 _PD8 = 1
 _SHARES_PROCESSES = 0.75
-PRIVATE_PSCID, PRIVATE_GSCID = 0xFFFFE, 0xFFFE
-"""Of an address space whose tables are not there, which no other has."""
+PRIVATE_PSCID, PRIVATE_GSCID = 0xFFFFE, 0xFFFD
+"""From these on no address space has them whose tables are there."""
 _IDLE_PSCIDS = (0, 0, 0x5A5A5)  # where there is no first stage, and they have no meaning
 _ODD_CONTEXTS = 3  # in one program: what is cached has to be asked of each kind of context
 _BAD_CONTEXTS: tuple[dict[str, int], ...] = (
@@ -39,6 +39,8 @@ _BAD_FIRST_STAGES: tuple[dict[str, int], ...] = (
     {"fsc.PPN": _OUTSIDE >> 12, "ta.PSCID": PRIVATE_PSCID},
     {"fsc.PPN": 1 << 43, "ta.PSCID": PRIVATE_PSCID},
 )
+# A root that the second stage does not map leaves no PSCID to tell by whose that is, so that others share the fault.
+_ALONE_BEHIND_SECOND = {"iohgatp.GSCID": PRIVATE_GSCID + 1}
 _BAD_SECOND_STAGES: tuple[dict[str, int], ...] = ({"iohgatp.PPN": _OUTSIDE >> 12, "iohgatp.GSCID": PRIVATE_GSCID},)
 _BAD_PROCESSES: tuple[dict[str, int], ...] = (
     {"ta.V": 0},
@@ -159,7 +161,8 @@ class Contexts:
             bad += _OVERLOOKED_SECOND_STAGES if has_second else ()
             bad += _OVERLOOKED_MESSAGES if self.registers.extended_contexts else ()
         else:
-            bad += _BAD_FIRST_STAGES if has_first else ()
+            alone = _ALONE_BEHIND_SECOND if has_second else {}
+            bad += [each | alone for each in _BAD_FIRST_STAGES] if has_first else ()
             bad += _BAD_SECOND_STAGES if has_second else ()
         if not self.has_good_records:
             bad = [each for each in bad if "tc.DTF" not in each]
