@@ -127,7 +127,7 @@ class Generation(Course):
                 behind = random.choice(self.vms) if self.vms and random.random() < 0.75 else None
                 space = self.tables.make_space(pscid, behind)
                 self.spaces.append(space)
-                for _ in range(random.randint(4, 12)):
+                for _ in range(random.randint(8, 14)):
                     self.tables.map_first_stage(space)
 
     def attach(self, entry: DmaDevice) -> None:
