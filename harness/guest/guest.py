@@ -86,11 +86,12 @@ class Guest:
             self.check()
             if time.monotonic() > end:
                 said = f" Its init says: {'; '.join(self._complaints)}." if self._complaints else ""
-                raise GuestUnreachable(
+                late = GuestUnreachable(
                     f"the guest's init did not come up within {deadline_seconds:g} s.{said}",
                     hint="the console's last lines show how far it got; `viommu boot --console` shows all of them",
                     evidence=self._machine.console.tail(),
                 )
+                raise self._machine.blame(late)
 
     @cached_property
     def ssh(self) -> SshSession:
@@ -105,7 +106,7 @@ class Guest:
             GuestCrashed, VmmCrashed, VmmDied: as `check`.
         """
         try:
-            session = SshSession(self._machine.ssh_port, self.login, self.check, deadline_seconds)
+            session = SshSession(self._machine.ssh_port, self.login, self.check, deadline_seconds, self._machine.blame)
             return self._stack.enter_context(session)
         except GuestUnreachable as error:
             said = "; ".join(self._complaints)

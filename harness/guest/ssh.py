@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import select
 import shlex
 import socket
 import threading
@@ -15,13 +16,14 @@ from typing import NoReturn, Self
 
 import paramiko
 
-from harness.errors import GuestUnreachable
+from harness.errors import GuestError, GuestUnreachable, HarnessError
 from harness.images.keys import Login
 
 __all__ = ["Completed", "SshSession"]
 
 _POLL_SECONDS = 0.05
 _CAUSE_POLLS = 10
+_ENDLESS_SECONDS = 1e9
 _SILENT = "harness.guest.paramiko"
 logging.getLogger(_SILENT).disabled = True
 _MAX_OUTPUT = 16 << 20
@@ -67,13 +69,22 @@ class SshSession:
         login: the key that the guest must show, and the one that it lets in.
         check: raises when there is no more point in waiting.
         deadline_seconds: for the handshake and the authentication together.
+        blame: makes the error of whoever is to blame of one that says that the guest is late.
 
     Raises:
         GuestUnreachable: no answer in time, another host key, or the client key was refused.
     """
 
-    def __init__(self, port: int, login: Login, check: Callable[[], None], deadline_seconds: float = 20.0) -> None:
+    def __init__(
+        self,
+        port: int,
+        login: Login,
+        check: Callable[[], None],
+        deadline_seconds: float = 20.0,
+        blame: Callable[[GuestError], HarnessError] = lambda late: late,
+    ) -> None:
         self._check = check
+        self._blame = blame
         end = time.monotonic() + deadline_seconds
         try:
             sock = socket.create_connection(("127.0.0.1", port), timeout=deadline_seconds)
@@ -109,13 +120,17 @@ class SshSession:
             raise
 
     def _await(self, done: threading.Event, end: float, otherwise: str) -> None:
-        """Wait for a step of the connection, looking after the machine while it lasts."""
+        """Wait for a step of the connection."""
+        self._wait(done, end, otherwise)
+        if not self._transport.is_active():
+            self._fail("the connection was closed")
+
+    def _wait(self, done: threading.Event, end: float, otherwise: str) -> None:
+        """Wait for a thread of paramiko's, looking after the machine while it lasts."""
         while not done.wait(_POLL_SECONDS):
             self._check()
             if time.monotonic() > end:
-                raise GuestUnreachable(otherwise)
-        if not self._transport.is_active():
-            self._fail("the connection was closed")
+                raise self._blame(GuestUnreachable(otherwise))
 
     def _fail(self, otherwise: str) -> NoReturn:
         raise self._transport.get_exception() or paramiko.SSHException(otherwise)
@@ -126,23 +141,17 @@ class SshSession:
         Raises:
             GuestUnreachable: the guest opened no channel in time.
         """
+        opening = _Opening(self._transport, command, terminal)
         try:
-            channel = self._transport.open_session(timeout=deadline_seconds)
-            # paramiko waits for the answer to a request without end; closing the channel ends that wait.
-            giving_up = threading.Timer(deadline_seconds, channel.close)
-            giving_up.start()
-            try:
-                if terminal:
-                    channel.get_pty()
-                channel.exec_command(command)
-            finally:
-                giving_up.cancel()
-        except (paramiko.SSHException, OSError, EOFError) as error:
+            late = f"{command}: the guest opened no SSH channel in {deadline_seconds:g} s"
+            self._wait(opening.done, time.monotonic() + deadline_seconds, late)
+        except BaseException:
+            opening.give_up()
+            raise
+        if opening.error is not None:
             _check_cause(self._check)
-            raise GuestUnreachable(
-                f"{command}: the guest opened no SSH channel in {deadline_seconds:g} s: {error}"
-            ) from error
-        return channel
+            raise GuestUnreachable(f"{command}: the guest opened no SSH channel: {opening.error}") from opening.error
+        return opening.channel
 
     def run(self, command: str | Sequence[str], *, deadline_seconds: float = 20.0) -> Completed:
         """Run a command to its end, whatever its exit status.
@@ -153,29 +162,28 @@ class SshSession:
         text = command if isinstance(command, str) else shlex.join(command)
         end = time.monotonic() + deadline_seconds
         channel = self.open(text, deadline_seconds)
-        channel.settimeout(_POLL_SECONDS)
         out, err = bytearray(), bytearray()
         with contextlib.closing(channel):
             with contextlib.suppress(OSError):  # the guest may have closed it by now
                 channel.shutdown_write()
+            # paramiko measures its own timeouts by the wall clock, which may be set back.
+            poll = select.poll()
+            poll.register(channel.fileno(), select.POLLIN)
             while True:
+                if not poll.poll(_POLL_SECONDS * 1000):
+                    self._check()
+                ended = channel.eof_received or channel.closed
                 if channel.recv_stderr_ready():
                     err += channel.recv_stderr(65536)
-                try:
-                    data = channel.recv(65536)
-                except TimeoutError:
-                    data = None
-                if data == b"" and not channel.recv_stderr_ready():
+                if channel.recv_ready():
+                    out += channel.recv(65536)
+                if ended and not channel.recv_ready() and not channel.recv_stderr_ready():
                     break
-                out += data or b""
-                if data is None:
-                    self._check()
-                much = len(out) + len(err) > _MAX_OUTPUT
-                if time.monotonic() > end or much:
-                    what = (
-                        f"printed more than {_MAX_OUTPUT} bytes" if much else f"did not end in {deadline_seconds:g} s"
-                    )
-                    raise GuestUnreachable(f"`{text}` {what}", evidence=_tail(out + err))
+                if len(out) + len(err) > _MAX_OUTPUT:
+                    raise GuestUnreachable(f"`{text}` printed more than {_MAX_OUTPUT} bytes", evidence=_tail(out + err))
+                if time.monotonic() > end:
+                    late = f"`{text}` did not end in {deadline_seconds:g} s"
+                    raise self._blame(GuestUnreachable(late, evidence=_tail(out + err)))
             # The exit status comes in a message of its own, which may be behind the end of the output.
             channel.status_event.wait(max(0.0, end - time.monotonic()))
             status = channel.exit_status
@@ -193,6 +201,40 @@ class SshSession:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+class _Opening:
+    """A channel that is being opened, in a thread of its own: paramiko waits for each answer without a look around."""
+
+    channel: paramiko.Channel
+
+    def __init__(self, transport: paramiko.Transport, command: str, terminal: bool) -> None:
+        self.done = threading.Event()
+        self.error: Exception | None = None
+        self._given_up = False
+        work = threading.Thread(target=self._work, args=(transport, command, terminal), name="viommu-ssh", daemon=True)
+        work.start()
+
+    def _work(self, transport: paramiko.Transport, command: str, terminal: bool) -> None:
+        try:
+            self.channel = transport.open_session(timeout=_ENDLESS_SECONDS)
+            if terminal:
+                self.channel.get_pty()
+            self.channel.exec_command(command)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            self.error = error
+        self.done.set()
+        if self._given_up:
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more: it is closed, at once or when it comes.
+
+        The thread ends with the connection at the latest.
+        """
+        self._given_up = True
+        if hasattr(self, "channel"):
+            self.channel.close()
 
 
 def _tail(output: bytearray) -> str:

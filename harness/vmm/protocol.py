@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from harness.errors import HarnessError
+from harness.errors import GuestError, HarnessError
 from harness.report.record import Evidence
 from harness.spec import Machine
 
@@ -178,6 +178,9 @@ class RunningMachine(Protocol):
         Args:
             asked: what it was needed for, to be read after "while it was needed".
         """
+
+    def blame(self, late: GuestError) -> HarnessError:
+        """Whose doing it is that the guest is late: that error, or another where the VMM does not run the guest."""
 
     def plug(self, device_id: str, *, deadline: float = ...) -> None:
         """Plug a device of the spec that is tagged `hotplug`."""

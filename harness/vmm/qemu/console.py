@@ -111,6 +111,7 @@ class SerialConsole:
 
         Raises:
             GuestUnreachable: no such line in time; the console's tail is the evidence.
+            VmmError: QEMU did not answer either, or does not run the guest.
             VmmDied: QEMU ended first.
         """
         end = time.monotonic() + deadline
@@ -127,7 +128,9 @@ class SerialConsole:
                 self._changed.wait(left)
         if self._ended:
             raise self._process.died(f"for {text!r} on the console")
-        raise GuestUnreachable(f"the guest's console did not say {text!r} within {deadline:g} s", evidence=self.tail())
+        raise self._process.blame(
+            GuestUnreachable(f"the guest's console did not say {text!r} within {deadline:g} s", evidence=self.tail())
+        )
 
     def close(self) -> None:
         """Stop reading. What was read stays readable."""

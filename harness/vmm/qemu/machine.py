@@ -190,6 +190,10 @@ class QemuMachine:
         error.evidence = "\n".join(filter(None, (error.evidence.rstrip(), self.console.tail())))
         return error
 
+    def blame(self, late: GuestError) -> HarnessError:
+        """Whose doing it is that the guest is late, as `QemuProcess.blame`."""
+        return self.process.blame(late)
+
     def plug(self, device_id: str, *, deadline: float = 10.0) -> None:
         """Plug a device of the spec that is tagged `hotplug`; the guest finds it a moment later.
 
@@ -222,9 +226,10 @@ class QemuMachine:
                 since=mark,
             )
         except VmmTimeout:
-            raise GuestError(
+            late = GuestError(
                 f"the guest did not let go of {device_id} within {deadline:g} s", evidence=self.console.tail()
-            ) from None
+            )
+            raise self.blame(late) from None
         if event.name != "DEVICE_DELETED":
             raise GuestError(f"the guest refused to let go of {device_id}", evidence=self.console.tail())
 

@@ -75,7 +75,8 @@ class NetworkCable:
                 size = int.from_bytes(self._buffer[:4], "big")
                 self._fill(4 + size, end)
             except TimeoutError:
-                raise GuestError(f"no Ethernet frame came from {self._device_id} within {deadline:g} s") from None
+                late = GuestError(f"no Ethernet frame came from {self._device_id} within {deadline:g} s")
+                raise self._qemu.blame(late) from None
             except (OSError, EOFError):
                 raise self._qemu.died(f"for the network of {self._device_id}") from None
             frame = bytes(self._buffer[4 : 4 + size])

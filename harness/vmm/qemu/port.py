@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from harness.errors import GuestCrashed, GuestUnreachable, VmmCrashed, VmmDied
+from harness.errors import GuestUnreachable, HarnessError
 from harness.vmm.qemu.process import QemuProcess
 
 __all__ = ["SerialPort"]
@@ -42,6 +42,7 @@ class SerialPort:
 
         Raises:
             GuestUnreachable: the guest did not take it in time.
+            VmmError: nor did QEMU answer, or it does not run the guest.
             GuestCrashed, VmmCrashed, VmmDied: QEMU has ended.
         """
         end = time.monotonic() + deadline_seconds
@@ -64,6 +65,7 @@ class SerialPort:
 
         Raises:
             GuestUnreachable: no whole line in time, or one of more than 16 MiB.
+            VmmError: QEMU did not answer either, or does not run the guest.
             GuestCrashed, VmmCrashed, VmmDied: QEMU has ended.
         """
         end = time.monotonic() + deadline_seconds
@@ -90,7 +92,7 @@ class SerialPort:
         """Close it."""
         self._socket.close()
 
-    def _died(self, check: Callable[[], None]) -> GuestCrashed | VmmCrashed | VmmDied:
+    def _died(self, check: Callable[[], None]) -> HarnessError:
         """QEMU has ended; where the guest has said why, `check` raises that."""
         error = self._process.died("for a port of its guest")
         check()
@@ -103,7 +105,7 @@ class SerialPort:
         while True:
             ready = poll.poll(_POLL_SECONDS * 1000)
             if time.monotonic() > end:
-                raise GuestUnreachable(f"the guest {otherwise}")
+                raise self._process.blame(GuestUnreachable(f"the guest {otherwise}"))
             if ready:
                 return
             check()

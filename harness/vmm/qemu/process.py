@@ -17,7 +17,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness.errors import GuestCrashed, HostError, VmmCrashed, VmmDied, VmmError, VmmStartError, VmmTimeout
+from harness.errors import (
+    GuestCrashed,
+    GuestError,
+    HarnessError,
+    HostError,
+    VmmCrashed,
+    VmmDied,
+    VmmError,
+    VmmStartError,
+    VmmTimeout,
+)
 from harness.vmm import background
 from harness.vmm.rundir import RunDirectory
 
@@ -28,6 +38,7 @@ _STDERR_TAIL = 16 * 1024
 _DEATH_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 1.0
 
+_RUNS = "running"
 _CRASHES = frozenset((signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE))
 
 # QEMU, qapi/run-state.json, ShutdownCause; those that begin with "host-" are somebody else's doing.
@@ -65,6 +76,7 @@ class QemuProcess:
         self._closed = False
         self._shutdown = threading.Event()
         self._shutdown_reason = ""
+        self._ask_state: Callable[[], str] | None = None
 
     @classmethod
     def start(
@@ -196,8 +208,36 @@ class QemuProcess:
         self._shutdown_reason = reason
         self._shutdown.set()
 
-    def died(self, asked: str) -> GuestCrashed | VmmCrashed | VmmDied:
-        """The error of a QEMU that ended while it was needed, by whose doing it was; stderr is the evidence.
+    def ask_state_by(self, ask: Callable[[], str]) -> None:
+        """Have the machine's run state (QAPI `RunState`) asked for by that; it raises where QEMU does not answer."""
+        self._ask_state = ask
+
+    def blame(self, late: GuestError) -> HarnessError:
+        """Whose doing it is that a guest is late: its own only where QEMU answers, and runs it.
+
+        Args:
+            late: the error where it is the guest's.
+
+        Returns:
+            GuestError: that one.
+            VmmTimeout: QEMU itself does not answer.
+            VmmError: it has stopped the guest, or closed a connection.
+            GuestCrashed, VmmCrashed, VmmDied: it has ended.
+        """
+        if self._ask_state is None:
+            return late
+        try:
+            state = self._ask_state()
+        except VmmTimeout as error:
+            return VmmTimeout(f"{late.message}: {error.message}", evidence=late.evidence)
+        except HarnessError as error:
+            return error
+        if state == _RUNS:
+            return late
+        return VmmError(f"{late.message}: QEMU does not run it, its state is {state!r}", evidence=late.evidence)
+
+    def died(self, asked: str) -> GuestCrashed | VmmCrashed | VmmDied | VmmError:
+        """The error of a QEMU that went away while it was needed, by whose doing it was; stderr is the evidence.
 
         Args:
             asked: what it was needed for, to be read after "while it was needed".
@@ -206,16 +246,19 @@ class QemuProcess:
             GuestCrashed: the guest reset, shut down or panicked, and QEMU ended in good order.
             VmmCrashed: QEMU ended by a signal that only a fault of its own raises.
             VmmDied: it was killed, told to end, or gave up.
+            VmmError: it lives on, and has closed a connection.
         """
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(_LAST_WORDS_SECONDS)  # its sockets close a moment before it can be waited for
         code = self._popen.poll()
+        if code is None:
+            return VmmError(f"QEMU is running, and has closed the connection needed {asked}", evidence=self.stderr)
         if code == 0:
             self._shutdown.wait(_LAST_WORDS_SECONDS)  # the event may still be on its way
             if self._shutdown_reason in _GUEST_ENDED:
                 text = f"{_GUEST_ENDED[self._shutdown_reason]} while it was needed {asked}"
                 return GuestCrashed(text, evidence=self.stderr)
-        kind = VmmCrashed if code is not None and -code in _CRASHES else VmmDied
+        kind = VmmCrashed if -code in _CRASHES else VmmDied
         told = f" ({self._shutdown_reason})" if self._shutdown_reason else ""
         return kind(f"QEMU {self.status}{told} while it was needed {asked}", evidence=self.stderr)
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, Message, QMPClient, StateError
+from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, Message, QMPClient, Runstate, StateError
 
 from harness.errors import HostError, VmmError
 from harness.vmm import background
@@ -34,6 +34,7 @@ __all__ = ["Event", "Qmp", "QmpError"]
 
 _TAIL_MESSAGES = 400
 _TAIL_CHARACTERS = 2000  # of one message in the tail: the answer to query-qmp-schema has 200 kB
+_STATE_SECONDS = 3.0
 _LOG_BYTES = 32 * 1024 * 1024
 
 # qemu.qmp logs the end of the connection as an error; it ends here by QEMU being killed, every time.
@@ -93,11 +94,14 @@ class Qmp:
         self._tail: deque[str] = deque(maxlen=_TAIL_MESSAGES)
         self._client: _Client | None = None
         self._room = _LOG_BYTES
+        self._connected = True
+        self._watching: asyncio.Task[None] | None = None
         try:
             self._file = log.open("w", encoding="utf-8") if log else None
         except OSError as error:
             raise HostError(f"{log} cannot be written: {error.strerror}", hint="free space there") from error
         process.on_end(self._wake)
+        process.ask_state_by(self._run_state)
 
     def connect(self, connection: socket.socket, deadline: float) -> None:
         """Take over a connected socket: greeting and negotiation of capabilities.
@@ -114,6 +118,7 @@ class Qmp:
         async def work() -> _Client:
             client = _Client(self._record)
             await client.connect(connection)
+            self._watching = asyncio.create_task(self._watch(client))
             return client
 
         try:
@@ -149,12 +154,7 @@ class Qmp:
         except ExecuteError as error:
             raise QmpError(name, error.error_class, error.error.error.desc) from None
         except (ExecInterruptedError, StateError) as error:
-            died = self._process.died(f"for QMP {name}")
-            if self._process.alive:
-                raise VmmError(
-                    f"QMP {name}: QEMU closed the connection and lives on", evidence=self.tail(20)
-                ) from error
-            raise died from None
+            raise self._process.died(f"for QMP {name}") from error
 
     def pass_descriptor(self, name: str, descriptor: int) -> None:
         """Give QEMU a duplicate of a file descriptor, which `fd:NAME` then stands for.
@@ -207,7 +207,7 @@ class Qmp:
         while True:
             with self._changed:
                 # The process is looked at before the events: whatever it sent last has then been seen.
-                alive = self._process.alive
+                alive = self._process.alive and self._connected
                 for event in self._events[position:]:
                     if event.name in names and match(event):
                         return event
@@ -262,6 +262,16 @@ class Qmp:
             self._file.flush()
         except OSError:
             self._room = 0  # a full disk costs the log file, not the run; the tail in memory goes on
+
+    async def _watch(self, client: _Client) -> None:
+        """In the loop's thread: note the end of the connection, which QEMU may outlive."""
+        while client.runstate is Runstate.RUNNING:
+            await client.runstate_changed()
+        self._connected = False
+        self._wake()
+
+    def _run_state(self) -> str:
+        return str(self.execute("query-status", deadline=_STATE_SECONDS)["status"])
 
     def _wake(self) -> None:
         with self._changed:

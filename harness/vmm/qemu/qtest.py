@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 
-from harness.errors import GuestCrashed, SpecError, VmmCrashed, VmmDied, VmmError, VmmTimeout
+from harness.errors import HarnessError, SpecError, VmmError, VmmTimeout
 from harness.vmm.qemu.process import QemuProcess
 
 __all__ = ["Qtest", "QtestError", "Width"]
@@ -177,8 +177,8 @@ class Qtest:
                 self._has_base64 = False
         return self._has_base64
 
-    def _died(self) -> GuestCrashed | VmmCrashed | VmmDied:
-        """QEMU has ended."""
+    def _died(self) -> HarnessError:
+        """QEMU has ended, or closed the channel."""
         self._note_unanswered()
         return self._process.died(f"for qtest {self.unanswered[:80]!r}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from vmm_rig import has_process, left_behind, marked_processes, shared_memory, wait_until_gone
+from leftovers import has_process, left_behind, marked_processes, shared_memory, wait_until_gone
 
 from harness.artifacts.qemu import QemuBuild
 from harness.vmm.qemu.capabilities import Capabilities

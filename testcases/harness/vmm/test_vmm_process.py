@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from vmm_rig import left_behind, spec, stand_in, stopped
+from leftovers import left_behind
+from vmm_rig import spec, stand_in, stopped
 
 from conftest import Start
 from harness.artifacts.qemu import QemuBuild

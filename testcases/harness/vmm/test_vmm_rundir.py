@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from vmm_rig import left_behind, stand_in, wait_until_gone
+from leftovers import left_behind, wait_until_gone
+from vmm_rig import stand_in
 
 from harness.errors import HostError
 from harness.vmm.rundir import RunDirectory, sweep

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from harness.pci import Address
 from harness.spec import Device, Iommu, IommuKind, Machine
-from harness.vmm.keeper_main import MARK
 from harness.vmm.protocol import FirmwareBoot
 from harness.vmm.qemu.pci import PciFunction
 from harness.vmm.qemu.process import QemuProcess
@@ -49,48 +48,6 @@ def stand_in(directory: RunDirectory, *argv: str) -> Iterator[QemuProcess]:
     """Any program in the place of QEMU."""
     with QemuProcess.start(argv, directory=directory, env={}, command=" ".join(argv)) as process:
         yield process
-
-
-def marked_processes(parent: Path) -> list[int]:
-    """Processes that were started for a run directory under `parent`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                environ = (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if f"{MARK}={parent}/".encode() in environ:
-                found.append(int(entry.name))
-    return found
-
-
-def has_process(parent: Path, seconds: float = 5.0) -> bool:
-    """Whether a process was started under `parent`; one in the middle of exec shows its environment a moment later."""
-    end = time.monotonic() + seconds
-    while not marked_processes(parent) and time.monotonic() < end:
-        time.sleep(0.005)
-    return bool(marked_processes(parent))
-
-
-def shared_memory() -> set[str]:
-    return {entry.name for entry in Path("/dev/shm").iterdir() if entry.name.startswith("viommu-")}
-
-
-def left_behind(parent: Path) -> list[str]:
-    try:
-        files = [str(path) for path in parent.rglob("*")]
-    except FileNotFoundError:  # being removed while it is looked at
-        return left_behind(parent)
-    return [f"process {pid}" for pid in marked_processes(parent)] + files
-
-
-def wait_until_gone(parent: Path, seconds: float = 5.0) -> list[str]:
-    """What is left under `parent`, or of its processes, once nothing is or the time is up."""
-    end = time.monotonic() + seconds
-    while left_behind(parent) and time.monotonic() < end:
-        time.sleep(0.02)
-    return left_behind(parent)
 
 
 def is_stopped(pid: int) -> bool:

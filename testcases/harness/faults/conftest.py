@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from faults_rig import PLAIN, Start
+from leftovers import is_listened_to, nothing_left
+
+from harness.artifacts.cache import Cache
+from harness.lab import Lab
+from harness.live import LiveMachine
+from harness.warm.lease import Leases
+from harness.warm.store import Store
+
+
+@pytest.fixture(scope="session")
+def leases(lab: Lab) -> Leases:
+    """Those of the shared cache; the template is there when this returns."""
+    leases = Leases(lab, Store(Cache()))
+    with leases.start(PLAIN):
+        return leases
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The temporary directory of the test and what it starts: its path is short, as that of a socket must be."""
+    path = Path(tempfile.mkdtemp(prefix="vf-"))
+    monkeypatch.setenv("TMPDIR", str(path))
+    monkeypatch.setattr(tempfile, "tempdir", str(path))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(autouse=True)
+def clean(leases: Leases, temporary: Path) -> Iterator[None]:
+    """Whatever the test does, nothing is left of it."""
+    with nothing_left(temporary):
+        yield
+
+
+@pytest.fixture
+def start(leases: Leases, clean: None) -> Iterator[Start]:
+    """Start machines, which end with the test; nobody listens on their ports then."""
+    ports = []
+    with ExitStack() as stack:
+
+        def start_one() -> LiveMachine:
+            machine = stack.enter_context(leases.start(PLAIN))
+            ports.append(machine.vmm.ssh_port)
+            return machine
+
+        yield start_one
+    assert not any(map(is_listened_to, ports))
+
+
+@pytest.fixture
+def live(start: Start) -> LiveMachine:
+    """One machine, whose guest is up."""
+    return start()

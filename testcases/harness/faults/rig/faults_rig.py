@@ -1,0 +1,73 @@
+"""How a fault is made, and how what the harness says of it is judged."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from harness.errors import HarnessError
+from harness.live import LiveMachine
+from harness.spec import Iommu, IommuKind, Machine
+from harness.verdict import Verdict
+
+Start = Callable[[], LiveMachine]
+
+PLAIN = Machine(iommu=Iommu(kind=IommuKind.VIRTIO))
+_HALT = bytes.fromhex("fa f4 eb fd")  # cli; hlt; jmp back to the hlt
+
+LONG = 60.0
+"""Deadline, in seconds, of what is not to be waited for."""
+SOON = 5.0
+"""Seconds within which is told what can be known at once; a busy host takes its time."""
+
+
+class Told:
+    """What the harness said of a fault, there once the block has ended."""
+
+    error: HarnessError
+    seconds: float
+
+
+@contextmanager
+def told(
+    kind: type[HarnessError], verdict: Verdict, *says: str, evidence: str = "", within: float = SOON
+) -> Iterator[Told]:
+    """Fail unless the block raises exactly that, in time.
+
+    Args:
+        kind: of the error, no other and none derived from it.
+        verdict: that a case gets by it.
+        says: texts, each in the error's message.
+        evidence: text in its evidence.
+        within: seconds.
+    """
+    told = Told()
+    begin = time.monotonic()
+    try:
+        yield told
+    except HarnessError as raised:
+        told.error, told.seconds = raised, time.monotonic() - begin
+    else:
+        raise AssertionError(f"nothing was said of it, in {time.monotonic() - begin:.1f} s")
+    error = told.error
+    assert (type(error), error.verdict) == (kind, verdict), repr(error)
+    for text in says:
+        assert text in error.message
+    assert evidence in error.evidence
+    assert told.seconds < within, f"told after {told.seconds:.1f} s: {error.message}"
+    error.__traceback__ = None
+
+
+def overwrite(live: LiveMachine, *symbols: str) -> None:
+    """Have a guest's kernel halt its processor for good, in silence, where it comes to one of these functions."""
+    # Where KASLR has put its code, and where that is in memory.
+    wanted = "|".join(("_text", *symbols))
+    lines = live.guest.run(f"grep -E ' ({wanted})$' /proc/kallsyms").stdout.splitlines()
+    addresses = {name: int(address, 16) for address, _, name in map(str.split, lines)}
+    iomem = live.agent.read_file("/proc/iomem")
+    found = re.search(r"([0-9a-f]+)-[0-9a-f]+ : Kernel code", iomem)
+    assert found is not None, iomem
+    for symbol in symbols:
+        live.vmm.memory.write(addresses[symbol] - addresses["_text"] + int(found[1], 16), _HALT)
