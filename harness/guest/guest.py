@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack
 from functools import cached_property
 
@@ -20,6 +21,7 @@ READY = "viommu-init: ready"
 """What `guest_images/init` says when SSH answers."""
 
 _COMPLAINT = "viommu-init: "
+_COMPLAINTS = 20
 _POLL_SECONDS = 0.02
 
 
@@ -41,7 +43,7 @@ class Guest:
         self.login = login
         self._watch = ProblemWatch()
         self._ready = threading.Event()
-        self._complaints: list[str] = []
+        self._complaints: deque[str] = deque(maxlen=_COMPLAINTS)
         self._stack = ExitStack()
         machine.console.listen(self._hear)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.errors import GuestUnreachable, HostError
@@ -17,6 +18,7 @@ __all__ = ["SerialConsole"]
 
 _LINE_BYTES = 4096
 _KEPT_CHARACTERS = 8 * 1024 * 1024
+_LINE_COST = 64  # characters that a line counts for beside its own: an empty one takes room too
 _FILE_BYTES = 64 * 1024 * 1024
 _TAIL_LINES = 60
 
@@ -25,8 +27,8 @@ class SerialConsole:
     """The console of one process.
 
     A line ends at a line feed, or after 4096 bytes: a guest may write one that never ends. Bytes that are not UTF-8
-    come out as U+FFFD, carriage returns are dropped. Of a guest that says more than 8 Mi characters the oldest lines
-    go.
+    come out as U+FFFD, carriage returns are dropped. Of a guest that says more than 8 Mi characters, each line counted as 64 more, the oldest
+    lines go.
     """
 
     def __init__(self, connection: socket.socket, process: QemuProcess, log: Path, earlier: bytes = b"") -> None:
@@ -44,10 +46,10 @@ class SerialConsole:
         self._socket = connection
         self._process = process
         self._changed = threading.Condition()
-        self._lines: list[str] = []
+        self._lines: deque[str] = deque()
         self._first = 0  # number of the line at _lines[0]
         self._kept = 0
-        self._partial = bytearray()
+        self._partial = b""
         self._listeners: list[Callable[[str], None]] = []
         self._ended = False
         self._room = _FILE_BYTES
@@ -74,7 +76,7 @@ class SerialConsole:
     def lines_since(self, mark: int = 0) -> tuple[str, ...]:
         """The finished lines after the mark that were kept."""
         with self._changed:
-            return tuple(self._lines[max(0, mark - self._first) :])
+            return tuple(self._since(mark))
 
     def tail(self, count: int = _TAIL_LINES) -> str:
         """The last lines."""
@@ -118,7 +120,7 @@ class SerialConsole:
         position = since
         with self._changed:
             while True:
-                for line in self._lines[max(0, position - self._first) :]:
+                for line in self._since(position):
                     if text in line:
                         return line
                 position = self.line_count
@@ -139,6 +141,9 @@ class SerialConsole:
         self._thread.join(5)
         self._socket.close()
         self._file.close()
+
+    def _since(self, mark: int) -> Iterator[str]:
+        return itertools.islice(self._lines, max(0, mark - self._first), None)
 
     def _read(self) -> None:
         while True:
@@ -163,26 +168,24 @@ class SerialConsole:
             self._room = 0  # a full disk costs the file, not the run; what is in memory goes on
 
     def _take(self, data: bytes) -> None:
-        self._partial += data
-        while True:
-            line, found, rest = self._partial.partition(b"\n")
-            if not found and len(line) < _LINE_BYTES and (data or not line):
-                return
-            if len(line) > _LINE_BYTES or not found:
-                rest = self._partial[_LINE_BYTES:]
-                line = line[:_LINE_BYTES]
-            self._partial = rest
-            self._add(_decoded(line))
+        *lines, rest = bytes(self._partial + data).split(b"\n")
+        for line in lines:
+            for start in range(0, max(1, len(line)), _LINE_BYTES):
+                self._add(_decoded(line[start : start + _LINE_BYTES]))
+        while len(rest) >= _LINE_BYTES or (rest and not data):
+            self._add(_decoded(rest[:_LINE_BYTES]))
+            rest = rest[_LINE_BYTES:]
+        self._partial = rest
 
     def _add(self, line: str) -> None:
         self._lines.append(line)
-        self._kept += len(line)
+        self._kept += len(line) + _LINE_COST
         while self._kept > _KEPT_CHARACTERS:
-            self._kept -= len(self._lines.pop(0))
+            self._kept -= len(self._lines.popleft()) + _LINE_COST
             self._first += 1
         for listener in self._listeners:
             listener(line)
 
 
-def _decoded(line: bytearray) -> str:
-    return re.sub(r"\r", "", line.decode(errors="replace"))
+def _decoded(line: bytes) -> str:
+    return line.decode(errors="replace").replace("\r", "")

@@ -134,7 +134,7 @@ def test_what_is_typed_reaches_the_guest(rig: Rig) -> None:
 def test_a_talkative_guest_loses_its_oldest_lines_and_keeps_their_numbers(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harness.vmm.qemu.console._KEPT_CHARACTERS", 100)
+    monkeypatch.setattr("harness.vmm.qemu.console._KEPT_CHARACTERS", 11 * (9 + 64))
     console, guest, _ = rig
     guest.sendall(b"".join(b"line %04d\n" % n for n in range(50)))
     console.wait_for("line 0049", deadline=5)
