@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from harness.artifacts.progress import Progress, silent
-from harness.errors import NotSaved, Unsupported
+from harness.errors import HostError, NotSaved, Unsupported, VmmCrashed, VmmStartError
 from harness.images.keys import Keys, Login
 from harness.lab import BOOT_SECONDS, Lab
 from harness.live import LiveMachine
@@ -104,6 +104,14 @@ class Leases:
             except NotSaved as error:
                 self._unsaved[key] = error.message
                 raise
+            except (VmmStartError, VmmCrashed) as error:
+                if not ("SIGBUS" in error.message and _has_no_room(directory / "ram")):
+                    raise
+                raise HostError(
+                    f"the file system of {directory.parent} is full: no room for a guest's memory. {error.message}",
+                    hint="free space there, or name another place in VIOMMU_CACHE",
+                    evidence=error.evidence,
+                ) from error
 
         room = (spec.memory_mib << 20) + _STATE_BYTES
         with self._store.hold(key, fill, self._progress, room=room) as entry:
@@ -166,6 +174,12 @@ class Leases:
 def _identity(path: Path) -> str:
     status = path.stat()
     return f"{path} {status.st_size} {status.st_mtime_ns}"
+
+
+def _has_no_room(ram: Path) -> bool:
+    """Whether a guest's memory, a sparse file, is larger than its file system: a page without room is a SIGBUS."""
+    status = ram.stat()
+    return shutil.disk_usage(ram).free < status.st_size - status.st_blocks * 512
 
 
 def _host_key(entry: Entry) -> Ed25519PublicKey:

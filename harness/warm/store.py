@@ -106,7 +106,7 @@ class Entry:
 class Store:
     """The templates of one cache.
 
-    Where the cache cannot be written, new templates are made in a temporary directory, which goes with this process.
+    Where the cache cannot be written, templates are made in a temporary directory, which goes with this process.
 
     Args:
         cache: whose.
@@ -159,10 +159,10 @@ class Store:
                 found += [entry for path in root.iterdir() if (entry := _read(path)) is not None]
         return tuple(sorted(found, key=lambda entry: entry.used, reverse=True))
 
-    def trim(self, limit_bytes: int) -> tuple[Entry, ...]:
+    def trim(self, limit_bytes: int, keep: str = "") -> tuple[Entry, ...]:
         """Remove templates until the others take no more than that, least recently used first; those that went.
 
-        Those that somebody is starting a machine from stay.
+        Those that somebody is starting a machine from stay, and so does that with the key `keep`.
         """
         gone = []
         entries = self.entries()
@@ -170,7 +170,7 @@ class Store:
         for entry in reversed(entries):
             if total <= limit_bytes:
                 break
-            if self._remove(entry.directory):
+            if entry.manifest.key != keep and self._remove(entry.directory):
                 total -= entry.disk_bytes
                 gone.append(entry)
         return tuple(gone)
@@ -196,7 +196,7 @@ class Store:
                 raise self._cache.unwritable(error) from error
             finally:
                 remove(work)
-        self.trim(self._limit)
+        self.trim(self._limit, keep=key)
 
     def _usable(self) -> Path:
         """Where templates are made and used: QEMU opens their memory for writing, though it does not write."""

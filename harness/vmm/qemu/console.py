@@ -27,8 +27,8 @@ class SerialConsole:
     """The console of one process.
 
     A line ends at a line feed, or after 4096 bytes: a guest may write one that never ends. Bytes that are not UTF-8
-    come out as U+FFFD, carriage returns are dropped. Of a guest that says more than 8 Mi characters, each line counted as 64 more, the oldest
-    lines go.
+    come out as U+FFFD, carriage returns are dropped. Of a guest that says more than 8 Mi characters the oldest lines
+    go; each line counts as 64 more.
     """
 
     def __init__(self, connection: socket.socket, process: QemuProcess, log: Path, earlier: bytes = b"") -> None:

@@ -207,3 +207,9 @@ def test_cache_that_cannot_be_written_costs_the_sharing_and_nothing_else(
     assert [entry.manifest.key for entry in store.entries()] == ["k"]
     assert use(Store(cache), "k", maker) == b"memory"
     assert maker.count == 2
+
+
+def test_template_that_is_larger_than_all_may_be_is_used_all_the_same(cache: Cache) -> None:
+    maker = Maker()
+    assert use(Store(cache, limit_bytes=0), "k", maker) == b"memory"
+    assert maker.count == 1

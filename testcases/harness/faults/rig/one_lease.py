@@ -1,0 +1,26 @@
+"""A harness of its own: leases one machine from the templates of a cache, says so, and waits to be ended.
+
+Arguments: the cache of the templates; seconds to stay. What the harness says of a fault is the last line.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from faults_rig import PLAIN
+
+from harness.artifacts.cache import Cache
+from harness.errors import HarnessError
+from harness.lab import Lab
+from harness.warm.lease import Leases
+from harness.warm.store import Store
+
+if __name__ == "__main__":
+    try:
+        with Leases(Lab.open(), Store(Cache(Path(sys.argv[1])))).start(PLAIN) as live:
+            print(f"up: {live.guest.run('echo up').stdout.strip()}", flush=True)
+            time.sleep(float(sys.argv[2]))
+    except HarnessError as error:
+        print(f"{type(error).__name__} {error.verdict}: {error.message}", flush=True)
