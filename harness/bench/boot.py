@@ -26,8 +26,9 @@ from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine
 from harness.vmm.qemu.arguments import Arguments
 from harness.vmm.qemu.command import machine_arguments
 from harness.vmm.qemu.console import SerialConsole
+from harness.vmm.qemu.listener import Listener
 from harness.vmm.qemu.machine import QemuMachine
-from harness.vmm.qemu.process import Listener, QemuProcess
+from harness.vmm.qemu.process import QemuProcess
 from harness.vmm.rundir import RunDirectory
 from harness.warm.lease import Leases
 

@@ -20,7 +20,8 @@ from harness.conform.edu import CLOCK_STEP
 from harness.conform.layout import BRIDGES, DEVICES, Bridge, DmaDevice
 from harness.conform.placing import configuration, place, place_device, registers_of
 from harness.errors import HostError, Unsupported, VmmError
-from harness.vmm.qemu.process import Listener, QemuProcess
+from harness.vmm.qemu.listener import Listener
+from harness.vmm.qemu.process import QemuProcess
 from harness.vmm.qemu.qmp import Qmp
 from harness.vmm.qemu.qtest import Qtest, Width
 from harness.vmm.qemu.trace import TraceReader, set_state

@@ -23,7 +23,8 @@ from harness.placement import Root, place
 from harness.spec import IommuKind, Machine
 from harness.vmm.qemu import command
 from harness.vmm.qemu.arguments import Arguments
-from harness.vmm.qemu.process import Listener, QemuProcess
+from harness.vmm.qemu.listener import Listener
+from harness.vmm.qemu.process import QemuProcess
 from harness.vmm.qemu.qmp import Qmp, QmpError
 from harness.vmm.rundir import RunDirectory
 

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from harness.artifacts.qemu import QemuBuild
-from harness.errors import GuestError, HarnessError, HostError, SpecError, VmmError, VmmTimeout
+from harness.errors import GuestError, HarnessError, SpecError, VmmError, VmmTimeout
 from harness.placement import place
 from harness.report.record import Evidence
-from harness.spec import Device, DeviceKind, Machine
-from harness.vmm.protocol import Boot, LinuxBoot, MovedMachine, SavedMachine
+from harness.spec import DeviceKind, Machine
+from harness.vmm.protocol import Boot, MovedMachine, SavedMachine
 from harness.vmm.qemu import migration
 from harness.vmm.qemu.capabilities import Capabilities, require
 from harness.vmm.qemu.command import Options, command_line, device
 from harness.vmm.qemu.console import SerialConsole
+from harness.vmm.qemu.listener import Listener
 from harness.vmm.qemu.network import NetworkCable
 from harness.vmm.qemu.port import SerialPort
-from harness.vmm.qemu.process import Listener, QemuProcess
+from harness.vmm.qemu.prepare import devices_of, prepare
+from harness.vmm.qemu.process import QemuProcess
 from harness.vmm.qemu.qmp import Qmp
 from harness.vmm.qemu.qtest import Qtest
 from harness.vmm.qemu.trace import TraceReader
-from harness.vmm.qemu.wiring import AGENT_CHANNEL, CHANNELS, DISK_BYTES, HandWiring, HarnessWiring
+from harness.vmm.qemu.wiring import AGENT_CHANNEL, CHANNELS, HandWiring, HarnessWiring
 from harness.vmm.rundir import RunDirectory
 
 __all__ = ["QemuMachine", "command_by_hand"]
@@ -123,9 +124,9 @@ class QemuMachine:
         require(spec, capabilities)
         with ExitStack() as stack:
             directory = stack.enter_context(RunDirectory.create(options.parent))
-            cables = {d.id: stack.enter_context(NetworkCable(d.id)) for d in _of(spec, DeviceKind.VIRTIO_NET)}
+            cables = {d.id: stack.enter_context(NetworkCable(d.id)) for d in devices_of(spec, DeviceKind.VIRTIO_NET)}
             wiring = HarnessWiring(directory.path, {id: cable.guest_end for id, cable in cables.items()})
-            boot_here = _prepare(spec, boot, wiring)
+            boot_here = prepare(spec, boot, wiring)
             listeners = {channel: stack.enter_context(Listener(wiring.socket(channel))) for channel in CHANNELS}
             arguments = command_line(spec, boot_here, wiring, options, _trace_log(directory.path))
             by_hand = command_by_hand(asked or spec, build, boot, options)
@@ -279,7 +280,7 @@ class QemuMachine:
         Raises:
             SpecError: there is no such disk.
         """
-        disks = [d.id for d in _of(self.spec, DeviceKind.VIRTIO_BLK)]
+        disks = [d.id for d in devices_of(self.spec, DeviceKind.VIRTIO_BLK)]
         if device_id not in disks:
             raise SpecError(f"no disk {device_id!r} in this machine", hint=f"it has: {', '.join(disks) or 'none'}")
         return self._wiring.image(device_id)
@@ -355,42 +356,6 @@ def _go_on(boot: Boot, qmp: Qmp, process: QemuProcess, directory: Path) -> _Befo
             return _Before((source.directory / "console.log").read_bytes(), trace)
         case _:
             return _Before()
-
-
-def _prepare(spec: Machine, boot: Boot, wiring: HarnessWiring) -> Boot:
-    """Make the disks, and join overlay and initrd; returns what to boot then."""
-    try:
-        for disk in _of(spec, DeviceKind.VIRTIO_BLK):
-            if isinstance(boot, MovedMachine):
-                wiring.image(disk.id).hardlink_to(boot.source.disk(disk.id))
-                continue
-            with wiring.image(disk.id).open("xb") as file:
-                file.truncate(DISK_BYTES)
-        if isinstance(boot, LinuxBoot) and boot.overlay:
-            joined = wiring.directory / "initrd"
-            _join(boot.initrd, boot.overlay, joined)
-            return replace(boot, initrd=joined, overlay=b"")
-        return boot
-    except OSError as error:
-        raise HostError(
-            f"{error.filename or wiring.directory}: {error.strerror}",
-            hint=f"check that it is there, and that {wiring.directory.parent} has space",
-        ) from error
-
-
-def _join(initrd: Path | None, overlay: bytes, whole: Path) -> None:
-    """One archive behind the other, at a multiple of 4: Linux, driver-api/early-userspace/buffer-format.rst."""
-    with whole.open("xb") as out:
-        whole.chmod(0o600)
-        if initrd is not None:
-            with initrd.open("rb") as file:
-                shutil.copyfileobj(file, out, 1 << 20)
-            out.write(b"\0" * (-out.tell() % 4))
-        out.write(overlay)
-
-
-def _of(spec: Machine, kind: DeviceKind) -> tuple[Device, ...]:
-    return tuple(d for d in spec.devices if d.kind is kind)
 
 
 def _trace_log(directory: Path) -> Path:

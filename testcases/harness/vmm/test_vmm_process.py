@@ -19,8 +19,8 @@ from harness.errors import GuestCrashed, HostError, VmmCrashed, VmmDied, VmmStar
 from harness.vmm.protocol import FirmwareBoot, LinuxBoot
 from harness.vmm.qemu.capabilities import Capabilities
 from harness.vmm.qemu.command import Options
+from harness.vmm.qemu.listener import Listener
 from harness.vmm.qemu.machine import QemuMachine
-from harness.vmm.qemu.process import Listener
 from harness.vmm.qemu.qtest import Width
 from harness.vmm.rundir import RunDirectory
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from harness.artifacts.cache import Cache
 from harness.artifacts.qemu import find_qemu
-from harness.vmm.qemu.process import Listener, QemuProcess
+from harness.vmm.qemu.listener import Listener
+from harness.vmm.qemu.process import QemuProcess
 from harness.vmm.qemu.qtest import Qtest
 from harness.vmm.rundir import RunDirectory
 

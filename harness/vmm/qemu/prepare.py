@@ -1,0 +1,58 @@
+"""What lies in the run directory of a machine before it is started: disks, and the initrd with its overlay."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from harness.errors import HostError
+from harness.spec import Device, DeviceKind, Machine
+from harness.vmm.protocol import Boot, LinuxBoot, MovedMachine
+from harness.vmm.qemu.wiring import DISK_BYTES, HarnessWiring
+
+__all__ = ["devices_of", "prepare"]
+
+
+def prepare(spec: Machine, boot: Boot, wiring: HarnessWiring) -> Boot:
+    """Make the disks, and join overlay and initrd.
+
+    Returns:
+        What to boot then.
+
+    Raises:
+        HostError: no space, no permission, or a file that is not there.
+    """
+    try:
+        for disk in devices_of(spec, DeviceKind.VIRTIO_BLK):
+            if isinstance(boot, MovedMachine):
+                wiring.image(disk.id).hardlink_to(boot.source.disk(disk.id))
+                continue
+            with wiring.image(disk.id).open("xb") as file:
+                file.truncate(DISK_BYTES)
+        if isinstance(boot, LinuxBoot) and boot.overlay:
+            joined = wiring.directory / "initrd"
+            _join(boot.initrd, boot.overlay, joined)
+            return replace(boot, initrd=joined, overlay=b"")
+        return boot
+    except OSError as error:
+        raise HostError(
+            f"{error.filename or wiring.directory}: {error.strerror}",
+            hint=f"check that it is there, and that {wiring.directory.parent} has space",
+        ) from error
+
+
+def _join(initrd: Path | None, overlay: bytes, whole: Path) -> None:
+    """One archive behind the other, at a multiple of 4: Linux, driver-api/early-userspace/buffer-format.rst."""
+    with whole.open("xb") as out:
+        whole.chmod(0o600)
+        if initrd is not None:
+            with initrd.open("rb") as file:
+                shutil.copyfileobj(file, out, 1 << 20)
+            out.write(b"\0" * (-out.tell() % 4))
+        out.write(overlay)
+
+
+def devices_of(spec: Machine, kind: DeviceKind) -> tuple[Device, ...]:
+    """The devices of a spec that are of that kind, in its order."""
+    return tuple(d for d in spec.devices if d.kind is kind)
