@@ -28,14 +28,18 @@ _LEASE = Path(__file__).parent / "rig" / "one_lease.py"
 _BOOT_SECONDS = 90
 
 
-@pytest.mark.parametrize("mebibytes", [64, 120])
-def test_disk_that_is_full_is_the_hosts_fault(temporary: Path, mebibytes: int) -> None:
+@pytest.mark.parametrize(
+    ("mebibytes", "asks", "says"),
+    [(64, True, "has 67.1 MB free"), (64, False, "full"), (120, False, "full")],
+    ids=["seen", "at-once", "later"],
+)
+def test_disk_that_is_full_is_the_hosts_fault(temporary: Path, mebibytes: int, asks: bool, says: str) -> None:
     mount = (
         f"mount -t tmpfs -o size={mebibytes}m none {temporary} && mkdir {temporary}/t && export TMPDIR={temporary}/t"
     )
-    said = _in_namespace(mount, temporary)
+    said = _in_namespace(mount, temporary, *(() if asks else ("unasked",)))
     assert said.startswith("HostError miss: ")
-    assert "full" in said
+    assert says in said
 
 
 def test_cache_on_a_read_only_file_system_costs_the_sharing_and_nothing_else(leases: Leases) -> None:
@@ -83,9 +87,9 @@ def test_nothing_is_left_of_a_harness_that_is_ended_under_its_machine(
     assert wait_until_gone(temporary) == []
 
 
-def _in_namespace(mount: str, cache: Path) -> str:
+def _in_namespace(mount: str, cache: Path, *words: str) -> str:
     """What a harness says of one lease, with something mounted that only it sees."""
-    script = f"{mount} && exec {sys.executable} {_LEASE} {cache} 0"
+    script = f"{mount} && exec {sys.executable} {_LEASE} {cache} 0 {' '.join(words)}"
     run = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
         env=_environment(),
