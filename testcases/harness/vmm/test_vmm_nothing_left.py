@@ -25,7 +25,7 @@ sys.path.insert(0, sys.argv[1])
 from vmm_rig import halt_rom, spec
 from harness.artifacts.qemu import QemuBuild
 from harness.vmm import keeper
-from harness.vmm.qemu import process
+from harness.vmm.qemu import listener
 from harness.vmm.qemu.capabilities import Capabilities
 from harness.vmm.qemu.command import Options
 from harness.vmm.qemu.machine import QemuMachine
@@ -39,7 +39,7 @@ def here():
     time.sleep(60)
 
 if moment == "before it connects":
-    process.Listener.accept = lambda *_: here()
+    listener.Listener.accept = lambda *_: here()
 build = QemuBuild(name="test", argv_prefix=prefix, env=env, binary=Path(prefix[0]), version="", artifacts=())
 boot = halt_rom(parent.with_name(parent.name + ".rom"))
 with QemuMachine.start(spec("virtio-blk", "virtio-net"), build, capabilities, boot, Options(parent=parent)):
