@@ -41,7 +41,7 @@ def soak(
         if count == 1:
             figures = soak_here(lab, seconds=seconds, seed=seed, progress=progress)
         else:
-            figures = _in_processes(lab, count, seconds, seed)
+            figures = _in_processes((lab.qemu.name, lab.kernel.name), count, seconds, seed)
     if json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(figures)).decode() + "\n")
     else:
@@ -49,15 +49,15 @@ def soak(
     raise typer.Exit(0 if figures.is_clean else 1)
 
 
-def _in_processes(lab: Lab, count: int, seconds: float, seed: int) -> SoakFigures:
+def _in_processes(names: tuple[str, str], count: int, seconds: float, seed: int) -> SoakFigures:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context) as pool:
-        parts = [pool.submit(_part, lab, seconds, seed + number) for number in range(count)]
+        parts = [pool.submit(_part, *names, seconds, seed + number) for number in range(count)]
         return merge([part.result() for part in parts])
 
 
-def _part(lab: Lab, seconds: float, seed: int) -> SoakFigures:
-    return soak_here(lab, seconds=seconds, seed=seed)
+def _part(qemu: str, kernel: str, seconds: float, seed: int) -> SoakFigures:
+    return soak_here(Lab.open(qemu=qemu, kernel=kernel), seconds=seconds, seed=seed)
 
 
 def _show(figures: SoakFigures) -> None:

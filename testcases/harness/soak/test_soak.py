@@ -98,8 +98,9 @@ def test_figures_of_several_processes_add_up() -> None:
     assert not SoakFigures().is_clean
 
 
-def test_command_soaks_and_says_so() -> None:
-    result = CliRunner().invoke(app, ["soak", "--seconds", "1", "-j", "1"])
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_command_soaks_and_says_so(processes: str) -> None:
+    result = CliRunner().invoke(app, ["soak", "--seconds", "1", "-j", processes])
     assert result.exit_code == 0, result.output
     assert "0 told wrong" in result.output
     assert "0 left behind" in result.output
