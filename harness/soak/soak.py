@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from random import Random
 
 import msgspec
@@ -17,7 +19,7 @@ from harness.lab import Lab
 from harness.live import LiveMachine
 from harness.report.record import Finding
 from harness.soak.faults import FAULTS, InjectedFault
-from harness.soak.leaks import held
+from harness.soak.leaks import Traces
 from harness.soak.work import WORKS, random_spec
 from harness.warm.lease import Leases
 from harness.warm.store import Store
@@ -34,7 +36,6 @@ class SoakFigures(msgspec.Struct, kw_only=True):
     Attributes:
         leases: machines that were started from a template.
         booted: machines that had to be booted instead, and why.
-        works: pieces of work that were done.
         faults: faults that were injected, by name.
         wrong: what was told wrongly, or not told: a line each.
         leaked: what was left: a line each.
@@ -45,7 +46,6 @@ class SoakFigures(msgspec.Struct, kw_only=True):
 
     leases: int = 0
     booted: dict[str, int] = msgspec.field(default_factory=dict)
-    works: int = 0
     faults: dict[str, int] = msgspec.field(default_factory=dict)
     wrong: list[str] = msgspec.field(default_factory=list)
     leaked: list[str] = msgspec.field(default_factory=list)
@@ -71,11 +71,12 @@ def soak(lab: Lab, *, seconds: float, seed: int, progress: Progress = silent) ->
     random = Random(seed)
     leases = Leases(lab, Store(Cache()), progress)
     figures = SoakFigures(seed=seed)
-    works: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
     booted: Counter[str] = Counter()
     times: list[float] = []
-    with _settled(leases) as mine:
-        before = held(mine)
+    with _own_directory() as directory:
+        _settle(leases)
+        before = Traces.before(directory)
         start = time.monotonic()
         while time.monotonic() < start + seconds:
             spec = random_spec(random)
@@ -88,21 +89,18 @@ def soak(lab: Lab, *, seconds: float, seed: int, progress: Progress = silent) ->
                 with leases.start(spec) as machine:
                     times.append(time.monotonic() - asked)
                     figures.leases += 1
-                    mine.add(str(machine.vmm.directory))
                     if not machine.origin.startswith("started from"):
                         booted[machine.origin] += 1
-                    findings = _work(machine, random)
-                    figures.works += 1
-                    figures.wrong += [f"{label}: {finding}" for finding in findings]
+                    figures.wrong += [f"{label}: {finding}" for finding in _work(machine, random)]
                     if fault is not None:
-                        works[fault.name] += 1
+                        faults[fault.name] += 1
                         if said := _wrong_about(fault, machine):
                             figures.wrong.append(f"{label}: {said}")
             except HarnessError as error:
                 figures.wrong.append(f"{label}: {type(error).__name__}: {error.message}")
-            figures.leaked += [f"{label}: {line}" for line in held(mine).more_than(before)]
+            figures.leaked += [f"{label}: {line}" for line in before.gone_back(directory)]
             progress(f"{figures.leases} leases, {len(figures.wrong)} wrong, {len(figures.leaked)} leaks", 0, 0)
-    figures.faults = dict(works)
+    figures.faults = dict(faults)
     figures.booted = dict(booted)
     figures.seconds = round(time.monotonic() - start, 1)
     figures.lease_milliseconds = (_median_ms(times[:100]), _median_ms(times[-100:]))
@@ -119,7 +117,6 @@ def merge(parts: list[SoakFigures]) -> SoakFigures:
     return SoakFigures(
         leases=sum(part.leases for part in parts),
         booted=total([part.booted for part in parts]),
-        works=sum(part.works for part in parts),
         faults=total([part.faults for part in parts]),
         wrong=[line for part in parts for line in part.wrong],
         leaked=[line for part in parts for line in part.leaked],
@@ -130,15 +127,23 @@ def merge(parts: list[SoakFigures]) -> SoakFigures:
 
 
 @contextmanager
-def _settled(leases: Leases) -> Iterator[set[str]]:
-    """All that a process makes once is made: its loop, its keeper, templates. Gives its machines' directories."""
+def _own_directory() -> Iterator[Path]:
+    """Have run directories made where no other process makes any; the path is short, as a socket's must be."""
+    outer = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="vs-") as directory:
+        tempfile.tempdir = directory
+        try:
+            yield Path(directory)
+        finally:
+            tempfile.tempdir = outer
+
+
+def _settle(leases: Leases) -> None:
+    """Have all made that is made once: the templates, and what libraries keep."""
     random = Random(0)
-    mine: set[str] = set()
     for _ in range(12):
         with leases.start(random_spec(random)) as machine:
-            mine.add(str(machine.vmm.directory))
             machine.guest.run("true")
-    yield mine
 
 
 def _work(machine: LiveMachine, random: Random) -> list[Finding]:

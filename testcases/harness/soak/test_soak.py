@@ -15,7 +15,7 @@ from harness.cli.main import app
 from harness.lab import Lab
 from harness.soak import soak as soak_module
 from harness.soak.faults import FAULTS, InjectedFault
-from harness.soak.leaks import held
+from harness.soak.leaks import Traces, marked_processes
 from harness.soak.soak import SoakFigures, merge, soak
 from harness.spec import Iommu, IommuKind, Machine
 from harness.verdict import Verdict
@@ -54,45 +54,40 @@ def test_what_is_told_wrong_or_not_at_all_is_counted(
     assert not figures.is_clean
 
 
-def test_descriptor_that_is_left_open_is_seen() -> None:
-    before = held(set())
-    with Path("/dev/null").open("rb"):
-        assert held(set()).more_than(before) == ("1 more descriptors of /dev/null",)
-    reader, writer = os.pipe()
-    assert held(set()).more_than(before) == ("2 more descriptors of pipe",)
-    os.close(reader)
-    os.close(writer)
-    assert held(set()).more_than(before) == ()
+def test_descriptor_that_is_left_open_is_seen(tmp_path: Path) -> None:
+    before = Traces.before(tmp_path)
+    with Path("/dev/null").open("rb") as file:
+        assert before.gone_back(tmp_path, 0) == [f"descriptor {file.fileno()}: /dev/null"]
+    assert before.gone_back(tmp_path, 0) == []
 
 
-def test_thread_that_goes_on_is_seen() -> None:
-    before, stop = held(set()), threading.Event()
+def test_thread_that_goes_on_is_seen(tmp_path: Path) -> None:
+    before, stop = Traces.before(tmp_path), threading.Event()
     thread = threading.Thread(target=stop.wait, name="left")
     thread.start()
-    (line,) = held(set()).more_than(before)
+    assert before.gone_back(tmp_path, 0) == ["thread left"]
     stop.set()
     thread.join()
-    assert "left" in line
+    assert before.gone_back(tmp_path) == []
 
 
 def test_directory_and_process_that_are_left_are_seen(tmp_path: Path) -> None:
-    mine = {str(tmp_path / "viommu-left")}
-    before = held(mine)
-    (tmp_path / "viommu-left").mkdir()
-    with subprocess.Popen(["sleep", "60"], env={**os.environ, MARK: str(tmp_path / "viommu-left")}) as process:
-        while str(process.pid) not in " ".join(held(mine).more_than(before)):
+    before, directory = Traces.before(tmp_path), tmp_path / "viommu-left"
+    directory.mkdir()
+    with subprocess.Popen(["sleep", "60"], env={**os.environ, MARK: str(directory)}) as process:
+        while not marked_processes(tmp_path):
             pass
-        assert held(mine).more_than(before) == (f"directory {tmp_path}/viommu-left", f"process {process.pid}")
+        left = " ".join(before.gone_back(tmp_path, 0))
         process.kill()
+    assert str(directory) in left
+    assert f"process {process.pid}" in left
 
 
 def test_figures_of_several_processes_add_up() -> None:
-    one = SoakFigures(
-        leases=3, works=3, faults={"a": 1, "b": 2}, wrong=["x"], seconds=2, lease_milliseconds=(5, 9), seed=7
-    )
-    other = SoakFigures(leases=4, works=4, faults={"b": 1}, leaked=["y"], seconds=3, lease_milliseconds=(6, 8), seed=8)
+    one = SoakFigures(leases=3, faults={"a": 1, "b": 2}, wrong=["x"], seconds=2, lease_milliseconds=(5, 9), seed=7)
+    other = SoakFigures(leases=4, faults={"b": 1}, leaked=["y"], seconds=3, lease_milliseconds=(6, 8), seed=8)
     both = merge([one, other])
-    assert (both.leases, both.works, both.faults, both.seconds) == (7, 7, {"a": 1, "b": 3}, 3)
+    assert (both.leases, both.faults, both.seconds) == (7, {"a": 1, "b": 3}, 3)
     assert (both.wrong, both.leaked, both.lease_milliseconds, both.seed) == (["x"], ["y"], (6, 9), 7)
     assert not both.is_clean
     assert not SoakFigures().is_clean

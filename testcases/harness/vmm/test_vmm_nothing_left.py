@@ -12,9 +12,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from leftovers import has_process, left_behind, marked_processes, shared_memory, wait_until_gone
+from leftovers import has_process, wait_until_gone
 
 from harness.artifacts.qemu import QemuBuild
+from harness.soak.leaks import left_behind, marked_processes, shared_memory
 from harness.vmm.qemu.capabilities import Capabilities
 
 _HARNESS = """

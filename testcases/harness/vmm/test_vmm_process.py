@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from leftovers import left_behind
 from vmm_rig import spec, stand_in, stopped
 
 from conftest import Start
 from harness.artifacts.qemu import QemuBuild
 from harness.errors import GuestCrashed, HostError, VmmCrashed, VmmDied, VmmStartError, VmmTimeout
+from harness.soak.leaks import left_behind
 from harness.vmm.protocol import FirmwareBoot, LinuxBoot
 from harness.vmm.qemu.capabilities import Capabilities
 from harness.vmm.qemu.command import Options

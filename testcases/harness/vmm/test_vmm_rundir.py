@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from leftovers import left_behind, wait_until_gone
+from leftovers import wait_until_gone
 from vmm_rig import stand_in
 
 from harness.errors import HostError
+from harness.soak.leaks import left_behind
 from harness.vmm.rundir import RunDirectory, sweep
 
 
