@@ -202,3 +202,97 @@ def {_LISTED}(iommu, {fixtures}):
     ran = run_pytest(tmp_path, 0, f"{body}", path=path, conftest=_LAB, options=("--iommu=intel",))
     assert list(ran.verdicts.values()) == [verdict], ran.output
     assert ran.status == status, ran.output
+
+
+_MACHINES = """
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from harness.report.record import Evidence
+
+seen = []
+
+@contextmanager
+def started(how, spec):
+    evidence = Evidence(spec=spec.to_json(), command="")
+    yield SimpleNamespace(
+        origin=how, spec=spec, unexplained_faults=lambda: (),
+        vmm=SimpleNamespace(evidence=lambda: evidence), guest=SimpleNamespace(problems=()),
+    )
+
+class Pool:
+    def start(self, spec):
+        return started("warm", spec)
+
+    def expect(self, spec):
+        seen.append(spec)
+
+@pytest.fixture(scope="session")
+def lab():
+    return SimpleNamespace(boot=lambda spec, options=None: started("cold", spec))
+
+@pytest.fixture(scope="session")
+def pool():
+    return Pool()
+
+@pytest.fixture
+def expected():
+    return seen
+"""
+_USES = """
+@case
+@pytest.mark.machine(devices=["edu,iommu=on"], iommu="intel")
+def test_warm(machine, expected):
+    assert machine.origin == os.environ["WARM_IS"]
+    assert [device.id for device in machine.spec.devices] == ["edu0"]
+    assert expected == []
+
+@case
+@pytest.mark.machine(boot="cold", iommu="virtio", memory_mib=256)
+def test_cold(machine, expected):
+    assert machine.origin == "cold"
+    assert (machine.spec.iommu.kind, machine.spec.memory_mib) == ("virtio", 256)
+    assert len(expected) == (os.environ["WARM_IS"] == "warm")
+
+@case
+@pytest.mark.machine(iommu="intel", devices=["edu,iommu=on,id=third"])
+def test_after(machine, expected):
+    assert [device.id for spec in expected for device in spec.devices] == ["third"] * (os.environ["WARM_IS"] == "warm")
+
+@case
+@pytest.mark.machine()
+def test_multiplied(machine, iommu):
+    assert machine.spec.iommu.kind == iommu
+
+@case
+@pytest.mark.machine(colour="green", iommu="intel")
+def test_field_that_there_is_not(machine):
+    pass
+
+@case
+def test_without_a_mark(machine):
+    pass
+"""
+
+
+@pytest.mark.parametrize(("options", "warm"), [((), "warm"), (("--viommu-cold",), "cold")], ids=["warm", "cold"])
+def test_a_mark_says_which_machine_a_case_has_and_how_it_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], warm: str
+) -> None:
+    monkeypatch.setenv("WARM_IS", warm)
+    ran = run_pytest(tmp_path, 0, _USES, conftest=_MACHINES, options=options)
+    asked = {"warm", "cold", "after", "multiplied"}
+    assert {name for name, verdict in ran.verdicts.items() if verdict == "pass"} == asked, ran.output
+    assert {name: ran.verdicts[name] for name in ran.verdicts.keys() - asked} == {
+        "field_that_there_is_not": "miss",
+        "without_a_mark": "miss",
+    }
+    by_iommu = [case.iommu for case in ran.record.cases if "multiplied" in case.id]
+    assert sorted(by_iommu) == ["intel", "virtio"]
+    origins = {
+        case.id.partition("::test_")[2]: [machine.origin for machine in case.machines] for case in ran.record.cases
+    }
+    assert origins["cold[virtio]"] == ["cold"]
+    assert origins["after[intel]"] == [warm]
