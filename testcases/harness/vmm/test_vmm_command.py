@@ -9,7 +9,7 @@ from vmm_rig import spec
 
 from harness.placement import Root, place
 from harness.spec import Device, Iommu, IommuKind, Machine
-from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot
+from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties
 from harness.vmm.qemu.command import Accelerator, Options, command_line, device
 from harness.vmm.qemu.wiring import HandWiring, HarnessWiring
@@ -107,6 +107,28 @@ def test_the_printed_command_means_the_same_words_to_a_shell() -> None:
 def test_interrupt_remapping_has_the_irqchip_that_it_needs_under_kvm() -> None:
     pairs = _line(spec(), Options(accelerator=Accelerator.KVM)).pairs
     assert ("-machine", "q35,kernel-irqchip=split") in pairs
+
+
+def test_memory_is_shared_with_its_file_by_the_machine_that_is_saved_and_by_no_other() -> None:
+    linux = LinuxBoot(kernel=Path("/k"), ram=Path("/ram"))
+    saved = SavedMachine(
+        ram=Path("/ram"),
+        state=Path("/state"),
+        option_roms=("pvh.bin",),
+        console=Path("/console"),
+        trace=Path("/trace"),
+        booted=linux,
+    )
+    words = {boot: list(_line(spec(), boot=boot)) for boot in (linux, replace(linux, ram=None), saved)}
+    backends = {boot: next(word for word in line if word.startswith("memory-backend")) for boot, line in words.items()}
+    assert list(backends.values()) == [
+        "memory-backend-file,id=ram.0,size=128M,mem-path=/ram,share=on",
+        "memory-backend-ram,id=ram.0,size=128M",
+        "memory-backend-file,id=ram.0,size=128M,mem-path=/ram,share=off",
+    ]
+    assert "-incoming" in words[saved]
+    assert "-kernel" not in words[saved]
+    assert words[saved][words[saved].index("-option-rom") + 1] == "pvh.bin"
 
 
 def test_sandbox_is_asked_for_where_it_is_to_be() -> None:
