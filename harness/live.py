@@ -29,6 +29,7 @@ __all__ = ["LiveMachine"]
 _PAGE = 4096
 _ECAM = re.compile(r"^\s*([0-9a-f]+)-[0-9a-f]+ : PCI (?:ECAM|MMCONFIG) 0000 ", re.MULTILINE)
 _PLUG_SECONDS = 30.0
+_MARK = b"the very page"
 _VFIO = ("vfio_iommu_type1", "vfio_pci")
 _UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 _FAULT_SECONDS = 3.0
@@ -194,6 +195,17 @@ class LiveMachine:
                 raise HarnessError(f"the page that the guest has at {frame:#x} holds something else for the host")
         return pages
 
+    def allocate_huge(self, shift: int) -> Pages:
+        """One huge page of the guest, of 2**shift bytes; errors as of `allocate`."""
+        pages = self.agent.page_allocate_huge(shift)
+        for at in (0, pages.size - _PAGE):
+            self.agent.page_write(pages, at, _MARK)
+            if self.vmm.memory.read(pages.frames[0] + at, len(_MARK)) != _MARK:
+                raise HarnessError(
+                    f"the huge page that the guest has at {pages.frames[0]:#x} is elsewhere for the host"
+                )
+        return pages
+
     def check_unmoved(self, pages: Pages) -> None:
         """See that pages are where they were when they were allocated.
 
@@ -223,11 +235,16 @@ class LiveMachine:
         self._require_modules(*_VFIO)
         self.agent.modprobe(*_VFIO)
 
-    def give_to_vfio(self, id: str) -> None:
-        """Bind a device to vfio-pci and open it in a container of its own.
+    def give_to_vfio(self, id: str, *, beside: str | None = None, by: Agent | None = None) -> None:
+        """Bind a device to vfio-pci and open it.
 
         Where interrupts are not remapped VFIO is told to put up with that: it refuses the device otherwise, and DMA is
         what this is for.
+
+        Args:
+            id: of the device.
+            beside: id of the device whose container it is put into; into one of its own when None.
+            by: who opens it; the agent when None.
 
         Raises:
             Unsupported: the kernel has no VFIO; the message names the option.
@@ -236,7 +253,7 @@ class LiveMachine:
         remapped = self.spec.iommu.kind is IommuKind.INTEL and place(self.spec).interrupt_remapping
         self.agent.write_file(_UNSAFE_INTERRUPTS, "N" if remapped else "Y")
         self.agent.pci_bind(self.address(id), "vfio-pci")
-        self.agent.vfio_open(self.address(id))
+        (by or self.agent).vfio_open(self.address(id), self.address(beside) if beside else None)
 
     def log_mark(self) -> int:
         """Sequence number of the last record in the guest's kernel log."""

@@ -47,6 +47,9 @@ class LiveEngine(Protocol):
     def iter_mappings(self, requester: int) -> Iterator[MappedRange]:
         """What a requester's tables map now."""
 
+    def structures(self, access: Access) -> Mapping[str, int]:
+        """Guest physical address of all that the IOMMU itself has to read from memory for an access, by its name."""
+
     def state(self, memory_file: str, devices: Mapping[str, int], comment: str) -> str:
         """All that it was made of but memory, as the text of a state file.
 
@@ -113,6 +116,9 @@ class _LiveVtd:
     def iter_mappings(self, requester: int) -> Iterator[MappedRange]:
         return self._engine.iter_mappings(requester)
 
+    def structures(self, access: Access) -> Mapping[str, int]:
+        return {step.what: step.address for step in self.explain(access).steps if step.address is not None}
+
 
 class _LiveVirtioIommu:
     """Submits to the model what the driver has submitted to QEMU."""
@@ -137,6 +143,10 @@ class _LiveVirtioIommu:
 
     def iter_mappings(self, requester: int) -> Iterator[MappedRange]:
         return self._engine.iter_mappings(requester)
+
+    def structures(self, access: Access) -> Mapping[str, int]:
+        """The queue of requests, by which it is told what is mapped (virtio 1.3, 5.13.2)."""
+        return {"descriptors of requestq": self._device.queue(0)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +195,12 @@ class _DeviceConfig:
         qtest.write_value(self.common + register, 0, Width.LONG)
         known = sum(Features)
         return Features(qtest.read_value(self.common + register + 4, Width.LONG) & known)
+
+    def queue(self, number: int) -> int:
+        """Where the descriptor table of a virtqueue is: queue_desc, behind queue_select (4.1.4.3)."""
+        qtest = self.function.qtest
+        qtest.write_value(self.common + 0x16, number, Width.WORD)
+        return qtest.read_value(self.common + 0x20, Width.QUAD)
 
 
 def _reserved_regions(vmm: QemuMachine) -> tuple[ReservedRegion, ...]:

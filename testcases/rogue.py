@@ -1,4 +1,4 @@
-"""What a malicious device does: the scenarios that several cases share.
+"""What a malicious device does: one DMA, and everything that is to be seen of it.
 
 The device is QEMU's edu, driven by the host behind the guest's back. Its buffer is all zeroes until something is
 loaded, and the guest's pages hold no zero byte, so that a write that gets through shows.
@@ -7,25 +7,26 @@ loaded, and the guest's pages hold no zero byte, so that a write that gets throu
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from harness.checks.dma import check_memory, check_outcome, check_reported, check_unreported
+from harness.checks.dma import check_bytes, check_memory, check_outcome, check_reported, check_unreported
 from harness.guest.agent import Pages
 from harness.live import LiveMachine
 from harness.model.access import AccessKind
 from harness.report.record import Finding
 
-__all__ = ["COUNT", "canary", "copy", "write", "write_over"]
+__all__ = ["COUNT", "canary", "copy", "read", "write", "write_in_parts", "write_over"]
 
 COUNT = 64
 """Bytes of a DMA."""
 
 _AT = 1024
+_PAGE = 4096
 
 
 def canary() -> bytes:
     """A page of random bytes, none of them zero."""
-    return bytes(random.choices(range(1, 256), k=4096))
+    return bytes(random.choices(range(1, 256), k=_PAGE))
 
 
 def write_over(live: LiveMachine, device: str, page: Pages, *, blocked: bool) -> Iterator[Finding]:
@@ -52,26 +53,88 @@ def write(
         device: an edu device.
         iova: address that it puts on the bus.
         aim: guest physical address where that leads if nothing stops it.
-        pages: pages to look at before and after.
+        pages: pages to look at before and after, beside that one.
         blocked: whether it must be stopped and reported; else it must get through, and nothing be reported.
         why: where that comes from.
         count: bytes.
     """
-    access, outcome, walk = live.expect(device, iova, AccessKind.WRITE, count)
-    yield from check_outcome(access, None if blocked else aim, outcome, walk, why)
+    yield from write_in_parts(live, device, iova, aim, *pages, parts=((count, blocked),), why=why)
+
+
+def write_in_parts(
+    live: LiveMachine, device: str, iova: int, aim: int, *pages: Pages, parts: Sequence[tuple[int, bool]], why: str
+) -> Iterator[Finding]:
+    """As `write`, where one DMA meets what stops it on its way.
+
+    Args:
+        live, device, iova, aim, pages, why: as for `write`.
+        parts: of each part, in the order of the addresses: its bytes, and whether it must be blocked. Not more than one
+            part is.
+    """
+    total, done = sum(count for count, _ in parts), 0
+    blocked_part, arrives, whole = None, range(0), ""
+    for count, blocked in parts:
+        access, outcome, walk = live.expect(device, iova + done, AccessKind.WRITE, count)
+        yield from check_outcome(access, None if blocked else aim + done, outcome, walk, why)
+        if blocked:
+            blocked_part = access
+        else:
+            arrives = range(arrives.start if arrives else done, done + count)
+        done, whole = done + count, walk
     mark = live.log_mark()
-    seen = live.store(device, iova, count, aim=aim, watch=[frame for held in pages for frame in held.frames])
-    reports = live.faults(access.requester, since=mark, wait=blocked)
+    aimed = range(aim & -_PAGE, aim + total, _PAGE)
+    watch = {*aimed, *(frame for held in pages for frame in held.frames)}
+    seen = live.store(device, iova, total, aim=aim, watch=watch)
+    reports = live.faults(access.requester, since=mark, wait=blocked_part is not None)
     for held in pages:
         live.check_unmoved(held)
-    yield from check_memory(access, seen, walk, blocked=blocked)
-    yield from check_reported(access, reports) if blocked else check_unreported(access, reports)
+    yield from check_memory(access, seen, whole, arrives=arrives)
+    yield from check_reported(blocked_part, reports) if blocked_part else check_unreported(access, reports)
+
+
+def read(
+    live: LiveMachine, device: str, iova: int, source: int, *, show: tuple[int, int], blocked: bool, why: str
+) -> Iterator[Finding]:
+    """Have a device read, and then write what it has into a page that it may write to; what is wrong.
+
+    Args:
+        live: the machine.
+        device: an edu device.
+        iova: address that it puts on the bus.
+        source: guest physical address where that leads if nothing stops it.
+        show: IOVA of memory that it may write to, and where that is.
+        blocked: whether the read must be stopped and reported, and give nothing of what stands there; else it must give
+            just that, and nothing be reported.
+        why: where that comes from.
+    """
+    access, outcome, walk = live.expect(device, iova, AccessKind.READ, COUNT)
+    yield from check_outcome(access, None if blocked else source, outcome, walk, why)
+    mark, there, before = live.log_mark(), live.vmm.memory.read(source, COUNT), live.vmm.memory.read(show[1], COUNT)
+    if blocked:
+        live.rogue(device).dma_to_device(iova, 0, COUNT)
+    else:
+        live.load(device, iova, source, COUNT)
+    live.rogue(device).dma_from_device(0, show[0], COUNT)
+    shown = live.vmm.memory.read(show[1], COUNT)
+    reports = live.faults(access.requester, since=mark, wait=blocked)
+    if shown == before:
+        yield Finding(subject=f"what {device} shows of its read", expected="anything", seen="it wrote nothing")
+    if not blocked:
+        yield from check_bytes(f"what {access} gave", there, shown)
+        yield from check_unreported(access, reports)
+        return
+    if not any(there):
+        raise ValueError(f"{access} would not show: there stand zeroes, which a read that is blocked gives too")
+    for n, (a, b) in enumerate(zip(shown, there, strict=True)):
+        if a == b != 0:
+            yield Finding(subject=f"byte {n} of what {access} gave", expected="not what stands there", seen=f"{a:#04x}")
+    yield from check_reported(access, reports)
 
 
 def copy(live: LiveMachine, device: str) -> Iterator[Finding]:
     """Have a device copy from one page of the guest into another, at their guest physical addresses."""
     source, target = live.allocate(1, canary()), live.allocate(1, canary())
-    read, outcome, walk = live.expect(device, source.frames[0], AccessKind.READ, COUNT)
-    yield from check_outcome(read, source.frames[0], outcome, walk, f"DMA mode {live.spec.dma_mode}")
-    live.load(device, source.frames[0], source.frames[0], COUNT)
+    why = f"DMA mode {live.spec.dma_mode}"
+    own, shown = source.frames[0], target.frames[0] + 2048
+    yield from read(live, device, own, own, show=(shown, shown), blocked=False, why=why)
     yield from write_over(live, device, target, blocked=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from machines import spec
+from rogue import canary
 from traffic import check_disk, check_network
 
 from harness.checks.inventory import check_groups
@@ -11,7 +12,10 @@ from harness.checks.judge import judge
 from harness.checks.work import check_platform_access, check_untranslated
 from harness.live import LiveMachine
 from harness.plugin import Lease
+from harness.report.record import Finding
 from harness.spec import IommuKind
+
+_DRIVER_BYTES = 4 << 20
 
 
 @pytest.mark.claim("CH-1", "VQ-8")
@@ -42,3 +46,27 @@ def test_virtio_without_access_platform_goes_around_the_iommu(machine: LiveMachi
     judge(check_untranslated(nic, machine.mappings(nic)))
     covered = machine.topology.only(nic)
     judge(check_groups(covered, [g for g in machine.agent.iommu_groups() if machine.address(nic) in g.devices]))
+
+
+@pytest.mark.claim("IV-1", "CH-1")
+@pytest.mark.machine(devices=["virtio-blk,iommu=on", "edu,iommu=on"])
+def test_a_kernel_driver_maps_what_it_needs_and_no_more(machine: LiveMachine) -> None:
+    """What virtio-blk's driver has mapped, walked by the model, is a little RAM that is not anybody's; edu has nothing.
+
+    The canary is a page of another process: no mapping of the driver's leads to it.
+    """
+    page = machine.allocate(1, canary())
+    mapped = machine.mappings("virtio-blk0")
+    total, ram = sum(mapping.size for mapping in mapped), machine.spec.memory_mib << 20
+    subject = "what the model finds mapped for virtio-blk0"
+    if not 0 < total <= _DRIVER_BYTES:
+        judge([Finding(subject=subject, expected=f"1 to {_DRIVER_BYTES} bytes: its queues", seen=f"{total} bytes")])
+    judge(
+        Finding(subject=subject, expected=f"RAM, below {ram:#x}, and not {page.frames[0]:#x}", seen=str(mapping))
+        for mapping in mapped
+        if mapping.address + mapping.size > ram or 0 <= page.frames[0] - mapping.address < mapping.size
+    )
+    judge(
+        Finding(subject="what is mapped for edu0", expected="nothing: no driver holds it", seen=str(mapping))
+        for mapping in machine.mappings("edu0")
+    )

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 
 import block
+import child
 import files
 import memory
 import network
@@ -26,6 +27,7 @@ import wake
 OPERATIONS: dict[str, Callable[..., object]] = {
     "ping": lambda: {"pid": os.getpid(), "release": os.uname().release},
     **block.OPERATIONS,
+    **child.OPERATIONS,
     **files.OPERATIONS,
     **memory.OPERATIONS,
     **network.OPERATIONS,

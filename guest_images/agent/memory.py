@@ -11,24 +11,31 @@ import struct
 from collections.abc import Callable
 
 PAGE = 4096
+_HUGE_SHIFT = 26  # Linux, include/uapi/asm-generic/hugetlb_encode.h
 
 
 class Pages:
-    """A populated shared mapping, found in /proc/self/maps by the name of its memfd (the agent has no ctypes)."""
+    """A populated shared mapping.
 
-    def __init__(self, name: str, count: int) -> None:
-        self.count = count
-        self.fd = os.memfd_create(name)
-        os.ftruncate(self.fd, count * PAGE)
-        self.map = mmap.mmap(self.fd, count * PAGE, mmap.MAP_SHARED | mmap.MAP_POPULATE)
-        with open("/proc/self/maps") as maps:
-            self.address = next(int(line.split("-")[0], 16) for line in maps if f"/memfd:{name} " in line)
+    Args:
+        fd: a memfd.
+        name: of that.
+        count: its pages.
+        size: bytes of each.
+    """
+
+    def __init__(self, fd: int, name: str, count: int, size: int) -> None:
+        self.fd, self.count, self.size = fd, count, size
+        self.map = mmap.mmap(fd, count * size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        self.address = address_of(f"/memfd:{name} ")
 
     def frames(self) -> list[int]:
         """Guest physical address of each page. Linux, Documentation/admin-guide/mm/pagemap.rst."""
+        entries: list[int] = []
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-            pagemap.seek(self.address // PAGE * 8)
-            entries = struct.unpack(f"<{self.count}Q", pagemap.read(8 * self.count))
+            for page in range(self.count):
+                pagemap.seek((self.address + page * self.size) // PAGE * 8)
+                entries += struct.unpack("<Q", pagemap.read(8))
         if not all(entry >> 63 for entry in entries):
             raise RuntimeError("a page that was populated is not present")
         return [(entry & ((1 << 55) - 1)) * PAGE for entry in entries]
@@ -37,14 +44,48 @@ class Pages:
 allocated: dict[int, Pages] = {}
 
 
+def address_of(name: str) -> int:
+    """Where what /proc/self/maps shows under that name is mapped, the last of them: the agent has no ctypes."""
+    with open("/proc/self/maps") as maps:
+        return [int(line.split("-")[0], 16) for line in maps if name in line][-1]
+
+
 def page_allocate(count: int, fill: str) -> dict[str, object]:
     """Allocate pages and fill them with the hex bytes `fill`, repeated. Their handle and physical addresses."""
-    handle = len(allocated) + 1
-    pages = Pages(f"viommu-{handle}", count)
+    pages = _allocate(count, PAGE, 0)
     pattern = bytes.fromhex(fill)
     pages.map[:] = (pattern * (count * PAGE // len(pattern) + 1))[: count * PAGE]
+    return _hold(pages)
+
+
+def page_allocate_huge(shift: int) -> dict[str, object]:
+    """Allocate one huge page of 2**shift bytes, all zeroes."""
+    return _hold(_allocate(1, 1 << shift, os.MFD_HUGETLB | shift << _HUGE_SHIFT))
+
+
+def _allocate(count: int, size: int, flags: int) -> Pages:
+    name = f"viommu-{os.getpid()}-{len(allocated) + 1}"
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | flags)
+    os.ftruncate(fd, count * size)
+    return Pages(fd, name, count, size)
+
+
+def page_adopt(pid: int, fd: int, name: str, count: int) -> dict[str, object]:
+    """Share the pages that another agent holds, as `page_holder` there tells of them."""
+    return _hold(Pages(os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), name, count, PAGE))
+
+
+def page_holder(handle: int) -> dict[str, object]:
+    """What another agent needs to share pages."""
+    fd = allocated[handle].fd
+    name = os.readlink(f"/proc/self/fd/{fd}").removeprefix("/memfd:").removesuffix(" (deleted)")
+    return {"pid": os.getpid(), "fd": fd, "name": name, "count": allocated[handle].count}
+
+
+def _hold(pages: Pages) -> dict[str, object]:
+    handle = len(allocated) + 1
     allocated[handle] = pages
-    return {"handle": handle, "frames": pages.frames()}
+    return {"handle": handle, "frames": pages.frames(), "size": pages.size}
 
 
 def page_read(handle: int, offset: int, size: int) -> str:
@@ -64,5 +105,6 @@ def page_frames(handle: int) -> list[int]:
 
 
 OPERATIONS: dict[str, Callable[..., object]] = {
-    f.__name__: f for f in (page_allocate, page_read, page_write, page_frames)
+    f.__name__: f
+    for f in (page_allocate, page_allocate_huge, page_adopt, page_holder, page_read, page_write, page_frames)
 }

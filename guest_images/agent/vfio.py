@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import struct
 from collections.abc import Callable
@@ -11,66 +12,132 @@ import memory
 
 _GET_API_VERSION, _CHECK_EXTENSION, _SET_IOMMU = (0x3B64 + n for n in range(3))
 _GROUP_GET_STATUS, _GROUP_SET_CONTAINER, _, _GROUP_GET_DEVICE_FD = (0x3B67 + n for n in range(4))
-_MAP_DMA, _UNMAP_DMA = 0x3B71, 0x3B72
+_DEVICE_RESET = 0x3B6F
+_GET_INFO, _MAP_DMA, _UNMAP_DMA = 0x3B70, 0x3B71, 0x3B72
 _TYPE1V2_IOMMU = 3
 _GROUP_FLAGS_VIABLE = 1
 _DMA_MAP_FLAG = {"r": 1, "w": 2, "rw": 3}
+_CAP_IOVA_RANGE, _CAP_AVAILABLE = 1, 3
+_BAR_SHIFT = 40  # drivers/vfio/pci: VFIO_PCI_INDEX_TO_OFFSET; a BAR's index is its number
 
 
 class Container:
-    """One container with one group and one device in it."""
+    """A container, with the groups and devices that are in it, by group number and by address."""
 
-    def __init__(self, address: str) -> None:
-        group = os.path.basename(os.readlink(f"/sys/bus/pci/devices/{address}/iommu_group"))
+    def __init__(self) -> None:
         self.fd = os.open("/dev/vfio/vfio", os.O_RDWR)
         if not fcntl.ioctl(self.fd, _CHECK_EXTENSION, _TYPE1V2_IOMMU):
             raise RuntimeError("VFIO has no type 1 (v2) IOMMU")
-        self.group = os.open(f"/dev/vfio/{group}", os.O_RDWR)
-        status = bytearray(struct.pack("<II", 8, 0))
-        fcntl.ioctl(self.group, _GROUP_GET_STATUS, status)
-        if not struct.unpack("<II", status)[1] & _GROUP_FLAGS_VIABLE:
-            raise RuntimeError(f"group {group} is not viable: another of its devices is bound to a host driver")
-        fcntl.ioctl(self.group, _GROUP_SET_CONTAINER, struct.pack("<i", self.fd))
-        fcntl.ioctl(self.fd, _SET_IOMMU, _TYPE1V2_IOMMU)
+        self.groups: dict[str, int] = {}
+        self.devices: dict[str, int] = {}
+
+    def add(self, address: str) -> None:
+        """Put a function, with its group, in."""
+        number = os.path.basename(os.readlink(f"/sys/bus/pci/devices/{address}/iommu_group"))
+        if number not in self.groups:
+            self.groups[number] = self._join(number)
         # A mutable buffer makes fcntl.ioctl return the call's result, the new descriptor, and not the buffer.
-        self.device = fcntl.ioctl(self.group, _GROUP_GET_DEVICE_FD, bytearray(address.encode() + b"\0"))
+        name = bytearray(address.encode() + b"\0")
+        self.devices[address] = fcntl.ioctl(self.groups[number], _GROUP_GET_DEVICE_FD, name)
 
-    def map(self, virtual: int, iova: int, size: int, permission: str) -> None:
-        """VFIO_IOMMU_MAP_DMA."""
-        request = struct.pack("<IIQQQ", 32, _DMA_MAP_FLAG[permission], virtual, iova, size)
-        fcntl.ioctl(self.fd, _MAP_DMA, request)
+    def _join(self, number: str) -> int:
+        group = os.open(f"/dev/vfio/{number}", os.O_RDWR)
+        try:
+            _see_viable(group, number)
+            fcntl.ioctl(group, _GROUP_SET_CONTAINER, struct.pack("<i", self.fd))
+            if not self.groups:
+                fcntl.ioctl(self.fd, _SET_IOMMU, _TYPE1V2_IOMMU)
+        except BaseException:
+            os.close(group)
+            raise
+        return group
 
-    def unmap(self, iova: int, size: int) -> int:
-        """VFIO_IOMMU_UNMAP_DMA; the bytes that were unmapped."""
-        request = bytearray(struct.pack("<IIQQ", 24, 0, iova, size))
-        fcntl.ioctl(self.fd, _UNMAP_DMA, request)
-        return int(struct.unpack("<IIQQ", request)[3])
+    def remove(self, address: str) -> None:
+        """Take a function out; with the last one everything is closed."""
+        os.close(self.devices.pop(address))
+        if not self.devices:
+            for fd in (*self.groups.values(), self.fd):
+                os.close(fd)
+
+
+def _see_viable(group: int, number: str) -> None:
+    status = bytearray(struct.pack("<II", 8, 0))
+    fcntl.ioctl(group, _GROUP_GET_STATUS, status)
+    if not struct.unpack("<II", status)[1] & _GROUP_FLAGS_VIABLE:
+        raise RuntimeError(f"group {number} is not viable: another of its devices is bound to a host driver")
 
 
 containers: dict[str, Container] = {}
 
 
-def vfio_open(address: str) -> None:
-    """Put a function that is bound to vfio-pci, with its group, into a container of its own."""
-    containers[address] = Container(address)
+def vfio_open(address: str, beside: str | None) -> None:
+    """Put a function that is bound to vfio-pci, with its group, into a container: its own, or that of another one."""
+    container = containers[beside] if beside else Container()
+    try:
+        container.add(address)
+    except BaseException:
+        if not container.groups:
+            os.close(container.fd)
+        raise
+    containers[address] = container
 
 
-def vfio_map(address: str, handle: int, iova: int, permission: str) -> None:
-    """Map the pages of a handle at an IOVA (bytes), for reading, writing or both by the device ("r", "w", "rw")."""
-    pages = memory.allocated[handle]
-    containers[address].map(pages.address, iova, pages.count * memory.PAGE, permission)
+def vfio_map(address: str, handle: int, iova: int, permission: str, offset: int, size: int) -> None:
+    """Map some of the pages of a handle, from `offset` on, at an IOVA (bytes): "r", "w" or "rw" for the device."""
+    _map(address, memory.allocated[handle].address + offset, iova, permission, size)
+
+
+def vfio_map_bar(address: str, owner: str, bar: int, iova: int, size: int) -> None:
+    """Map the start of a BAR of another device in VFIO's hands: DMA from peer to peer."""
+    device = containers[owner].devices[owner]
+    window = mmap.mmap(device, size, mmap.MAP_SHARED, offset=bar << _BAR_SHIFT)
+    windows.append(window)
+    _map(address, memory.address_of("[vfio-device]"), iova, "rw", size)
+
+
+windows: list[mmap.mmap] = []
+
+
+def _map(address: str, virtual: int, iova: int, permission: str, size: int) -> None:
+    request = struct.pack("<IIQQQ", 32, _DMA_MAP_FLAG[permission], virtual, iova, size)
+    fcntl.ioctl(containers[address].fd, _MAP_DMA, request)
 
 
 def vfio_unmap(address: str, iova: int, size: int) -> int:
     """Unmap a range; the bytes that were mapped there."""
-    return containers[address].unmap(iova, size)
+    request = bytearray(struct.pack("<IIQQ", 24, 0, iova, size))
+    fcntl.ioctl(containers[address].fd, _UNMAP_DMA, request)
+    return int(struct.unpack("<IIQQ", request)[3])
+
+
+def vfio_reset(address: str) -> None:
+    """Reset a device."""
+    fcntl.ioctl(containers[address].devices[address], _DEVICE_RESET)
+
+
+def vfio_limits(address: str) -> dict[str, object]:
+    """What a container can map: page sizes (a mask), ranges of IOVAs (first and last byte), mappings still allowed."""
+    size = 4096
+    info = bytearray(struct.pack("<II", size, 0) + bytes(size - 8))
+    fcntl.ioctl(containers[address].fd, _GET_INFO, info)
+    _, _, page_sizes, at = struct.unpack_from("<IIQI", info)
+    found: dict[str, object] = {"page_sizes": page_sizes, "ranges": [], "mappings": 0}
+    while at:
+        kind, _, following = struct.unpack_from("<HHI", info, at)
+        if kind == _CAP_IOVA_RANGE:
+            (count,) = struct.unpack_from("<I", info, at + 8)
+            found["ranges"] = [struct.unpack_from("<QQ", info, at + 16 + 16 * n) for n in range(count)]
+        elif kind == _CAP_AVAILABLE:
+            (found["mappings"],) = struct.unpack_from("<I", info, at + 8)
+        at = following
+    return found
 
 
 def vfio_close(address: str) -> None:
-    """Close device, group and container: the kernel then takes every mapping away."""
-    container = containers.pop(address)
-    for fd in (container.device, container.group, container.fd):
-        os.close(fd)
+    """Close a device; with the last one of a container the kernel takes every mapping of that away."""
+    containers.pop(address).remove(address)
 
 
-OPERATIONS: dict[str, Callable[..., object]] = {f.__name__: f for f in (vfio_open, vfio_map, vfio_unmap, vfio_close)}
+OPERATIONS: dict[str, Callable[..., object]] = {
+    f.__name__: f for f in (vfio_open, vfio_map, vfio_map_bar, vfio_unmap, vfio_reset, vfio_limits, vfio_close)
+}

@@ -6,7 +6,7 @@ and looked at memory does not judge; this module does no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.guest.faults import ReportedFault
 from harness.model.access import Access, AccessKind, Bypassed, Fault, Outcome, Translated
@@ -44,21 +44,28 @@ def check_outcome(access: Access, target: int | None, outcome: Outcome, walk: st
         )
 
 
-def check_memory(access: Access, seen: DmaSeen, walk: str, *, blocked: bool) -> Iterator[Finding]:
-    """Memory holds the payload where it was aimed, or nowhere, and is unchanged everywhere else that was looked at.
+def check_memory(access: Access, seen: DmaSeen, walk: str, *, arrives: range) -> Iterator[Finding]:
+    """Memory holds the payload where it was aimed, or what must arrive of it, and is unchanged everywhere else.
+
+    Args:
+        access: the DMA.
+        seen: memory before and after.
+        walk: how the model came to what it says of it, for a person.
+        arrives: which bytes of the payload must arrive; an empty range where all of it must be blocked.
 
     Raises:
         ValueError: the case could not fail: nobody looked where the payload would stand, or it stood there before.
     """
-    pages = ((b, seen.aim - a) for a, b in seen.before.items())
-    old = next((b[at:][: len(seen.payload)] for b, at in pages if 0 <= at < len(b)), b"")
-    if len(old) != len(seen.payload) or old == seen.payload:
-        raise ValueError(f"a DMA to {seen.aim:#x} would not show: there stood {old.hex(' ') or 'nothing looked at'}")
-    target = None if blocked else seen.aim
+    old = [_byte(seen.before, seen.aim + n) for n in range(len(seen.payload))]
+    for part in (arrives, [n for n in range(len(old)) if n not in arrives]):
+        if any(old[n] is None for n in part) or (part and all(old[n] == seen.payload[n] for n in part)):
+            there = " ".join("??" if byte is None else f"{byte:02x}" for byte in old)
+            raise ValueError(f"a DMA to {seen.aim:#x} would not show: there stood {there} (??: nobody looked)")
     for start, before in sorted(seen.before.items()):
         wanted = bytearray(before)
-        if target is not None and start <= target and target + len(seen.payload) <= start + len(before):
-            wanted[target - start : target - start + len(seen.payload)] = seen.payload
+        for n in arrives:
+            if 0 <= seen.aim + n - start < len(before):
+                wanted[seen.aim + n - start] = seen.payload[n]
         after = seen.after[start]
         if after != wanted:
             first = next(i for i, (a, b) in enumerate(zip(after, wanted, strict=True)) if a != b) & ~7
@@ -69,6 +76,10 @@ def check_memory(access: Access, seen: DmaSeen, walk: str, *, blocked: bool) -> 
                 seen=after[first : first + 16].hex(" "),
                 detail=walk,
             )
+
+
+def _byte(pages: Mapping[int, bytes], address: int) -> int | None:
+    return next((page[address - start] for start, page in pages.items() if 0 <= address - start < len(page)), None)
 
 
 def check_bytes(subject: str, wanted: bytes, seen: bytes) -> Iterator[Finding]:

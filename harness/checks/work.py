@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import errno
+from collections.abc import Callable, Collection, Iterator
 
+from harness.errors import AgentError
 from harness.guest.agent import Function
 from harness.model.access import Mapping
 from harness.model.topology import PciFunction
 from harness.report.record import Finding
 
-__all__ = ["check_driver", "check_platform_access", "check_same_mappings", "check_translated", "check_untranslated"]
+__all__ = [
+    "check_driver",
+    "check_platform_access",
+    "check_refused",
+    "check_same_mappings",
+    "check_translated",
+    "check_untranslated",
+]
 
 _ACCESS_PLATFORM = 33  # VIRTIO_F_ACCESS_PLATFORM, virtio 1.3, 6 (reserved feature bits)
 
@@ -54,6 +63,24 @@ def check_untranslated(what: str, mappings: Collection[Mapping]) -> Iterator[Fin
     """The driver of a device that works has no mapping: its DMA goes around the IOMMU."""
     for mapping in mappings:
         yield Finding(subject=f"what the model finds mapped for {what}", expected="nothing", seen=str(mapping))
+
+
+def check_refused(what: str, why: str, attempt: Callable[..., object], *arguments: object) -> Iterator[Finding]:
+    """The guest's kernel refuses something, for that reason.
+
+    Args:
+        what: is attempted, for people.
+        why: name of the error number ("EEXIST").
+        attempt: does it, by the agent.
+        arguments: of that.
+    """
+    try:
+        attempt(*arguments)
+        seen = "it was done"
+    except AgentError as error:
+        seen = error.message
+    if f"[Errno {getattr(errno, why)}]" not in seen:
+        yield Finding(subject=what, expected=f"a refusal: {why}", seen=seen)
 
 
 def check_same_mappings(what: str, before: Collection[Mapping], after: Collection[Mapping]) -> Iterator[Finding]:

@@ -18,7 +18,10 @@ import msgspec
 from harness.errors import AgentError, GuestUnreachable
 from harness.vmm.protocol import Port
 
-__all__ = ["Agent", "Function", "Group", "LogRecord", "Pages"]
+__all__ = ["PAGE", "Agent", "ChildAgent", "Function", "Group", "LogRecord", "Pages", "VfioLimits"]
+
+PAGE = 4096
+"""Bytes of a page."""
 
 _T = TypeVar("_T")
 _START_SECONDS = 30.0
@@ -58,10 +61,20 @@ class LogRecord:
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """Pages of guest RAM held by the agent: its handle for them, and the guest physical address of each."""
+    """Pages of guest RAM held by the agent: its handle for them, the guest physical address of each, its bytes."""
 
     handle: int
     frames: tuple[int, ...]
+    size: int = PAGE
+
+
+@dataclass(frozen=True, slots=True)
+class VfioLimits:
+    """What a VFIO container can map: page sizes (a mask of bytes), ranges of IOVAs, mappings still allowed (or 0)."""
+
+    page_sizes: int
+    ranges: tuple[tuple[int, int], ...]
+    mappings: int
 
 
 class Agent:
@@ -137,6 +150,10 @@ class Agent:
         """Allocate pages of 4096 bytes, filled with a repeated pattern."""
         return self._call("page_allocate", {"count": count, "fill": fill.hex()}, Pages)
 
+    def page_allocate_huge(self, shift: int) -> Pages:
+        """Allocate one huge page of 2**shift bytes, all zeroes."""
+        return self._call("page_allocate_huge", {"shift": shift}, Pages, 30.0)
+
     def page_read(self, pages: Pages, offset: int, size: int) -> bytes:
         """Bytes of the pages, as the guest's CPU sees them."""
         return _bytes(self._call("page_read", {"handle": pages.handle, "offset": offset, "size": size}, str))
@@ -149,22 +166,51 @@ class Agent:
         """Where the pages are now; the kernel may have moved them."""
         return self._call("page_frames", {"handle": pages.handle}, tuple[int, ...])
 
-    def vfio_open(self, address: str) -> None:
-        """Put a function bound to vfio-pci into a VFIO container of its own."""
-        self._call("vfio_open", {"address": address}, type(None))
+    def vfio_open(self, address: str, beside: str | None = None) -> None:
+        """Put a function bound to vfio-pci into a VFIO container: of its own, or that of another function."""
+        self._call("vfio_open", {"address": address, "beside": beside}, type(None))
 
-    def vfio_map(self, address: str, pages: Pages, iova: int, permission: str = "rw") -> None:
-        """Map the pages for the device at an IOVA: "r", "w" or "rw"."""
-        arguments = {"address": address, "handle": pages.handle, "iova": iova, "permission": permission}
-        self._call("vfio_map", arguments, type(None))
+    def vfio_map(
+        self, address: str, pages: Pages, iova: int, permission: str = "rw", *, offset: int = 0, size: int | None = None
+    ) -> None:
+        """Map pages for the device at an IOVA: "r", "w" or "rw".
+
+        Args:
+            address: of the function.
+            pages: what is mapped,
+            iova: where, in bytes.
+            permission: what the device may do.
+            offset: into the pages, bytes.
+            size: bytes; up to the end of the pages when None.
+        """
+        size = len(pages.frames) * pages.size - offset if size is None else size
+        arguments = {"handle": pages.handle, "iova": iova, "permission": permission, "offset": offset, "size": size}
+        self._call("vfio_map", {"address": address, **arguments}, type(None), 30.0)
+
+    def vfio_map_bar(self, address: str, owner: str, bar: int, iova: int, size: int) -> None:
+        """Map the start of a BAR of another function in VFIO's hands for the device: DMA from peer to peer."""
+        arguments = {"address": address, "owner": owner, "bar": bar, "iova": iova, "size": size}
+        self._call("vfio_map_bar", arguments, type(None))
 
     def vfio_unmap(self, address: str, iova: int, size: int) -> int:
         """Unmap a range (bytes); the bytes that were mapped."""
-        return self._call("vfio_unmap", {"address": address, "iova": iova, "size": size}, int)
+        return self._call("vfio_unmap", {"address": address, "iova": iova, "size": size}, int, 30.0)
+
+    def vfio_reset(self, address: str) -> None:
+        """Reset a device."""
+        self._call("vfio_reset", {"address": address}, type(None))
+
+    def vfio_limits(self, address: str) -> VfioLimits:
+        """What the container of a function can map."""
+        return self._call("vfio_limits", {"address": address}, VfioLimits)
 
     def vfio_close(self, address: str) -> None:
-        """Close the container: all its mappings go."""
+        """Close a device; with the last one in its container all mappings of that go."""
         self._call("vfio_close", {"address": address}, type(None))
+
+    def child(self) -> ChildAgent:
+        """Another agent, in a process of its own, which can be killed with all that it holds."""
+        return ChildAgent(self, self._call("child_start", {}, int))
 
     def block_device(self, address: str) -> str:
         """Device node of a virtio-blk."""
@@ -223,6 +269,32 @@ class Agent:
         if answer.id == _ENDED:
             raise AgentError(f"{op}: the agent in the guest ended: {answer.error}")
         return answer
+
+
+class ChildAgent(Agent):
+    """An agent that another one has started, and through which it is asked.
+
+    Args:
+        parent: that one.
+        pid: its process id in the guest.
+    """
+
+    def __init__(self, parent: Agent, pid: int) -> None:
+        self._parent = parent
+        self.pid = pid
+
+    def adopt(self, pages: Pages) -> Pages:
+        """Share pages that its parent holds; they outlive it."""
+        holder = self._parent._call("page_holder", {"handle": pages.handle}, dict[str, object])
+        return self._call("page_adopt", holder, Pages)
+
+    def kill(self) -> None:
+        """End it with SIGKILL, and wait until it is gone."""
+        self._parent._call("child_kill", {"pid": self.pid}, type(None), 15.0)
+
+    def _call(self, op: str, args: dict[str, object], type: type[_T], deadline_seconds: float = 10.0) -> _T:
+        told = {"pid": self.pid, "op": op, "args": args}
+        return self._parent._call("child_call", told, type, deadline_seconds + _START_SECONDS)
 
 
 class _Answer(msgspec.Struct):

@@ -151,9 +151,12 @@ def _work(machine: LiveMachine, random: Random) -> list[Finding]:
 
 
 def _wrong_about(fault: InjectedFault, machine: LiveMachine) -> str:
-    """Break a machine and use it; what was wrong with what was told of that, empty where nothing was."""
-    fault.does(machine)
+    """Break a machine and use it; what was wrong with what was told of that, empty where nothing was.
+
+    On a busy host a fault can be noticed while it is still being injected.
+    """
     try:
+        fault.does(machine)
         fault.uses(machine)
     except HarnessError as error:
         told = f"{type(error).__name__} ({error.verdict}): {error.message}"

@@ -10,6 +10,8 @@ from harness.model.access import Access, AccessKind, Bypassed, BypassReason
 from harness.observations import DmaSeen
 
 PAYLOAD = bytes(range(1, 17))
+ALL = range(16)
+NOTHING = range(0)
 BEFORE = {0x1000: b"\xa5" * 4096, 0x3000: b"\x5a" * 4096}
 IOVA = 0x12345400
 WRITE = Access(requester=0x20, iova=IOVA, length=16, kind=AccessKind.WRITE)
@@ -27,15 +29,15 @@ def seen(*pokes: tuple[int, bytes], aim: int = 0x1400) -> DmaSeen:
 
 
 def test_payload_at_its_target_gives_no_finding() -> None:
-    assert list(check_memory(WRITE, seen((0x1400, PAYLOAD)), "", blocked=False)) == []
+    assert list(check_memory(WRITE, seen((0x1400, PAYLOAD)), "", arrives=ALL)) == []
 
 
 def test_untouched_memory_after_a_blocked_write_gives_no_finding() -> None:
-    assert list(check_memory(WRITE, seen(), "", blocked=True)) == []
+    assert list(check_memory(WRITE, seen(), "", arrives=NOTHING)) == []
 
 
 def test_memory_changed_by_a_write_that_must_be_blocked_is_found() -> None:
-    (finding,) = check_memory(WRITE, seen((0x1400, PAYLOAD)), "the walk", blocked=True)
+    (finding,) = check_memory(WRITE, seen((0x1400, PAYLOAD)), "the walk", arrives=NOTHING)
     assert finding.subject.startswith("memory at 0x1400 after ")
     assert finding.expected == "a5 " * 15 + "a5 (unchanged)"
     assert finding.seen == PAYLOAD.hex(" ")
@@ -43,44 +45,55 @@ def test_memory_changed_by_a_write_that_must_be_blocked_is_found() -> None:
 
 
 def test_payload_that_did_not_arrive_is_found() -> None:
-    (finding,) = check_memory(WRITE, seen(), "", blocked=False)
+    (finding,) = check_memory(WRITE, seen(), "", arrives=ALL)
     assert finding.expected == PAYLOAD.hex(" ") + " (payload)"
     assert finding.seen == "a5 " * 15 + "a5"
 
 
 def test_payload_that_arrived_in_part_is_found() -> None:
-    (finding,) = check_memory(WRITE, seen((0x1400, PAYLOAD[:12])), "", blocked=False)
+    (finding,) = check_memory(WRITE, seen((0x1400, PAYLOAD[:12])), "", arrives=ALL)
     assert finding.subject.startswith("memory at 0x1408 ")
 
 
 @pytest.mark.parametrize("beside", [0x13FF, 0x1410, 0x1000, 0x1FFF, 0x3000, 0x3400])
 def test_byte_changed_beside_the_target_is_found(beside: int) -> None:
-    (finding,) = check_memory(WRITE, seen((0x1400, PAYLOAD), (beside, b"\0")), "", blocked=False)
+    (finding,) = check_memory(WRITE, seen((0x1400, PAYLOAD), (beside, b"\0")), "", arrives=ALL)
     assert finding.subject.startswith(f"memory at {beside & ~7:#x} ")
 
 
 def test_byte_changed_on_another_page_is_called_unchanged_and_not_payload() -> None:
-    (finding,) = check_memory(WRITE, seen((0x1400, PAYLOAD), (0x3400, PAYLOAD)), "", blocked=False)
+    (finding,) = check_memory(WRITE, seen((0x1400, PAYLOAD), (0x3400, PAYLOAD)), "", arrives=ALL)
     assert finding.expected.endswith("(unchanged)")
 
 
 def test_payload_in_the_wrong_place_is_found_there_and_at_the_target() -> None:
-    findings = list(check_memory(WRITE, seen((0x3400, PAYLOAD)), "", blocked=False))
+    findings = list(check_memory(WRITE, seen((0x3400, PAYLOAD)), "", arrives=ALL))
     assert [finding.subject.split()[2] for finding in findings] == ["0x1400", "0x3400"]
 
 
-@pytest.mark.parametrize("blocked", [True, False])
+@pytest.mark.parametrize("arrives", [NOTHING, ALL, range(8, 16)])
 @pytest.mark.parametrize("aim", [0x9000, 0x1FF8, 0xFF8])
-def test_aim_that_nobody_looked_at_is_a_wrong_case(aim: int, blocked: bool) -> None:
+def test_aim_that_nobody_looked_at_is_a_wrong_case(aim: int, arrives: range) -> None:
     with pytest.raises(ValueError, match="would not show"):
-        list(check_memory(WRITE, seen(aim=aim), "", blocked=blocked))
+        list(check_memory(WRITE, seen(aim=aim), "", arrives=arrives))
 
 
-@pytest.mark.parametrize("blocked", [True, False])
-def test_payload_that_stood_there_before_is_a_wrong_case(blocked: bool) -> None:
+@pytest.mark.parametrize("arrives", [NOTHING, ALL, range(8, 16)])
+def test_payload_that_stood_there_before_is_a_wrong_case(arrives: range) -> None:
     same = DmaSeen(before={0x1000: PAYLOAD}, after={0x1000: PAYLOAD}, payload=PAYLOAD, aim=0x1000)
     with pytest.raises(ValueError, match="would not show"):
-        list(check_memory(WRITE, same, "", blocked=blocked))
+        list(check_memory(WRITE, same, "", arrives=arrives))
+
+
+def test_payload_that_must_arrive_in_part_gives_no_finding_when_it_does() -> None:
+    assert list(check_memory(WRITE, seen((0x1408, PAYLOAD[8:])), "", arrives=range(8, 16))) == []
+
+
+@pytest.mark.parametrize("arrived", [PAYLOAD, PAYLOAD[8:12]])
+def test_more_or_less_of_a_payload_than_must_arrive_is_found(arrived: bytes) -> None:
+    at = 0x1410 - len(arrived) if len(arrived) == 16 else 0x1408
+    (finding,) = check_memory(WRITE, seen((at, arrived)), "", arrives=range(8, 16))
+    assert finding.subject.startswith(f"memory at {0x1400 if len(arrived) == 16 else 0x1408:#x} ")
 
 
 def bypassed(address: int) -> Bypassed:

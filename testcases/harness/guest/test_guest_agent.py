@@ -149,6 +149,31 @@ def test_handle_that_was_never_given_is_an_error(agent: Agent) -> None:
         agent.page_read(Pages(999, ()), 0, 1)
 
 
+def test_child_does_what_its_parent_does_and_shares_its_pages(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("for the child")
+    pages, child = agent.page_allocate(2, b"\x11"), agent.child()
+    assert child.read_file(str(tmp_path / "f")) == "for the child"
+    shared = child.adopt(pages)
+    child.page_write(shared, 5000, b"abc")
+    child.kill()
+    assert agent.page_read(pages, 4999, 5) == b"\x11abc\x11"
+
+
+def test_error_of_a_child_comes_with_its_kind(agent: Agent) -> None:
+    child = agent.child()
+    with pytest.raises(AgentError, match=r"read_file.*absent.*FileNotFoundError"):
+        child.read_file("/absent")
+    child.kill()
+
+
+def test_child_that_was_killed_cannot_be_asked(agent: Agent) -> None:
+    child = agent.child()
+    child.kill()
+    assert not Path(f"/proc/{child.pid}").exists()
+    with pytest.raises(AgentError, match="KeyError"):
+        child.ping()
+
+
 @pytest.mark.skipif(not Path("/sys/bus/pci/devices").is_dir(), reason="this host has no PCI bus")
 def test_pci_functions_are_those_of_sysfs(agent: Agent) -> None:
     assert [function.address for function in agent.pci_functions()] == sorted(

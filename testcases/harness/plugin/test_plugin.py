@@ -198,7 +198,7 @@ def stuck():
 def {_LISTED}(iommu, {fixtures}):
     {statement}
 """
-    path = "testcases/test_mappings.py"
+    path = "testcases/test_vfio.py"
     ran = run_pytest(tmp_path, 0, f"{body}", path=path, conftest=_LAB, options=("--iommu=intel",))
     assert list(ran.verdicts.values()) == [verdict], ran.output
     assert ran.status == status, ran.output

@@ -1,0 +1,350 @@
+"""A user-space driver in the guest, by VFIO: what it has mapped its device reaches, to the byte, and nothing else."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from rogue import COUNT, canary, read, write, write_in_parts
+
+from harness.checks.dma import check_bytes, check_outcome
+from harness.checks.judge import judge
+from harness.checks.work import check_refused
+from harness.errors import HarnessError
+from harness.guest.agent import PAGE, Pages
+from harness.live import LiveMachine
+from harness.model.access import AccessKind
+from harness.report.record import Finding
+from harness.vmm.qemu.qtest import Width
+
+_SOURCE, _TARGET = 0x40000000, 0x7FFFE000
+_TRIES = 256
+_LENGTHS = (1, 3, 4, 7, 64, 257, 1000, 4095)
+_LIVENESS = 4  # register of edu that holds the inverse of what is written there: QEMU, docs/specs/edu.rst
+_MSI_RANGE = 0xFEE00000
+_RATE_LIMIT_SECONDS = 5  # Linux, include/linux/ratelimit_types.h, DEFAULT_RATELIMIT_INTERVAL
+
+
+@pytest.mark.claim("IV-1", "IV-5", "IV-7")
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_dma_to_a_mapping_lands_exactly_where_the_model_says(machine: LiveMachine) -> None:
+    """A DMA to an IOVA that VFIO mapped lands where the model's walk of the live tables says; unmapped, it is blocked.
+
+    Four scattered pages are mapped side by side; the write goes into the third, and all of them are looked at.
+    """
+    address = machine.address("edu0")
+    source, target = machine.allocate(1, canary()), machine.allocate(4, canary())
+    machine.give_to_vfio("edu0")
+    machine.agent.vfio_map(address, source, _SOURCE, "r")
+    machine.agent.vfio_map(address, target, _TARGET)
+
+    for page, frame in enumerate(target.frames):
+        access, outcome, walk = machine.expect("edu0", _TARGET + page * PAGE, AccessKind.WRITE, PAGE)
+        judge(check_outcome(access, frame, outcome, walk, "VFIO_IOMMU_MAP_DMA, and the guest's /proc/self/pagemap"))
+
+    machine.load("edu0", _SOURCE, source.frames[0], COUNT)
+    iova, aim = _TARGET + 2 * PAGE + 512, target.frames[2] + 512
+    judge(write(machine, "edu0", iova, aim, target, blocked=False, why="VFIO_IOMMU_MAP_DMA"))
+
+    machine.load("edu0", _SOURCE + 2048, source.frames[0] + 2048, COUNT)
+    machine.agent.vfio_unmap(address, _TARGET, 4 * PAGE)
+    judge(write(machine, "edu0", iova, aim, target, blocked=True, why="VFIO_IOMMU_UNMAP_DMA"))
+
+
+@pytest.mark.claim("IV-1", "IV-7")
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_a_page_mapped_for_reading_cannot_be_written_after_it_was_read(machine: LiveMachine) -> None:
+    """A DMA write to a page mapped for reading only is blocked and reported also when the device has just read it.
+
+    Its translation may then be cached. The control: what it read arrives in a page that it may write.
+    """
+    readable, writable = machine.allocate(1, canary()), machine.allocate(1, canary())
+    machine.give_to_vfio("edu0")
+    machine.agent.vfio_map(machine.address("edu0"), readable, _SOURCE, "r")
+    machine.agent.vfio_map(machine.address("edu0"), writable, _TARGET, "w")
+    show = _TARGET + 1024, writable.frames[0] + 1024
+    judge(read(machine, "edu0", _SOURCE, readable.frames[0], show=show, blocked=False, why="VFIO_DMA_MAP_FLAG_READ"))
+    why = "mapped without VFIO_DMA_MAP_FLAG_WRITE"
+    judge(write(machine, "edu0", _SOURCE + 512, readable.frames[0] + 512, readable, blocked=True, why=why))
+
+
+@pytest.mark.claim("IV-1", "QD-2")
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_the_byte_before_a_mapping_cannot_be_written(machine: LiveMachine) -> None:
+    """A DMA write to the one byte before a mapping is blocked and reported, and no byte of the memory there changes.
+
+    Where it would land is the end of the page before the mapped one, in guest physical memory: both are looked at. The
+    control: the first byte of the mapping is written.
+    """
+    source = machine.allocate(1, b"\xaa")
+    before, page = neighbours(machine, b"\x55")
+    machine.give_to_vfio("edu0")
+    machine.agent.vfio_map(machine.address("edu0"), source, _SOURCE, "r")
+    machine.agent.vfio_map(machine.address("edu0"), page, _TARGET)
+    machine.load("edu0", _SOURCE, source.frames[0], COUNT)
+    aim, why = page.frames[0], "VFIO_IOMMU_MAP_DMA from here on"
+    judge(write(machine, "edu0", _TARGET, aim, before, page, blocked=False, why=why, count=1))
+    judge(write(machine, "edu0", _TARGET - 1, aim - 1, before, page, blocked=True, why=why, count=1))
+
+
+def neighbours(live: LiveMachine, fill: bytes) -> tuple[Pages, Pages]:
+    """Two pages of the guest that follow each other in guest physical memory.
+
+    Raises:
+        HarnessError: among the pages that the guest gives there are none.
+    """
+    held: dict[int, Pages] = {}
+    for _ in range(_TRIES):
+        page = live.allocate(1, fill)
+        frame = page.frames[0]
+        held[frame] = page
+        for first in (frame - PAGE, frame):
+            if first in held and first + PAGE in held:
+                return held[first], held[first + PAGE]
+    raise HarnessError(f"of {_TRIES} pages of the guest no two follow each other", hint="run the case again")
+
+
+@pytest.mark.claim("IV-1", "IV-5")
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_dma_of_any_length_lands_to_the_byte(machine: LiveMachine) -> None:
+    """DMAs of many lengths, at any offset in eight scattered pages, change exactly the bytes that they are for."""
+    target = machine.allocate(8, canary())
+    machine.give_to_vfio("edu0")
+    machine.agent.vfio_map(machine.address("edu0"), target, _TARGET)
+    for count in _LENGTHS:
+        page = random.randrange(8)
+        offset = random.randrange(PAGE - count + 1)
+        why = f"{count} bytes at {offset:#x} of page {page}"
+        judge(
+            write(
+                machine,
+                "edu0",
+                _TARGET + page * PAGE + offset,
+                target.frames[page] + offset,
+                target,
+                blocked=False,
+                why=why,
+                count=count,
+            )
+        )
+        machine.agent.page_write(target, 0, canary() * 8)
+
+
+@pytest.mark.claim("IV-1", "IV-5")
+@pytest.mark.parametrize("huge", [pytest.param(21, id="2M"), pytest.param(30, id="1G")])
+@pytest.mark.machine(
+    devices=["edu,iommu=on"], memory_mib=2560, kernel_args=["hugepagesz=1G", "hugepages=1"], boot="cold"
+)
+def test_a_huge_page_ends_where_it_ends(machine: LiveMachine, huge: int) -> None:
+    """A huge page of the guest that VFIO has mapped is reached at its start and end, and no byte beyond is.
+
+    The write that goes over its end has the part inside arrive, and the part outside blocked.
+    """
+    if huge == 21:
+        machine.agent.write_file("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "1")
+    pages = machine.allocate_huge(huge)
+    iova, start, size = 1 << 32, pages.frames[0], 1 << huge
+    machine.give_to_vfio("edu0")
+    machine.agent.vfio_map(machine.address("edu0"), pages, iova)
+    why = f"one page of {size:#x} bytes, mapped by VFIO"
+    machine.vmm.memory.write(start, canary()[:COUNT])
+    machine.load("edu0", iova, start, COUNT)
+    for at in (COUNT, size // 2, size - COUNT):
+        judge(write(machine, "edu0", iova + at, start + at, blocked=False, why=why))
+    over = size - COUNT // 2
+    parts = (COUNT // 2, False), (COUNT // 2, True)
+    judge(write_in_parts(machine, "edu0", iova + over, start + over, parts=parts, why=why))
+
+
+@pytest.mark.claim("IV-1")
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_an_iova_is_mapped_once(machine: LiveMachine) -> None:
+    """A second mapping over a first is refused, wholly or in part over it, and DMA goes on to where the first leads."""
+    address = machine.address("edu0")
+    first, second = machine.allocate(2, canary()), machine.allocate(2, canary())
+    machine.give_to_vfio("edu0")
+    machine.agent.vfio_map(address, first, _TARGET)
+    for iova in (_TARGET - PAGE, _TARGET, _TARGET + PAGE):
+        judge(check_refused("a mapping over another", "EEXIST", machine.agent.vfio_map, address, second, iova))
+    for page, frame in enumerate(first.frames):
+        iova = _TARGET + page * PAGE + 512
+        judge(write(machine, "edu0", iova, frame + 512, first, second, blocked=False, why="mapped first"))
+
+
+@pytest.mark.claim("IV-1", "IV-7")
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_a_mapping_is_unmapped_as_a_whole_or_not_at_all(machine: LiveMachine) -> None:
+    """Part of a mapping cannot be unmapped, and stays reachable then; of two mappings one can, and the other stays."""
+    address = machine.address("edu0")
+    first, second = machine.allocate(4, canary()), machine.allocate(4, canary())
+    machine.give_to_vfio("edu0")
+    machine.agent.vfio_map(address, first, _TARGET)
+    machine.agent.vfio_map(address, second, _TARGET + 4 * PAGE)
+    judge(check_refused("to unmap a part", "EINVAL", machine.agent.vfio_unmap, address, _TARGET + PAGE, PAGE))
+    judge(write(machine, "edu0", _TARGET + PAGE, first.frames[1], first, blocked=False, why="its unmap was refused"))
+    gone = machine.agent.vfio_unmap(address, _TARGET, 4 * PAGE)
+    judge(check_bytes("bytes that were unmapped", bytes([4]), bytes([gone // PAGE])))
+    judge(write(machine, "edu0", _TARGET + PAGE + 512, first.frames[1] + 512, first, blocked=True, why="unmapped"))
+    judge(write(machine, "edu0", _TARGET + 4 * PAGE, second.frames[0], second, blocked=False, why="still mapped"))
+
+
+@pytest.mark.claim("IV-1")
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_the_last_page_of_the_iova_space_is_mapped_like_any_other(machine: LiveMachine) -> None:
+    """The last page that VFIO says can be mapped is reached to its last byte; one page more is refused."""
+    address = machine.address("edu0")
+    page = machine.allocate(1, canary())
+    machine.give_to_vfio("edu0")
+    end = max(machine.agent.vfio_limits(address).ranges)[1] + 1
+    machine.agent.vfio_map(address, page, end - PAGE)
+    judge(write(machine, "edu0", end - COUNT, page.frames[0] + PAGE - COUNT, page, blocked=False, why="the last page"))
+    if end < 1 << 64:
+        judge(check_refused("a page beyond", "EINVAL", machine.agent.vfio_map, address, page, end))
+
+
+@pytest.mark.claim("IV-1", "QD-6")
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_the_range_of_msi_messages_cannot_be_mapped(machine: LiveMachine) -> None:
+    """The page that MSI messages are sent to is in no range that can be mapped, and to map it is refused."""
+    address = machine.address("edu0")
+    page = machine.allocate(1, canary())
+    machine.give_to_vfio("edu0")
+    judge(
+        Finding(subject="a range that VFIO offers", expected=f"not {_MSI_RANGE:#x}", seen=f"{first:#x}..{last:#x}")
+        for first, last in machine.agent.vfio_limits(address).ranges
+        if first <= _MSI_RANGE <= last
+    )
+    judge(check_refused("a page of MSI", "EINVAL", machine.agent.vfio_map, address, page, _MSI_RANGE))
+
+
+@pytest.mark.claim("IV-1")
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_mappings_are_limited_in_number(machine: LiveMachine) -> None:
+    """As many mappings as VFIO says are left are made, one more is refused, and all of the others hold."""
+    address = machine.address("edu0")
+    pages = machine.allocate(8, canary())
+    machine.load_vfio()
+    machine.agent.write_file("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit", "6")
+    machine.give_to_vfio("edu0")
+    left = machine.agent.vfio_limits(address).mappings
+    judge(check_bytes("mappings left", bytes([6]), bytes([left])))
+
+    def map_page(number: int) -> None:
+        machine.agent.vfio_map(address, pages, _TARGET + number * PAGE, offset=number * PAGE, size=PAGE)
+
+    for number in range(left):
+        map_page(number)
+    judge(check_refused("a seventh mapping", "ENOSPC", map_page, left))
+    for number in (0, left - 1):
+        iova = _TARGET + number * PAGE
+        judge(write(machine, "edu0", iova, pages.frames[number], pages, blocked=False, why="mapped"))
+    iova, aim = _TARGET + left * PAGE, pages.frames[left]
+    judge(write(machine, "edu0", iova, aim, pages, blocked=True, why="refused"))
+
+
+@pytest.mark.claim("IV-1", "QD-2")
+@pytest.mark.machine(devices=["edu,iommu=on,id=one", "edu,iommu=on,id=other"])
+def test_containers_are_worlds_of_their_own(machine: LiveMachine) -> None:
+    """What is mapped in one container the device in another does not reach; two devices in one container share all."""
+    page = machine.allocate(1, canary())
+    machine.give_to_vfio("one")
+    machine.give_to_vfio("other")
+    machine.agent.vfio_map(machine.address("one"), page, _TARGET)
+    judge(write(machine, "one", _TARGET, page.frames[0], page, blocked=False, why="mapped in its container"))
+    aim = page.frames[0] + 512
+    judge(write(machine, "other", _TARGET + 512, aim, page, blocked=True, why="mapped in another container"))
+    machine.agent.vfio_close(machine.address("other"))
+    machine.give_to_vfio("other", beside="one")
+    judge(write(machine, "other", _TARGET + 512, aim, page, blocked=False, why="mapped in the container of both"))
+
+
+@pytest.mark.claim("IV-1", "IV-6")
+@pytest.mark.machine(devices=["edu,iommu=on,id=one", "edu,iommu=on,id=peer"])
+def test_a_device_reaches_the_registers_of_another_only_through_a_mapping(machine: LiveMachine) -> None:
+    """DMA from peer to peer goes to a BAR that is mapped, and is blocked at the BAR's own address.
+
+    What shows it is a register that holds the inverse of what is written to it.
+    """
+    source = machine.allocate(1, canary())
+    machine.give_to_vfio("one")
+    machine.give_to_vfio("peer")
+    machine.agent.vfio_map(machine.address("one"), source, _SOURCE, "r")
+    machine.agent.vfio_map_bar(machine.address("one"), machine.address("peer"), 0, _TARGET, PAGE)
+    machine.rogue("peer")  # switches its memory on, as a driver would
+    bar = machine.config_space(machine.function("peer").address).bar(0)
+    machine.load("one", _SOURCE, source.frames[0], 4)
+    sent = machine.vmm.memory.read(source.frames[0], 4)
+
+    def register(iova: int, aim: int | None) -> bytes:
+        access, outcome, walk = machine.expect("one", iova, AccessKind.WRITE, 4)
+        judge(check_outcome(access, aim, outcome, walk, "VFIO_IOMMU_MAP_DMA of a BAR"))
+        mark = machine.log_mark()
+        machine.vmm.qtest.write_value(bar + _LIVENESS, 0, Width.LONG)
+        machine.rogue("one").dma_from_device(0, iova, 4)
+        machine.faults(access.requester, since=mark, wait=aim is None)
+        return machine.vmm.qtest.read_value(bar + _LIVENESS, Width.LONG).to_bytes(4, "little")
+
+    untouched = bytes(4 * [0xFF])
+    judge(check_bytes("the register, at the BAR's own address", untouched, register(bar + _LIVENESS, None)))
+    inverse = bytes(byte ^ 0xFF for byte in sent)
+    judge(check_bytes("the register, by its mapping", inverse, register(_TARGET + _LIVENESS, bar + _LIVENESS)))
+
+
+@pytest.mark.claim("IV-7", "QD-2")
+@pytest.mark.machine(devices=["edu,iommu=on"])
+@pytest.mark.parametrize("end", ["unmap", "close", "kill", "unbind", "reset"])
+def test_nothing_is_left_of_a_mapping_that_ended_during_dma(machine: LiveMachine, end: str) -> None:
+    """While a device writes without pause, its mapping ends in one of five ways: from then on nothing gets through.
+
+    The control: before that, it did.
+    """
+    address, owner = machine.address("edu0"), machine.agent.child()
+    page = machine.allocate(1, canary())
+    machine.give_to_vfio("edu0", by=owner)
+    owner.vfio_map(address, owner.adopt(page), _TARGET)
+    with _busy(machine, _TARGET, page.frames[0]):
+        match end:
+            case "unmap":
+                owner.vfio_unmap(address, _TARGET, PAGE)
+            case "close":
+                owner.vfio_close(address)
+            case "kill":
+                owner.kill()
+            case "unbind":
+                owner.kill()
+                machine.agent.pci_bind(address, "")
+            case "reset":
+                owner.vfio_unmap(address, _TARGET, PAGE)
+                owner.vfio_reset(address)
+    time.sleep(_RATE_LIMIT_SECONDS)  # so that the guest reports faults again
+    for iova in (_TARGET + 2048, page.frames[0] + 2048):
+        why = f"{end} of what was mapped"
+        judge(write(machine, "edu0", iova, page.frames[0] + 2048, page, blocked=True, why=why, count=4))
+
+
+@contextmanager
+def _busy(live: LiveMachine, iova: int, aim: int) -> Iterator[None]:
+    """Have the device write there over and over; the block begins when it has got through once."""
+    device = live.rogue("edu0")
+    through, stop = threading.Event(), threading.Event()
+
+    def go_on() -> None:
+        with suppress(HarnessError):  # a reset in the middle of a transfer is one that never ends
+            while not stop.is_set():
+                device.dma_from_device(0, iova, COUNT, deadline=1)
+                if live.vmm.memory.read(aim, COUNT) == bytes(COUNT):
+                    through.set()
+
+    worker = threading.Thread(target=go_on)
+    worker.start()
+    try:
+        if not through.wait(10):
+            raise HarnessError("the device wrote for ten seconds and nothing arrived where VFIO had mapped it to")
+        yield
+    finally:
+        stop.set()
+        worker.join()
