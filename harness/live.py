@@ -19,7 +19,6 @@ from harness.model.topology import PciFunction, Topology, topology
 from harness.observations import DmaSeen
 from harness.pci import Address
 from harness.placement import place
-from harness.spec import IommuKind
 from harness.vmm.qemu.edu import Edu
 from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.pci import PciFunction as ConfigSpace
@@ -250,7 +249,7 @@ class LiveMachine:
             Unsupported: the kernel has no VFIO; the message names the option.
         """
         self.load_vfio()
-        remapped = self.spec.iommu.kind is IommuKind.INTEL and place(self.spec).interrupt_remapping
+        remapped = place(self.spec).interrupt_remapping
         self.agent.write_file(_UNSAFE_INTERRUPTS, "N" if remapped else "Y")
         self.agent.pci_bind(self.address(id), "vfio-pci")
         (by or self.agent).vfio_open(self.address(id), self.address(beside) if beside else None)

@@ -1,30 +1,31 @@
 """The reference model of a running machine's IOMMU, fed with what that machine has: registers, tables, requests.
 
-VT-d keeps its tables in guest memory: registers and tables are read over qtest each time. A virtio-iommu keeps what it
-was asked for in itself: its requests are taken from QEMU's trace log, its configuration from its own configuration
-space.
+VT-d and AMD-Vi keep their tables in guest memory: registers and tables are read over qtest each time. A virtio-iommu
+keeps what it was asked for in itself: its requests are taken from QEMU's trace log, its configuration from its own
+configuration space.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from harness.errors import SpecError
+from harness.live_amdvi import read_registers
 from harness.live_requests import RequestReplay
 from harness.model.access import Access
 from harness.model.access import Mapping as MappedRange
 from harness.model.explanation import Explanation
 from harness.model.memory import CallableMemory, split_ram
-from harness.model.topology import Topology
+from harness.model.topology import VTD_REGISTERS, Topology
 from harness.model.topology import topology as complete_topology
 from harness.model.virtio_iommu.config import BYPASS_OFFSET, Features, VirtioIommuConfig
 from harness.model.virtio_iommu.engine import VirtioIommuEngine
 from harness.model.virtio_iommu.probe import RegionKind, ReservedRegion
-from harness.model.vtd.engine import VtdEngine
 from harness.model.vtd.registers import VtdRegisters
 from harness.spec import IommuKind, Machine
+from harness.state.read import ENGINES
 from harness.state.write import registers_text, virtio_iommu_text
 from harness.vmm.qemu.command import IOMMU
 from harness.vmm.qemu.machine import QemuMachine
@@ -73,7 +74,10 @@ def live_engine(vmm: QemuMachine, topology: Topology, iommu: PciFunction | None)
     """
     match vmm.spec.iommu.kind:
         case IommuKind.INTEL:
-            return _LiveVtd(vmm.qtest, vmm.spec.memory_mib << 20)
+            return _LiveTables(vmm, "vtd", lambda: _vtd_registers(vmm.qtest))
+        case IommuKind.AMD:
+            assert iommu is not None
+            return _LiveTables(vmm, "amdvi", lambda: read_registers(iommu))
         case IommuKind.VIRTIO:
             assert iommu is not None
             return _LiveVirtioIommu(vmm, endpoints(topology.machine), iommu)
@@ -88,27 +92,32 @@ def endpoints(machine: Machine) -> tuple[int, ...]:
     return tuple(function.address.requester for function in whole.functions if function.covered)
 
 
-class _LiveVtd:
-    """Reads the remapping unit's registers again at each refresh."""
+class _LiveTables:
+    """Reads registers again at each refresh, and tables whenever they are walked.
 
-    _BASE = 0xFED90000  # QEMU, include/hw/i386/intel_iommu.h, Q35_HOST_BRIDGE_IOMMU_ADDR
+    Args:
+        vmm: the running machine.
+        kind: of engine, a key of `ENGINES`.
+        registers: reads them all.
+    """
+
     _LOW_RAM = 2 << 30  # QEMU, hw/i386/pc_q35.c: RAM below 4 GiB, for machines with 2.75 GiB or more
 
-    def __init__(self, qtest: Qtest, ram: int) -> None:
-        self._qtest = qtest
+    def __init__(self, vmm: QemuMachine, kind: str, registers: Callable[[], Any]) -> None:
+        ram = vmm.spec.memory_mib << 20
         regions = split_ram(ram, self._LOW_RAM if ram >= 0xB0000000 else ram)
-        self._memory = CallableMemory(lambda address, size: qtest.read(address, size), regions)
+        self._memory = CallableMemory(lambda address, size: vmm.qtest.read(address, size), regions)
+        self._kind = kind
+        self._registers = registers
         self.refresh()
 
     def refresh(self) -> None:
-        def register(offset: int, size: int) -> int:
-            return self._qtest.read_value(self._BASE + offset, Width(size))
-
-        self._engine = VtdEngine(VtdRegisters.read(register), self._memory)
+        _, make_engine = ENGINES[self._kind]
+        self._read = self._registers()
+        self._engine = make_engine(self._read, self._memory)
 
     def state(self, memory_file: str, devices: Mapping[str, int], comment: str) -> str:
-        registers = self._engine.registers
-        return registers_text("vtd", registers, file=memory_file, format="elf", devices=devices, comment=comment)
+        return registers_text(self._kind, self._read, file=memory_file, format="elf", devices=devices, comment=comment)
 
     def explain(self, access: Access) -> Explanation:
         return self._engine.explain(access)
@@ -118,6 +127,10 @@ class _LiveVtd:
 
     def structures(self, access: Access) -> Mapping[str, int]:
         return {step.what: step.address for step in self.explain(access).steps if step.address is not None}
+
+
+def _vtd_registers(qtest: Qtest) -> VtdRegisters:
+    return VtdRegisters.read(lambda offset, size: qtest.read_value(VTD_REGISTERS + offset, Width(size)))
 
 
 class _LiveVirtioIommu:
@@ -164,16 +177,13 @@ class _DeviceConfig:
     def find(cls, function: PciFunction) -> _DeviceConfig:
         """Follow the list of PCI capabilities to the two structures."""
         found: dict[int, int] = {}
-        pointer = function.read(0x34, Width.BYTE)
-        while pointer:
-            kind, next_pointer = function.read(pointer, Width.BYTE), function.read(pointer + 1, Width.BYTE)
+        for kind, at in function.capabilities():
             if kind == cls._VENDOR_CAPABILITY:
-                structure = function.read(pointer + 3, Width.BYTE)
-                bar = function.read(pointer + 4, Width.BYTE)
-                offset = function.read(pointer + 8, Width.LONG)
+                structure = function.read(at + 3, Width.BYTE)
+                bar = function.read(at + 4, Width.BYTE)
+                offset = function.read(at + 8, Width.LONG)
                 if structure in (cls._COMMON, cls._DEVICE):
                     found.setdefault(structure, function.bar(bar) + offset)
-            pointer = next_pointer
         return cls(function, found[cls._DEVICE], found[cls._COMMON])
 
     @property

@@ -5,8 +5,8 @@ The ids of the harness's own devices have a dot in them, which those of a spec c
 The q35 machine is laid out so that one look at an address says what it is:
 
 ====================  ==========================================================================
-``pcie.0`` (bus 0)    devices behind the IOMMU, the IOMMU's own function (virtio-iommu), the
-                      management NIC, the agent's port at 1e, the chipset's functions at 1f
+``pcie.0`` (bus 0)    devices behind the IOMMU, the IOMMU's own function (virtio-iommu, amd-iommu),
+                      the management NIC, the agent's port at 1e, the chipset's functions at 1f
 ``outside.0`` (80)    a second root complex (pxb-pcie) with ``bypass_iommu=on``, made only where a
                       device is tagged ``iommu=off``: no IOMMU stands between it and memory
 ====================  ==========================================================================
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.errors import SpecError
-from harness.spec import Device, IommuKind, Machine
+from harness.spec import Device, Iommu, IommuKind, Machine
 
 __all__ = ["AGENT_NUMBER", "OUTSIDE_BUS", "Placement", "Port", "Root", "Slot", "place"]
 
@@ -91,13 +91,14 @@ class Placement:
         slots: one for each device of the spec, in its order.
         ports: root ports, in the order of their index: those on the main root, then those outside. A device that needs
             one takes the next free one of its root.
-        iommu_number: device number of a virtio-iommu on bus 0; None where the IOMMU is no PCI function.
+        iommu_number: device number of the IOMMU's own function on bus 0; None where it has none, as VT-d.
         management_number: device number of the management NIC on bus 0.
         outside_number: device number on bus 0 of the host bridge that carries the outside root complex;
             None where there is none.
-        interrupt_remapping: whether VT-d remaps interrupts. Where the spec leaves it open it does, unless a device
-            stands outside: Linux takes MSI away from a device that no remapping unit covers while others remap
-            (drivers/iommu/intel/irq_remapping.c, map_dev_to_ir), and its driver then waits for interrupts for ever.
+        interrupt_remapping: whether the IOMMU remaps interrupts; None where its kind cannot. Where the spec leaves it
+            open it does, but for a VT-d with a device outside: Linux takes MSI away from a device that no remapping
+            unit covers while others remap (drivers/iommu/intel/irq_remapping.c, map_dev_to_ir), and its driver then
+            waits for interrupts for ever. Its AMD driver leaves such a device the MSIs of a machine without remapping.
     """
 
     slots: tuple[Slot, ...]
@@ -105,7 +106,7 @@ class Placement:
     iommu_number: int | None
     management_number: int
     outside_number: int | None
-    interrupt_remapping: bool
+    interrupt_remapping: bool | None
 
     def slot(self, id: str) -> Slot:
         """The slot of the device with that id.
@@ -142,16 +143,28 @@ def place(machine: Machine) -> Placement:
     main.fill_up(machine.ports.inside)
     outer.fill_up(machine.ports.outside)
 
-    asked = machine.iommu.interrupt_remapping
     outside = bool(outer.ports)
     return Placement(
         slots=tuple(slots),
         ports=(*main.ports, *outer.ports),
-        iommu_number=1 if machine.iommu.kind is IommuKind.VIRTIO else None,
+        iommu_number=1 if machine.iommu.kind in (IommuKind.VIRTIO, IommuKind.AMD) else None,
         management_number=2,
         outside_number=3 if outside else None,
-        interrupt_remapping=not outside if asked is None else asked,
+        interrupt_remapping=_remaps_interrupts(machine.iommu, outside),
     )
+
+
+def _remaps_interrupts(iommu: Iommu, outside: bool) -> bool | None:
+    """See `Placement.interrupt_remapping`."""
+    if iommu.interrupt_remapping is not None:
+        return iommu.interrupt_remapping
+    match iommu.kind:
+        case IommuKind.INTEL:
+            return not outside
+        case IommuKind.AMD:
+            return True
+        case IommuKind.VIRTIO | IommuKind.NONE:
+            return None
 
 
 class _Bus:

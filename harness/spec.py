@@ -42,13 +42,15 @@ class IommuKind(StrEnum):
 
     NONE = "none"
     INTEL = "intel"
+    AMD = "amd"
     VIRTIO = "virtio"
 
 
 class DmaMode(StrEnum):
     """How the guest kernel is told to use its IOMMU for its own drivers.
 
-    Source: Linux, Documentation/admin-guide/kernel-parameters.txt, `iommu=`, `iommu.strict=`, `intel_iommu=`.
+    Source: Linux, Documentation/admin-guide/kernel-parameters.txt, `iommu=`, `iommu.strict=`, `intel_iommu=`,
+    `amd_iommu=`.
     """
 
     STRICT = "strict"
@@ -58,7 +60,7 @@ class DmaMode(StrEnum):
     PASSTHROUGH = "passthrough"
     """`iommu=pt`: devices of the kernel's own drivers are not translated. Group type `identity`."""
     OFF = "off"
-    """The guest does not use its IOMMU at all: `intel_iommu=off`. There is no such option for a virtio-iommu."""
+    """The guest does not use its IOMMU at all: `intel_iommu=off`, `amd_iommu=off`; not with a virtio-iommu."""
 
 
 class DeviceKind(StrEnum):
@@ -81,7 +83,7 @@ class Iommu:
     `None` in a field leaves the choice to the VMM build, or to `harness.placement` where that says so.
 
     Attributes:
-        interrupt_remapping: VT-d `intremap`.
+        interrupt_remapping: `intremap` of VT-d and of AMD-Vi.
         caching_mode: VT-d CAP_REG.CM: not-present entries may be cached, so the guest must invalidate after a map.
         aw_bits: address width in bits: VT-d 39 or 48, virtio-iommu 32 to 64 (QEMU, hw/i386/intel_iommu.c and
             hw/virtio/virtio-iommu.c).
@@ -98,6 +100,7 @@ class Iommu:
         foreign = {
             IommuKind.NONE: ("interrupt_remapping", "caching_mode", "aw_bits", "boot_bypass"),
             IommuKind.INTEL: ("boot_bypass",),
+            IommuKind.AMD: ("caching_mode", "aw_bits", "boot_bypass"),
             IommuKind.VIRTIO: ("interrupt_remapping", "caching_mode"),
         }[self.kind]
         for name in foreign:
@@ -229,7 +232,7 @@ class Machine:
             if tagged:
                 raise SpecError(
                     f"{', '.join(tagged)}: iommu=on was asked for on a machine without an IOMMU",
-                    hint="choose --iommu intel or --iommu virtio, or tag the device iommu=off",
+                    hint="choose an IOMMU with --iommu, or tag the device iommu=off",
                 )
             if self.ports.outside:
                 raise SpecError("root ports outside the IOMMU were asked for on a machine without one")
@@ -279,7 +282,11 @@ class Machine:
 
 
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # QEMU, util/id.c, allows '.' too, and any length
-_TAKEN = ("virtio-iommu", "SMBus")  # functions of every machine, harness.model.topology; the VMM's own ids have a '.'
+_TAKEN = (
+    "virtio-iommu",
+    "amd-iommu",
+    "SMBus",
+)  # functions of every machine, harness.model.topology; the VMM's own ids have a '.'
 
 
 def _on_off(text: str, key: str, value: str) -> bool:

@@ -28,6 +28,16 @@ def kernel_arguments(machine: Machine) -> tuple[str, ...]:
         "random.trust_cpu=on",  # sshd must not wait for entropy that an emulated machine gathers slowly
         *_DMA_MODE[machine.dma_mode],
     ]
-    if machine.iommu.kind is IommuKind.INTEL:
-        words.append("intel_iommu=off" if machine.dma_mode is DmaMode.OFF else "intel_iommu=on")
-    return (*words, *machine.kernel_args)
+    return (*words, *_driver(machine), *machine.kernel_args)
+
+
+def _driver(machine: Machine) -> tuple[str, ...]:
+    """Whether the IOMMU's driver works: Intel's is off in most kernels unless it is told, AMD's is on."""
+    off = machine.dma_mode is DmaMode.OFF
+    match machine.iommu.kind:
+        case IommuKind.INTEL:
+            return ("intel_iommu=off" if off else "intel_iommu=on",)
+        case IommuKind.AMD:
+            return ("amd_iommu=off",) if off else ()
+        case IommuKind.VIRTIO | IommuKind.NONE:
+            return ()

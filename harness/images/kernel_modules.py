@@ -11,6 +11,9 @@ from harness.spec import IommuKind
 
 __all__ = ["modules_identity", "pack_modules", "require_driver"]
 
+# Drivers that are never modules.
+_BUILT_IN = {IommuKind.INTEL: "CONFIG_INTEL_IOMMU", IommuKind.AMD: "CONFIG_AMD_IOMMU"}
+
 
 def pack_modules(recipe: Recipe, kernel: Kernel) -> bytes:
     """The archive of a kernel's modules: of those that the recipe names, all that the kernel has.
@@ -61,7 +64,7 @@ def require_driver(recipe: Recipe, kernel: Kernel, kind: IommuKind) -> None:
     Raises:
         Unsupported: it is known not to have them; the message names the configuration option.
     """
-    option = {IommuKind.INTEL: "CONFIG_INTEL_IOMMU"}.get(kind)
+    option = _BUILT_IN.get(kind)
     # Of a kernel whose configuration is not known nothing can be said: its guest shows whether it has the driver.
     if option and kernel.config and kernel.config.get(option) != "y":
         raise Unsupported(

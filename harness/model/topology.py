@@ -16,10 +16,13 @@ from harness.pci import Address
 from harness.placement import AGENT_NUMBER, OUTSIDE_BUS, Placement, Port, Root, place
 from harness.spec import DeviceKind, DmaMode, IommuKind, Machine
 
-__all__ = ["VTD_REGISTERS", "ExpectedGroup", "PciFunction", "Topology", "topology"]
+__all__ = ["AMDVI_REGISTERS", "VTD_REGISTERS", "ExpectedGroup", "PciFunction", "Topology", "topology"]
 
 VTD_REGISTERS = 0xFED9_0000
 """Where the registers of q35's VT-d unit are (QEMU, include/hw/i386/intel_iommu.h, Q35_HOST_BRIDGE_IOMMU_ADDR)."""
+
+AMDVI_REGISTERS = 0xFED8_0000
+"""Where the registers of an amd-iommu are (QEMU, hw/i386/amd_iommu.h, AMDVI_BASE_ADDR)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +94,7 @@ class Topology:
     @property
     def iommu(self) -> PciFunction | None:
         """The IOMMU's own function; None where it is none, as VT-d is."""
-        return next((function for function in self.functions if function.what == _IOMMU), None)
+        return next((function for function in self.functions if function.what in _IOMMU_FUNCTIONS), None)
 
     @property
     def groups(self) -> tuple[ExpectedGroup, ...]:
@@ -111,7 +114,7 @@ def topology(machine: Machine, plugged: Collection[str] = ()) -> Topology:
         plugged: ids of its hot-plug devices that are plugged in now.
     """
     plan = place(machine)
-    parts = [*_chipset(plan), *_devices(machine, plan, plugged)]
+    parts = [*_chipset(plan, machine.iommu.kind), *_devices(machine, plan, plugged)]
     platform = _platform(machine, plan, PciTree(_roots(plan), (part.function for part in parts)))
     behind = platform.behind()
     functions = (
@@ -149,8 +152,13 @@ class _Part:
 # Ids and classes: QEMU, include/hw/pci/pci.h and pci_ids.h; virtio 1.3, section 4.1.2: 0x1040 + device type.
 _VIRTIO = 0x1AF4
 _RED_HAT = 0x1B36
-_IOMMU = "virtio-iommu"
 _INTEL = 0x8086
+_VIRTIO_IOMMU = "virtio-iommu"
+_AMD_IOMMU = "amd-iommu"
+_IOMMU_FUNCTIONS = {
+    _VIRTIO_IOMMU: (_VIRTIO, 0x1057, 0x00FF),
+    _AMD_IOMMU: (0x1022, 0x1419, 0x0806),
+}
 _DEVICES = {
     DeviceKind.VIRTIO_NET: (_VIRTIO, 0x1041, 0x0200),
     DeviceKind.VIRTIO_BLK: (_VIRTIO, 0x1042, 0x0100),
@@ -168,7 +176,7 @@ _ROOT_PORT_ACS = AcsCapability(
 """ACS of a root port (QEMU, hw/pci/pcie.c, `pcie_acs_init`)."""
 
 
-def _chipset(plan: Placement) -> list[_Part]:
+def _chipset(plan: Placement, kind: IommuKind) -> list[_Part]:
     """What q35 has without being asked, the harness's own devices, the IOMMU's function, a pxb's host bridge."""
 
     def on_root_bus(number: int, function: int = 0, *, multifunction: bool = False) -> Function:
@@ -184,7 +192,8 @@ def _chipset(plan: Placement) -> list[_Part]:
         _Part(on_root_bus(AGENT_NUMBER), (_VIRTIO, 0x1043, 0x0780), "agent port", goes_around=True),
     ]
     if plan.iommu_number is not None:
-        parts.append(_Part(on_root_bus(plan.iommu_number), (_VIRTIO, 0x1057, 0x00FF), _IOMMU))
+        what = _AMD_IOMMU if kind is IommuKind.AMD else _VIRTIO_IOMMU
+        parts.append(_Part(on_root_bus(plan.iommu_number), _IOMMU_FUNCTIONS[what], what))
     if plan.outside_number is not None:
         parts.append(_Part(on_root_bus(plan.outside_number), (_RED_HAT, 0x000B, 0x0600), "expander bridge"))
     return parts
@@ -228,6 +237,10 @@ def _platform(machine: Machine, plan: Placement, tree: PciTree) -> Platform:
             pass
         case IommuKind.INTEL:
             units = (Unit(place=UnitPlace(registers=VTD_REGISTERS), table="DMAR", root_buses=main),)
+        case IommuKind.AMD:
+            assert plan.iommu_number is not None
+            place = UnitPlace(registers=AMDVI_REGISTERS, function=Address(0, plan.iommu_number))
+            units = (Unit(place=place, table="IVRS", root_buses=main),)
         case IommuKind.VIRTIO:
             assert plan.iommu_number is not None
             place = UnitPlace(function=Address(0, plan.iommu_number))
@@ -235,7 +248,7 @@ def _platform(machine: Machine, plan: Placement, tree: PciTree) -> Platform:
     return Platform(
         tree=tree,
         units=units,
-        interrupt_remapping=plan.interrupt_remapping if machine.iommu.kind is IommuKind.INTEL else None,
+        interrupt_remapping=plan.interrupt_remapping,
         address_width=_address_width(machine),
         ioapics=frozenset({0}),  # QEMU, hw/i386/acpi-common.h, ACPI_BUILD_IOAPIC_ID
     )
@@ -281,5 +294,7 @@ def _group_types(machine: Machine) -> frozenset[str]:
             # A flush queue came to drivers/iommu/virtio-iommu.c with Linux 6.10 only.
             return frozenset({"DMA", "DMA-FQ"})
         case _:
-            # In caching mode the flush queue is off (drivers/iommu/intel/iommu.c, intel_iommu_init).
+            # Where the IOMMU may cache what is not present the flush queue is off: VT-d's caching mode (Linux,
+            # drivers/iommu/intel/iommu.c, intel_iommu_init), and NpCache, which QEMU's amd-iommu always says
+            # (drivers/iommu/amd/init.c, iommu_init_pci).
             return frozenset({"DMA"})

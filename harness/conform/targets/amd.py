@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -15,22 +15,21 @@ from harness.conform.program import Program
 from harness.conform.target import SOURCES, Bound
 from harness.conform.targets.amd_programs import Generation
 from harness.conform.targets.amd_universe import UNREACHABLE, universe
-from harness.errors import Unsupported, VmmError
+from harness.errors import Unsupported
+from harness.live_amdvi import read_registers
 from harness.model.amdvi.registers import AmdviRegisters
 from harness.model.amdvi.unit import AmdviUnit
 from harness.model.memory import WritableMemory
+from harness.model.topology import AMDVI_REGISTERS
 from harness.model.unit import Coverage
 from harness.pci import Address
 from harness.vmm.qemu.capabilities import Capabilities
+from harness.vmm.qemu.pci import PciFunction
 
 __all__ = ["AMD_TARGETS", "AmdIommu"]
 
-_REGISTERS = 0xFED8_0000  # QEMU, hw/i386/amd_iommu.h: AMDVI_BASE_ADDR
 _DMA_REMAP = "dma-remap"
 _FUNCTION = Address(0, 1)  # the IOMMU's own, which comes first of all devices
-_AMD = 0x1022
-_IOMMU_CLASS = 0x0806
-_CAPABILITIES, _MSI, _SECURE_DEVICE = 0x34, 0x05, 0x0F
 
 # Where QEMU has the MSI capability of that function; PCI 3.0, 6.8.1: with 64 bits of address.
 _MSI_AT = 0x60
@@ -84,7 +83,7 @@ class AmdIommu:
     def bind(self, machine: ConformMachine, memory: WritableMemory, coverage: Coverage) -> Bound:
         """See `Target`."""
         unit = AmdviUnit(_registers(machine), memory, coverage=coverage, sources=SOURCES)
-        return Bound(unit, _REGISTERS)
+        return Bound(unit, AMDVI_REGISTERS)
 
     def universe(self, machine: ConformMachine) -> frozenset[tuple[str, str]]:
         """See `Target`."""
@@ -105,40 +104,8 @@ class AmdIommu:
 
 
 def _registers(machine: ConformMachine) -> AmdviRegisters:
-    """What registers and configuration space say.
-
-    Raises:
-        VmmError: the IOMMU's function is not there, or cannot send interrupts.
-    """
-    base = configuration(machine.board, _FUNCTION, 0)
-    if machine.read(base, 2) != _AMD or machine.read(base + 0x0A, 2) != _IOMMU_CLASS:
-        raise VmmError("there is no IOMMU in PCI configuration space", evidence=machine.command)
-    # There are two MSI capabilities in the list, the second one without registers: the first one counts.
-    found = {machine.read(base + at, 1): at for at in reversed(_capabilities(machine, base))}
-    if not found.keys() >= {_MSI, _SECURE_DEVICE} or found[_MSI] != _MSI_AT:
-        raise VmmError("the IOMMU has not the capabilities that are expected", evidence=str(found))
-    registers = AmdviRegisters.read(
-        lambda offset, size: machine.read(_REGISTERS + offset, size),
-        capability_header=machine.read(base + found[_SECURE_DEVICE], 4),
-        device_id=_FUNCTION.requester,
-    )
-    return replace(
-        registers,
-        msi_header=machine.read(base + _MSI_AT, 4),
-        msi_address_low=machine.read(base + _MSI_AT + 0x4, 4),
-        msi_address_high=machine.read(base + _MSI_AT + 0x8, 4),
-        msi_data=machine.read(base + _MSI_AT + 0xC, 2),
-    )
-
-
-def _capabilities(machine: ConformMachine, base: int) -> list[int]:
-    """Where the capabilities of a function stand, in the order of its list."""
-    found = []
-    at = machine.read(base + _CAPABILITIES, 1)
-    while at:
-        found.append(at)
-        at = machine.read(base + at + 1, 1)
-    return found
+    """What registers and configuration space say."""
+    return read_registers(PciFunction(machine.qtest, machine.board.ecam, _FUNCTION))
 
 
 AMD_TARGETS = (

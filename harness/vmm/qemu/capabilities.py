@@ -33,10 +33,11 @@ __all__ = ["PC", "Capabilities", "ask", "cached", "require"]
 PC = "q35"
 """The machine that guests run on."""
 _DEADLINE = 30.0
-_SCHEMA = 6  # of the cache entry
+_SCHEMA = 7  # of the cache entry
 # Types whose properties are recorded. Not those of all types: QEMU 7.2 ends when it is asked for the properties of one
 # that it lists and whose module is not installed (virtio-gpu-gl-device).
 _ASKED = (
+    "AMDVI-PCI",
     "ICH9-LPC",
     "amd-iommu",
     "arm-smmuv3",

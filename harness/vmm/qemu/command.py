@@ -23,6 +23,7 @@ __all__ = [
     "ACPI_HOTPLUG",
     "AGENT_PORT",
     "IOMMU",
+    "IOMMU_FUNCTION",
     "MANAGEMENT",
     "Accelerator",
     "Options",
@@ -37,6 +38,9 @@ MANAGEMENT = "management.0"
 
 IOMMU = "iommu.0"
 """Id of the IOMMU."""
+
+IOMMU_FUNCTION = "iommu-function.0"
+"""Id of an amd-iommu's PCI function, which is a device of its own."""
 
 AGENT_PORT = "viommu.agent"
 """Name by which the guest's init finds the port of the agent."""
@@ -191,14 +195,27 @@ def _iommu(iommu: Iommu, placement: Placement) -> list[Properties]:
             if iommu.aw_bits is not None:
                 values["aw-bits"] = iommu.aw_bits
             return [Properties("intel-iommu", IOMMU, values)]
+        case IommuKind.AMD:
+            # Without dma-remap it lets the DMA of every device of QEMU's own pass; without pci-id it makes its function
+            # itself, and cannot be saved (QEMU, hw/i386/amd_iommu.c).
+            values |= {"dma-remap": True, "intremap": "on" if placement.interrupt_remapping else "off"}
+            return [
+                Properties("AMDVI-PCI", IOMMU_FUNCTION, _on_root_bus(placement.iommu_number)),
+                Properties("amd-iommu", IOMMU, values | {"pci-id": IOMMU_FUNCTION}),
+            ]
         case IommuKind.VIRTIO:
-            assert placement.iommu_number is not None
-            values |= {"bus": Root.MAIN.value, "addr": hex(placement.iommu_number)}
+            values |= _on_root_bus(placement.iommu_number)
             if iommu.aw_bits is not None:
                 values["aw-bits"] = iommu.aw_bits
             if iommu.boot_bypass is not None:
                 values["boot-bypass"] = iommu.boot_bypass
             return [Properties("virtio-iommu-pci", IOMMU, values)]
+
+
+def _on_root_bus(number: int | None) -> dict[str, Value]:
+    """Where the IOMMU's own function stands."""
+    assert number is not None
+    return {"bus": Root.MAIN.value, "addr": hex(number)}
 
 
 def _outside(number: int) -> Properties:

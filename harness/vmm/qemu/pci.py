@@ -7,6 +7,7 @@ itself: an access of the host between its two would go astray, or lead the guest
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.errors import SpecError
@@ -23,6 +24,7 @@ COMMAND_BUS_MASTER = 1 << 2
 _COMMAND = 0x04
 _BAR0 = 0x10
 _BARS = 6
+_CAPABILITIES = 0x34
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,13 @@ class PciFunction:
         if base == 0:
             raise SpecError(f"the guest has given BAR {index} of {self} no address", hint="wait until it has booted")
         return base
+
+    def capabilities(self) -> Iterator[tuple[int, int]]:
+        """Id of each capability, and where in configuration space it stands, in their order (PCI 3.0, 6.7)."""
+        at = self.read(_CAPABILITIES, Width.BYTE)
+        while at:
+            yield self.read(at, Width.BYTE), at
+            at = self.read(at + 1, Width.BYTE)
 
     def enable(self, bits: int) -> None:
         """Set bits of the command register, leaving the others as the guest has them."""

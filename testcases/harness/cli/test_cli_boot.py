@@ -103,7 +103,7 @@ def test_an_option_that_a_spec_decides_is_refused_by_name(
         ("iommu = ", "not a machine spec"),
         ("{", "not a machine spec"),
         ('memory = 4\n[iommu]\nkind = "intel"\n', "memory"),
-        ('[iommu]\nkind = "amd"\n', "amd"),
+        ('[iommu]\nkind = "smmu"\n', "smmu"),
         (b"\xff\xfe\x00", "not a text file"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_spec_that_is_not_there_is_refused_by_name(booted: list[Machine]) -> N
         (("--device", "edu,iommu=maybe"), "maybe"),
         (("--device", "edu,colour=red"), "colour"),
         (("--iommu", "none", "--device", "edu,iommu=on"), "edu0"),
-        (("--iommu", "amd"), "amd"),
+        (("--iommu", "smmu"), "smmu"),
         (("--memory", "0"), "memory_mib=0"),
     ],
 )

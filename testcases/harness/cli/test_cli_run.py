@@ -42,7 +42,7 @@ def test_no_iommu_leaves_nothing_to_test() -> None:
 
 
 def test_an_iommu_that_there_is_not_is_refused_by_name() -> None:
-    assert "'amd'" in refused("--iommu", "amd").message
+    assert "'smmu'" in refused("--iommu", "smmu").message
 
 
 def test_a_kernel_path_that_leads_nowhere_is_refused_by_name() -> None:

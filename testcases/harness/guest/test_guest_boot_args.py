@@ -32,6 +32,12 @@ def test_intel_iommu_is_on_unless_it_is_not_used(mode: DmaMode) -> None:
     assert [word for word in words(IommuKind.INTEL, mode) if word.startswith("intel_iommu=")] == [wanted]
 
 
+@pytest.mark.parametrize("mode", DmaMode)
+def test_amd_iommu_is_told_nothing_unless_it_is_not_used(mode: DmaMode) -> None:
+    wanted = ["amd_iommu=off"] if mode is DmaMode.OFF else []
+    assert [word for word in words(IommuKind.AMD, mode) if word.startswith(("amd_iommu", "intel_iommu"))] == wanted
+
+
 def test_console_is_serial_and_a_panic_ends_the_machine() -> None:
     assert {"console=ttyS0", "panic=-1"} <= set(words(IommuKind.NONE, DmaMode.STRICT))
 

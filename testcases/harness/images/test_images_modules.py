@@ -82,10 +82,13 @@ def test_kernel_without_virtio_iommu_does_for_intel(old_kernel: Kernel) -> None:
     require_driver(RECIPE, old_kernel, IommuKind.INTEL)
 
 
-def test_kernel_without_intel_iommu_is_refused_with_the_option(kernel: Kernel) -> None:
-    config = {name: value for name, value in kernel.config.items() if name != "CONFIG_INTEL_IOMMU"}
-    with pytest.raises(Unsupported, match="CONFIG_INTEL_IOMMU is not set"):
-        require_driver(RECIPE, replace(kernel, config=config), IommuKind.INTEL)
+@pytest.mark.parametrize(
+    ("kind", "option"), [(IommuKind.INTEL, "CONFIG_INTEL_IOMMU"), (IommuKind.AMD, "CONFIG_AMD_IOMMU")]
+)
+def test_kernel_without_the_driver_is_refused_with_the_option(kernel: Kernel, kind: IommuKind, option: str) -> None:
+    config = {name: value for name, value in kernel.config.items() if name != option}
+    with pytest.raises(Unsupported, match=f"{option} is not set"):
+        require_driver(RECIPE, replace(kernel, config=config), kind)
 
 
 def test_kernel_whose_configuration_is_not_known_is_not_refused_for_intel(kernel: Kernel) -> None:

@@ -20,9 +20,12 @@ from harness.state.save import save_state
 _DISK = Device.parse("virtio-blk,iommu=on,id=disk")
 
 
-@pytest.mark.parametrize("kind", [IommuKind.INTEL, IommuKind.VIRTIO])
-def test_what_is_saved_translates_as_the_machine_does(lab: Lab, tmp_path: Path, kind: IommuKind) -> None:
+@pytest.mark.parametrize(
+    ("kind", "qemu"), [(IommuKind.INTEL, None), (IommuKind.VIRTIO, None), (IommuKind.AMD, "sid")], ids=str
+)
+def test_what_is_saved_translates_as_the_machine_does(tmp_path: Path, kind: IommuKind, qemu: str | None) -> None:
     machine = Machine(iommu=Iommu(kind=kind), devices=(_DISK,), memory_mib=256)
+    lab = Lab.open(qemu=qemu)
     lab.require(machine)
     with lab.boot(machine) as live:
         path = save_state(live, tmp_path / "saved", "made by a test")

@@ -11,6 +11,7 @@ from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
 
 INTEL = Iommu(kind=IommuKind.INTEL)
 VIRTIO = Iommu(kind=IommuKind.VIRTIO)
+AMD = Iommu(kind=IommuKind.AMD)
 NONE = Iommu(kind=IommuKind.NONE)
 DEVICES = (
     "edu,iommu=on",
@@ -30,7 +31,7 @@ def full(iommu: Iommu = INTEL, *plugged: str) -> Topology:
     return topology(machine(iommu, *DEVICES), plugged)
 
 
-@pytest.mark.parametrize("iommu", [INTEL, VIRTIO])
+@pytest.mark.parametrize("iommu", [INTEL, VIRTIO, AMD])
 @pytest.mark.parametrize("plugged", [(), ("late",), ("late", "late-out")])
 def test_groups_hold_exactly_the_covered_functions_each_once(iommu: Iommu, plugged: tuple[str, ...]) -> None:
     found = full(iommu, *plugged)
@@ -64,7 +65,7 @@ def test_groups_are_in_the_order_of_their_lowest_member() -> None:
     assert lowest == sorted(lowest)
 
 
-@pytest.mark.parametrize("iommu", [INTEL, VIRTIO])
+@pytest.mark.parametrize("iommu", [INTEL, VIRTIO, AMD])
 @pytest.mark.parametrize("id", ["out", "late-out"])
 def test_device_outside_is_neither_covered_nor_translated(iommu: Iommu, id: str) -> None:
     function = full(iommu, "late-out").function(id)
@@ -86,11 +87,12 @@ def test_the_harness_s_own_devices_are_covered_and_not_translated(id: str) -> No
     assert (function.covered, function.translated) == (True, False)
 
 
-def test_virtio_iommu_is_not_behind_itself() -> None:
-    iommu = full(VIRTIO).iommu
+@pytest.mark.parametrize(("kind", "ids"), [(VIRTIO, (0x1AF4, 0x1057, 0x00FF)), (AMD, (0x1022, 0x1419, 0x0806))])
+def test_an_iommu_that_is_a_function_is_not_behind_itself(kind: Iommu, ids: tuple[int, int, int]) -> None:
+    iommu = full(kind).iommu
     assert iommu is not None
     assert (iommu.covered, iommu.translated) == (False, False)
-    assert (iommu.vendor, iommu.device) == (0x1AF4, 0x1057)
+    assert (iommu.vendor, iommu.device, iommu.class_code) == ids
 
 
 def test_intel_iommu_is_no_function() -> None:
@@ -153,6 +155,9 @@ def test_nothing_is_covered_without_an_iommu() -> None:
     [
         (INTEL, DmaMode.STRICT, {"DMA"}),
         (VIRTIO, DmaMode.STRICT, {"DMA"}),
+        (AMD, DmaMode.STRICT, {"DMA"}),
+        (AMD, DmaMode.LAZY, {"DMA"}),
+        (AMD, DmaMode.PASSTHROUGH, {"identity"}),
         (INTEL, DmaMode.LAZY, {"DMA-FQ"}),
         (Iommu(kind=IommuKind.INTEL, caching_mode=True), DmaMode.LAZY, {"DMA"}),
         (VIRTIO, DmaMode.LAZY, {"DMA", "DMA-FQ"}),
@@ -169,6 +174,7 @@ def test_group_type_follows_the_dma_mode(iommu: Iommu, mode: DmaMode, types: set
     [
         (INTEL, "DMAR", UnitPlace(registers=0xFED9_0000)),
         (VIRTIO, "VIOT", UnitPlace(function=Address(0, 1))),
+        (AMD, "IVRS", UnitPlace(registers=0xFED8_0000, function=Address(0, 1))),
     ],
 )
 def test_the_platform_has_the_iommu_and_exactly_the_covered_functions_behind_it(
@@ -185,10 +191,11 @@ def test_a_machine_without_an_iommu_has_a_platform_without_one() -> None:
     assert topology(machine(NONE, "edu")).platform.units == ()
 
 
-def test_interrupts_are_remapped_unless_a_device_stands_outside() -> None:
+def test_interrupts_are_remapped_as_the_placement_says() -> None:
     assert full(INTEL).platform.interrupt_remapping is False
     assert topology(machine(INTEL, "edu,iommu=on")).platform.interrupt_remapping is True
     assert full(VIRTIO).platform.interrupt_remapping is None
+    assert full(AMD).platform.interrupt_remapping is True
 
 
 @pytest.mark.parametrize(

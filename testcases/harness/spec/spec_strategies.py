@@ -25,6 +25,8 @@ def iommus(draw: st.DrawFn) -> Iommu:
                 caching_mode=draw(_maybe),
                 aw_bits=draw(st.sampled_from([None, 39, 48])),
             )
+        case IommuKind.AMD:
+            return Iommu(kind=IommuKind.AMD, interrupt_remapping=draw(_maybe))
         case IommuKind.VIRTIO:
             bits = draw(st.none() | st.integers(32, 64))
             return Iommu(kind=IommuKind.VIRTIO, boot_bypass=draw(_maybe), aw_bits=bits)

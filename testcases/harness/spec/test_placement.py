@@ -14,6 +14,7 @@ from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine, Ports
 
 INTEL = Iommu(kind=IommuKind.INTEL)
 VIRTIO = Iommu(kind=IommuKind.VIRTIO)
+AMD = Iommu(kind=IommuKind.AMD)
 
 
 def machine(iommu: Iommu, *texts: str) -> Machine:
@@ -78,8 +79,10 @@ def test_outside_is_made_only_where_something_stands_there(machine: Machine) -> 
     assert (plan.outside_number is not None) == any(port.root is Root.OUTSIDE for port in plan.ports)
 
 
-@pytest.mark.parametrize(("iommu", "number"), [(INTEL, None), (VIRTIO, 1), (Iommu(kind=IommuKind.NONE), None)])
-def test_only_virtio_iommu_is_a_function(iommu: Iommu, number: int | None) -> None:
+@pytest.mark.parametrize(
+    ("iommu", "number"), [(INTEL, None), (VIRTIO, 1), (AMD, 1), (Iommu(kind=IommuKind.NONE), None)]
+)
+def test_iommus_that_are_functions_have_a_place(iommu: Iommu, number: int | None) -> None:
     assert place(Machine(iommu=iommu)).iommu_number == number
 
 
@@ -92,9 +95,19 @@ def test_only_virtio_iommu_is_a_function(iommu: Iommu, number: int | None) -> No
         (False, "edu,iommu=on", False),
     ],
 )
-def test_interrupts_are_remapped_unless_a_device_stands_outside(asked: bool | None, text: str, wanted: bool) -> None:
+def test_vtd_remaps_interrupts_unless_a_device_stands_outside(asked: bool | None, text: str, wanted: bool) -> None:
     iommu = Iommu(kind=IommuKind.INTEL, interrupt_remapping=asked)
     assert place(machine(iommu, text)).interrupt_remapping is wanted
+
+
+@pytest.mark.parametrize("text", ["edu,iommu=on", "edu,iommu=off"])
+@pytest.mark.parametrize(("asked", "wanted"), [(None, True), (True, True), (False, False)])
+def test_amd_vi_remaps_interrupts_wherever_devices_stand(asked: bool | None, wanted: bool, text: str) -> None:
+    assert place(machine(Iommu(kind=IommuKind.AMD, interrupt_remapping=asked), text)).interrupt_remapping is wanted
+
+
+def test_virtio_iommu_remaps_no_interrupts() -> None:
+    assert place(machine(VIRTIO, "edu,iommu=on")).interrupt_remapping is None
 
 
 @pytest.mark.parametrize(("tag", "room", "root"), [("on", 26, Root.MAIN), ("off", 31, Root.OUTSIDE)])

@@ -72,7 +72,7 @@ MACHINE = '[iommu]\nkind = "intel"\n'
         ("iomu = true\n" + MACHINE, "Unknown field `iomu` - at `$`"),
         (MACHINE + "aw_bit = 48\n", "Unknown field `aw_bit` - at `$.iommu`"),
         (MACHINE + '[[devices]]\nkind = "edu"\niomu = true\n', "Unknown field `iomu` - at `$.devices[...]`"),
-        ('[iommu]\nkind = "amd"\n', "Invalid enum value 'amd' - at `$.iommu.kind`"),
+        ('[iommu]\nkind = "smmu"\n', "Invalid enum value 'smmu' - at `$.iommu.kind`"),
         ("memory_mib = true\n" + MACHINE, "Expected `int`, got `bool` - at `$.memory_mib`"),
         ('memory_mib = "512"\n' + MACHINE, "Expected `int`, got `str` - at `$.memory_mib`"),
         ("", "missing required field `iommu`"),
@@ -115,6 +115,9 @@ def test_refusal_of_a_value_in_a_file_is_the_same_as_in_code() -> None:
         *((IommuKind.NONE, name) for name in ("interrupt_remapping", "caching_mode", "aw_bits", "boot_bypass")),
         (IommuKind.INTEL, "boot_bypass"),
         (IommuKind.VIRTIO, "interrupt_remapping"),
+        (IommuKind.AMD, "caching_mode"),
+        (IommuKind.AMD, "aw_bits"),
+        (IommuKind.AMD, "boot_bypass"),
         (IommuKind.VIRTIO, "caching_mode"),
     ],
 )

@@ -67,6 +67,12 @@ def test_what_the_spec_says_of_intel_iommu_is_on_the_command_line() -> None:
     assert _iommu(iommu) == ["intel-iommu", "intremap=off", "caching-mode=on", "aw-bits=39"]
 
 
+def test_amd_iommu_comes_after_the_function_that_it_is_told_to_take() -> None:
+    function, iommu = _devices(Machine(iommu=Iommu(kind=IommuKind.AMD), devices=(Device.parse("edu,iommu=off"),)))[:2]
+    assert function == "AMDVI-PCI,id=iommu-function.0,bus=pcie.0,addr=0x1"
+    assert iommu == "amd-iommu,id=iommu.0,dma-remap=on,intremap=on,pci-id=iommu-function.0"
+
+
 def test_what_the_spec_says_of_virtio_iommu_is_on_the_command_line() -> None:
     iommu = Iommu(kind=IommuKind.VIRTIO, aw_bits=48, boot_bypass=False)
     assert _iommu(iommu)[-2:] == ["aw-bits=48", "boot-bypass=off"]
