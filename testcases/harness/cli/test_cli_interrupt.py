@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from leftovers import nothing_left
+
+from harness.soak.leaks import marked_processes
 
 _START_SECONDS = 60.0
-_END_SECONDS = 15.0
 
 
 @pytest.fixture
@@ -37,37 +39,15 @@ def _boot(temporary: Path) -> subprocess.Popen[bytes]:
         assert process.poll() is None, process.communicate()[0].decode()
         assert time.monotonic() < end, "no QEMU was started"
         time.sleep(0.05)
-    assert _processes(temporary)
+    assert marked_processes(temporary)
     return process
-
-
-def _processes(temporary: Path) -> list[int]:
-    """Processes, other than this one and its children by name, that have the directory on their command line."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if str(temporary) in entry.read_bytes().decode(errors="replace"):
-                found.append(int(entry.parent.name))
-        except OSError:
-            continue  # it ended while it was looked at
-    return found
-
-
-def _assert_nothing_left(temporary: Path, before: set[str]) -> None:
-    end = time.monotonic() + _END_SECONDS
-    while (_processes(temporary) or any(temporary.iterdir())) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not _processes(temporary)
-    assert not list(temporary.iterdir())
-    assert {entry.name for entry in Path("/dev/shm").iterdir() if entry.name.startswith("viommu")} <= before
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, -15), (signal.SIGKILL, -9)])
 def test_a_boot_that_is_ended_leaves_nothing(temporary: Path, number: signal.Signals, status: int) -> None:
-    before = {entry.name for entry in Path("/dev/shm").iterdir() if entry.name.startswith("viommu")}
-    process = _boot(temporary)
-    process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    with nothing_left(temporary):
+        process = _boot(temporary)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=30)
     assert process.returncode == status, output.decode()
     assert b"Traceback" not in output
-    _assert_nothing_left(temporary, before)

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from vmm_rig import halt_rom, spec
+from vmm_rig import Start, halt_rom, spec
 
 from harness.artifacts.cache import Cache
 from harness.artifacts.qemu import QemuBuild, find_qemu
@@ -17,8 +17,6 @@ from harness.vmm.protocol import FirmwareBoot
 from harness.vmm.qemu.capabilities import Capabilities, cached
 from harness.vmm.qemu.command import Options
 from harness.vmm.qemu.machine import QemuMachine
-
-Start = Callable[..., QemuMachine]
 
 
 @pytest.fixture(scope="session")

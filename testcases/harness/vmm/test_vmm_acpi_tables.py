@@ -11,10 +11,9 @@ from itertools import product
 
 import pytest
 from vmm_acpi import acpi_tables, by_ports
+from vmm_rig import Start, spec
 from vmm_rig import function as function_of
-from vmm_rig import spec
 
-from conftest import Start
 from harness.checks.firmware import check_tables
 from harness.model.firmware.dmar import Dmar
 from harness.model.firmware.dmar_structures import ScopeType

@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vmm_rig import spec
+from vmm_rig import Start, spec
 
-from conftest import Start
 from harness.artifacts.qemu import QemuBuild
 from harness.errors import Unsupported, VmmStartError
 from harness.spec import Iommu, IommuKind, Machine

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from vmm_rig import function, spec
+from vmm_rig import Start, function, spec
 
-from conftest import Start
 from harness.errors import SpecError, VmmTimeout
 from harness.spec import IommuKind
 from harness.vmm.qemu.edu import BUFFER_BYTES, Edu

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from vmm_rig import spec
+from vmm_rig import Start, spec
 
-from conftest import Start
 from harness.errors import GuestError, SpecError, Unsupported
 from harness.spec import IommuKind
 from harness.vmm.qemu.capabilities import Capabilities, require

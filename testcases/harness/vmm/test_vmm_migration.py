@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from vmm_rig import function, spec
+from vmm_rig import Start, function, spec
 
-from conftest import Start
 from harness.errors import HostError, NotSaved, VmmStartError
 from harness.spec import IommuKind, Machine
 from harness.vmm.qemu import migration

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from vmm_rig import spec, stand_in, stopped
+from vmm_rig import Start, spec, stand_in, stopped
 
-from conftest import Start
 from harness.errors import GuestError, SpecError, VmmTimeout
 from harness.vmm.qemu.network import NetworkCable
 from harness.vmm.rundir import RunDirectory

@@ -10,9 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from vmm_rig import spec, stand_in, stopped
+from vmm_rig import Start, spec, stand_in, stopped
 
-from conftest import Start
 from harness.artifacts.qemu import QemuBuild
 from harness.errors import GuestCrashed, HostError, VmmCrashed, VmmDied, VmmStartError, VmmTimeout
 from harness.soak.leaks import left_behind

@@ -3,8 +3,8 @@ from __future__ import annotations
 import threading
 
 import pytest
+from vmm_rig import Start, stopped
 
-from conftest import Start
 from harness.errors import VmmTimeout
 from harness.vmm.qemu.qmp import Event, QmpError
 
@@ -59,8 +59,6 @@ def test_two_waiters_are_both_told_of_one_event(start: Start) -> None:
 
 
 def test_the_connection_is_usable_after_a_command_that_timed_out(start: Start) -> None:
-    from vmm_rig import stopped
-
     machine = start()
     with stopped(machine.process.pid), pytest.raises(VmmTimeout):
         machine.qmp.execute("query-name", deadline=0.1)

@@ -6,9 +6,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from vmm_rig import stand_in, stopped
+from vmm_rig import Start, stand_in, stopped
 
-from conftest import Start
 from harness.errors import SpecError, VmmTimeout
 from harness.vmm.qemu.qtest import Qtest, QtestError, Width
 from harness.vmm.rundir import RunDirectory

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from vmm_rig import Start
 
-from conftest import Start
 from harness.errors import SpecError
 from harness.vmm.qemu.command import Options
 from harness.vmm.qemu.trace import TraceEvent, TraceReader, set_state

@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness.pci import Address
 from harness.spec import Device, Iommu, IommuKind, Machine
 from harness.vmm.protocol import FirmwareBoot
+from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.pci import PciFunction
 from harness.vmm.qemu.process import QemuProcess
 from harness.vmm.qemu.qtest import Qtest, Width
 from harness.vmm.rundir import RunDirectory
+
+Start = Callable[..., QemuMachine]
+"""What the fixture `start` gives: it takes a spec and options, and the machine ends with the test."""
 
 ECAM = 0xB000_0000
 _BAR = 0xE000_0000
