@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from harness.artifacts.progress import Progress, silent
-from harness.errors import HostError, NotSaved, Unsupported, VmmCrashed, VmmStartError
+from harness.errors import HostError, NotSaved, Unsupported, VmmDied, VmmStartError
 from harness.images.keys import Keys, Login
 from harness.lab import BOOT_SECONDS, Lab
 from harness.live import LiveMachine
@@ -93,7 +93,7 @@ class Leases:
         Raises:
             NotSaved: QEMU cannot save it.
         """
-        key = self._key(spec)
+        key = self.key(spec)
         if key in self._unsaved:
             raise NotSaved(self._unsaved[key])
 
@@ -104,7 +104,7 @@ class Leases:
             except NotSaved as error:
                 self._unsaved[key] = error.message
                 raise
-            except (VmmStartError, VmmCrashed) as error:
+            except (VmmStartError, VmmDied) as error:
                 if not ("SIGBUS" in error.message and _has_no_room(directory / "ram")):
                     raise
                 raise HostError(
@@ -116,6 +116,17 @@ class Leases:
         room = (spec.memory_mib << 20) + _STATE_BYTES
         with self._store.hold(key, fill, self._progress, room=room) as entry:
             yield entry
+
+    def key(self, spec: Machine) -> str:
+        """Key of the template that is that machine.
+
+        It is a hash of all that the template comes from: command line, the files that it names, and what is done here.
+        """
+        lab = self._lab
+        boot = LinuxBoot(kernel=lab.kernel_file, initrd=lab.image.archive, args=lab.linux(spec, Keys.generate()).args)
+        files = (lab.qemu.binary, lab.kernel_file, lab.image.archive, Path(__file__))
+        parts = [spec.to_json(), command_by_hand(spec, lab.qemu, boot, lab.options(spec)), *map(_identity, files)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
     def _boot(self, spec: Machine, directory: Path) -> Manifest:
         """Boot a machine and save it."""
@@ -161,14 +172,6 @@ class Leases:
             trace=entry.file("trace.log"),
             booted=replace(self._lab.linux(asked, Keys.generate()), overlay=b""),
         )
-
-    def _key(self, spec: Machine) -> str:
-        """A hash of all that a template comes from: command line, the files that it names, and what is done here."""
-        lab = self._lab
-        boot = LinuxBoot(kernel=lab.kernel_file, initrd=lab.image.archive, args=lab.linux(spec, Keys.generate()).args)
-        files = (lab.qemu.binary, lab.kernel_file, lab.image.archive, Path(__file__))
-        parts = [spec.to_json(), command_by_hand(spec, lab.qemu, boot, lab.options(spec)), *map(_identity, files)]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def _identity(path: Path) -> str:

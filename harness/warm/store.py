@@ -31,7 +31,7 @@ from harness.artifacts.progress import Progress, silent
 from harness.errors import HostError
 from harness.vmm.rundir import RunDirectory
 
-__all__ = ["FILES", "LIMIT_BYTES", "Entry", "Manifest", "Store"]
+__all__ = ["FILES", "LIMIT_BYTES", "Entry", "File", "Manifest", "Store", "look"]
 
 LIMIT_BYTES = 4 << 30
 """What all templates may take on the disk; those that were used least recently go first."""
@@ -188,7 +188,7 @@ class Store:
             work = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=root))
             try:
                 manifest = fill(work)
-                files = {name: _look(work / name) for name in FILES}
+                files = {name: look(work / name) for name in FILES}
                 manifest = msgspec.structs.replace(manifest, key=key, files=files)
                 (work / _MANIFEST).write_bytes(msgspec.json.encode(manifest))
                 work.rename(root / key)
@@ -271,12 +271,13 @@ def _damage(entry: Entry) -> str | None:
         if status.st_size != known.size:
             return f"{path} has {status.st_size} bytes and not {known.size}"
         untouched = (status.st_ino, status.st_ctime_ns) == (known.inode, known.changed_ns)
-        if not untouched and _look(path).sha256 != known.sha256:
+        if not untouched and look(path).sha256 != known.sha256:
             return f"{path} is not as it was saved"
     return None
 
 
-def _look(path: Path) -> File:
+def look(path: Path) -> File:
+    """What is in a file now."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         status = os.fstat(file.fileno())

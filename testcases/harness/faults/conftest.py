@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from copied_templates import CopiedTemplates
 from faults_rig import PLAIN, Start
 from leftovers import is_listened_to, nothing_left
 
@@ -26,8 +27,9 @@ def leases(lab: Lab) -> Leases:
 
 
 @pytest.fixture
-def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def temporary(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The temporary directory of the test and what it starts: its path is short, as that of a socket must be."""
+    tmp_path_factory.getbasetemp()  # pytest makes its own directories where the first of them is made
     path = Path(tempfile.mkdtemp(prefix="vf-"))
     monkeypatch.setenv("TMPDIR", str(path))
     monkeypatch.setattr(tempfile, "tempdir", str(path))
@@ -40,6 +42,20 @@ def clean(leases: Leases, temporary: Path) -> Iterator[None]:
     """Whatever the test does, nothing is left of it."""
     with nothing_left(temporary):
         yield
+
+
+@pytest.fixture
+def cache(clean: None, temporary: Path) -> Iterator[Cache]:
+    """One of the test's own, empty at first."""
+    cache = Cache(temporary / "cache")
+    yield cache
+    shutil.rmtree(cache.root)
+
+
+@pytest.fixture
+def copied(lab: Lab, cache: Cache, leases: Leases) -> CopiedTemplates:
+    """Starts machines from templates in that cache."""
+    return CopiedTemplates(lab, cache, leases)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from copied_templates import CopiedTemplates
 from faults_rig import PLAIN, told
 from leftovers import wait_until_gone
 
@@ -22,10 +22,13 @@ from harness.errors import VmmStartError
 from harness.lab import Lab
 from harness.verdict import Verdict
 from harness.warm.lease import Leases
+from harness.warm.shape import template_of
 from harness.warm.store import Store
 
 _LEASE = Path(__file__).parent / "rig" / "one_lease.py"
 _BOOT_SECONDS = 90
+_BOOTS = "booting a machine once, to start others from"
+_WAITS = "waiting for another run that fills the cache"
 
 
 @pytest.mark.parametrize(
@@ -48,28 +51,50 @@ def test_cache_on_a_read_only_file_system_costs_the_sharing_and_nothing_else(lea
     assert _in_namespace(mount, cache) == "up: up"
 
 
-def test_host_without_memory_for_the_guest_is_told_as_that(lab: Lab, temporary: Path) -> None:
+def test_host_without_memory_for_the_guest_is_told_as_that(lab: Lab, cache: Cache) -> None:
     short = replace(lab, qemu=replace(lab.qemu, argv_prefix=("prlimit", "--as=200000000", *lab.qemu.argv_prefix)))
-    cache = Cache(temporary / "cache")
     with (
         told(VmmStartError, Verdict.MISS, "QEMU exited with status 1 at start"),
         Leases(short, Store(cache)).start(PLAIN),
     ):
         pass
     assert list((cache.root / "templates").iterdir()) == []
-    _remove(cache)
 
 
-def test_harness_that_is_killed_while_it_makes_a_template_is_followed_by_the_next(temporary: Path) -> None:
-    cache = Cache(temporary / "cache")
+def test_harness_that_is_killed_while_it_makes_a_template_is_followed_by_the_next(cache: Cache) -> None:
     with _harness(cache.root, 60) as first:
         _wait_for(lambda: list(cache.root.glob("templates/.*/ram")))
         with _harness(cache.root, 0) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == f"{_WAITS}\n"
             first.send_signal(signal.SIGKILL)
             first.wait()
-            assert second.communicate(timeout=_BOOT_SECONDS)[0] == "up: up\n"
+            assert second.communicate(timeout=_BOOT_SECONDS)[0].splitlines() == [_BOOTS, "up: up"]
     assert len(Store(cache).entries()) == 1
-    _remove(cache)
+
+
+def test_two_harnesses_at_once_on_an_empty_cache_make_its_template_once(cache: Cache) -> None:
+    with _harness(cache.root, 0) as one, _harness(cache.root, 0) as other:
+        said = [run.communicate(timeout=_BOOT_SECONDS)[0].splitlines() for run in (one, other)]
+    assert sorted(said) == [[_BOOTS, "up: up"], [_WAITS, "up: up"]]
+    assert len(Store(cache).entries()) == 1
+
+
+def test_lock_of_a_process_that_is_dead_holds_up_nobody(copied: CopiedTemplates, cache: Cache) -> None:
+    key = copied.key(template_of(PLAIN))
+    dies = f"""
+import os, signal
+from pathlib import Path
+from harness.artifacts.cache import Cache
+with Cache(Path({str(cache.root)!r})).lock("template-{key}"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    died = subprocess.run([sys.executable, "-c", dies], env=_environment(), check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert (cache.root / "locks" / f"template-{key}.lock").exists()
+    with copied.start(PLAIN) as live:
+        assert live.guest.run("echo up").stdout == "up\n"
+    assert copied.said == [_BOOTS]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -124,7 +149,3 @@ def _wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
-
-
-def _remove(cache: Cache) -> None:
-    shutil.rmtree(cache.root)
