@@ -186,8 +186,12 @@ class Comparison:
         place = self._arrival(request, data, differing)
         if place is None:
             return set()
-        untranslated = place + self._ram == request.access.iova
-        self._dma(step, request, "arrived untranslated" if untranslated else "arrived", place)
+        if request.passing is not None:
+            # It was not blocked, so it is held to the outcome with which it passes.
+            self._dma(step, request._replace(outcome=request.passing), "did not arrive", place, is_elsewhere=True)
+        else:
+            untranslated = place + self._ram == request.access.iova
+            self._dma(step, request, "arrived untranslated" if untranslated else "arrived", place)
         return set(range(place & -_WORD, place + len(data), _WORD))
 
     def _foreign_records(self, step: int, differing: Sequence[int], requests: Sequence[Request]) -> None:
@@ -244,16 +248,25 @@ class Comparison:
         same = all(self._memory.real[each] == self._memory.twin[each] for each in rest)
         return same and self._unit.structure_at(at + self._ram) is None
 
-    def _dma(self, step: int, request: Request, seen: str, at: int) -> None:
-        """Say what a write did; where its data had been read before, and are others, what the read did."""
+    def _dma(self, step: int, request: Request, seen: str, at: int, *, is_elsewhere: bool = False) -> None:
+        """Say what a write did; where its data had been read before, and are others, what the read did.
+
+        Args:
+            step: number of the program's step.
+            request: the write.
+            seen: what it did.
+            at: where, an offset in memory.
+            is_elsewhere: it did not arrive where it must, but its data are there.
+        """
         read = self._contents.last_read(request.dma.device) if request.dma.offset in LANDING else None
         write = f"{request.dma.kind} with {self._said(request)}"
         text, source = f"{write} {seen}", ""
         if read is not None:
             source = f"\nwhat it wrote it had read before: {read.access}: {read.outcome}"
-            if seen == "did not arrive":
+            if seen == "did not arrive" and not is_elsewhere:
                 text = f"read with {self._said(read)}, and {write} of what was read {seen}"
-        detail = f"{request.access}: must be {request.outcome}; it {seen} at {at + self._ram:#x}{source}"
+        where = f"{seen}, but is at" if is_elsewhere else f"{seen} at"
+        detail = f"{request.access}: must be {request.outcome}; it {where} {at + self._ram:#x}{source}"
         told = [request] if read is None else [read, request]
         self._say(Kind.DMA, step, text, "", detail, told, self._probe(at & -_WORD))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -125,11 +125,7 @@ def run_job(job: Job, known: KnownDivergences, root: Path) -> Report:
             report.dmas += result.dmas
             if result.unjudged:
                 report.unjudged[result.unjudged] += 1
-            divergences = result.divergences
-            if any(named(divergence, expected) is None for divergence in divergences):
-                # What is seen at the end of a program only is seen round by round in another run, and said better.
-                divergences = session.run(program, thorough=True).divergences or divergences
-            for divergence in divergences:
+            for divergence in _said_best(session, program, result.divergences, expected):
                 if (name := named(divergence, expected)) is not None:
                     report.known[name.id] += 1
                 elif (before := found.get(divergence.signature)) is not None:
@@ -144,6 +140,24 @@ def run_job(job: Job, known: KnownDivergences, root: Path) -> Report:
     report.found = list(found.values())
     report.seconds = time.monotonic() - start
     return report
+
+
+def _said_best(
+    session: Session, program: Program, seen: Sequence[Divergence], expected: tuple[Known, ...]
+) -> Sequence[Divergence]:
+    """What a program shows, by the run that tells most of it: where something is not known, others are tried."""
+
+    def are_known(divergences: Sequence[Divergence]) -> bool:
+        return all(named(divergence, expected) is not None for divergence in divergences)
+
+    if are_known(seen):
+        return seen
+    # What is seen at the end of a program only is seen round by round there.
+    seen = session.run(program, thorough=True).divergences or seen
+    if are_known(seen):
+        return seen
+    apart = session.run(program, thorough=True, apart=True).divergences
+    return apart if apart and are_known(apart) else seen
 
 
 def _programs(job: Job, session: Session, report: Report, start: float) -> Iterator[Program]:

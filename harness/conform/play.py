@@ -161,6 +161,7 @@ class Play:
             if self._remembered is None and kind is AccessKind.WRITE:
                 self._places += [(dma, each.address, length) for each in outcomes if not isinstance(each, Fault)]
             outcome = outcomes[0]
+            passing: Outcome | None = None
             silent = False
             if len(outcomes) > 1:
                 settled = len(outcomes)
@@ -170,15 +171,17 @@ class Play:
                     page, choice = at // granule, attempt.choose(len(outcomes))
                 choice = min(choice, len(outcomes) - 1)
                 outcome, silent = outcomes[choice], choice >= settled
-                if kind is AccessKind.READ and isinstance(outcome, Fault):
-                    for passing in (turn for turn, other in enumerate(outcomes) if not isinstance(other, Fault)):
-                        attempt.passes.setdefault(len(attempt.requests), (len(attempt.chosen) - 1, passing))
+                turn = next((turn for turn, other in enumerate(outcomes) if not isinstance(other, Fault)), None)
+                if isinstance(outcome, Fault) and turn is not None:
+                    passing = outcomes[turn]
+                    if kind is AccessKind.READ:
+                        attempt.passes[len(attempt.requests)] = len(attempt.chosen) - 1, turn
             if isinstance(outcome, Fault) and (part := blocked_length(at, length)) != length:
                 access = Access(requester=requester, iova=at, length=part, kind=kind)
                 in_parts = len(outcomes) == 1
                 if self._records_pages and in_parts:
                     blocked = outcomes
-            request = self._move(self._meet(Request(dma, access, outcome), attempt))
+            request = self._move(self._meet(Request(dma, access, outcome, passing=passing), attempt))
             number = len(attempt.requests)
             attempt.requests.append(request)
             if silent:

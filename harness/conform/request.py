@@ -20,6 +20,7 @@ class Request(NamedTuple):
         outcome: of it; for an interrupt that of the interrupt.
         address: where data were written; None where they were not, or where no memory is.
         message: the same as an interrupt request, where it is one.
+        passing: for one that is blocked, the outcome with which it might as well have passed; None where there is none.
     """
 
     dma: Dma
@@ -27,6 +28,7 @@ class Request(NamedTuple):
     outcome: Outcome | MsiOutcome
     address: int | None = None
     message: MsiWrite | None = None
+    passing: Outcome | None = None
 
     @property
     def offset(self) -> int:

@@ -127,19 +127,20 @@ class Runner:
         self._deliveries = Deliveries(target.name, machine, self._unit, self._predictor, self._carries_on, self._report)
         self.evidence = Evidence(self._unit, self.bound.registers, self._is_known_register)
         self._absent: set[DmaDevice] = set()  # that are unplugged
-        self._begin(thorough=False)
+        self._begin()
 
-    def run(self, program: Program, *, thorough: bool = False) -> Result:
+    def run(self, program: Program, *, thorough: bool = False, apart: bool = False) -> Result:
         """Run one.
 
         Args:
             program: of this target.
             thorough: compare all of memory after each round, to see at once what else shows at the end.
+            apart: give each DMA a round of its own, so that none is taken for another that moves the same data.
 
         Raises:
             SpecError: the program names a device that there is not, or memory that there is not.
         """
-        self._begin(thorough=thorough)
+        self._begin(thorough=thorough, apart=apart)
         try:
             self._reset_board()
             for entry in tuple(self._absent):
@@ -165,8 +166,9 @@ class Runner:
             self._broke(Kind.HANG, error)
         return self._result
 
-    def _begin(self, *, thorough: bool) -> None:
+    def _begin(self, *, thorough: bool = False, apart: bool = False) -> None:
         self._thorough = thorough
+        self._apart = apart
         self._result = Result()
         self._round = _Round()
         self._step = 0
@@ -183,7 +185,8 @@ class Runner:
             case Dma(device=id) if any(entry.id == id for entry in self._absent):
                 pass
             case Dma():
-                if step.device in self._round.busy or self._round.counts:
+                round = self._round
+                if step.device in round.busy or round.counts or (self._apart and round.dmas):
                     self._finish()
                 self._order(step)
             case Write(offset, size, value):

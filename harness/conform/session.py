@@ -80,18 +80,18 @@ class Session:
                 raise
         return self._runner
 
-    def run(self, program: Program, *, thorough: bool = False, traced: bool = False) -> Result:
+    def run(self, program: Program, *, thorough: bool = False, apart: bool = False, traced: bool = False) -> Result:
         """Run a program; the machine is given up if it breaks, or cannot be reset.
 
         Args:
             program: of the target.
-            thorough: as for `Runner.run`.
+            thorough, apart: as for `Runner.run`.
             traced: have the names of QEMU's trace events count as coverage.
         """
         machine = self.runner.machine
         if traced:
             machine.trace(enable=True)
-        result = self.runner.run(program, thorough=thorough)
+        result = self.runner.run(program, thorough=thorough, apart=apart)
         if traced and not result.broken:
             machine.trace(enable=False)
             for name in machine.take_trace_events():

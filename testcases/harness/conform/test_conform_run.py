@@ -24,7 +24,7 @@ from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store
 from harness.conform.replay import replay_program
 from harness.conform.session import Session
 from harness.conform.targets.registry import find_target
-from harness.model.access import Access, AccessKind, Bypassed, Fault, Outcome
+from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Fault, Outcome
 from harness.model.smmuv3.register_map import REGISTERS
 from harness.model.smmuv3.registers import CR0
 from harness.model.unit import Coverage, Readout
@@ -87,6 +87,37 @@ def test_data_that_go_to_another_page_are_found_out(session: Session) -> None:
     (found,) = session.run(_program(_write(_PAGE))).divergences
     assert found.kind is Kind.DMA
     assert "did not arrive" in found.signature
+
+
+def test_a_write_that_may_pass_and_is_found_elsewhere_is_held_to_where_it_may_go(session: Session) -> None:
+    unit = session.runner.bound.unit
+
+    def doubtful(access: Access) -> Sequence[Outcome]:
+        blocked = Fault(VtdFaultReason.CONTEXT_NOT_PRESENT, access.requester, access.iova, is_write=True)
+        return [blocked, Bypassed(access.iova ^ 0x1000, BypassReason.PASS_THROUGH)]
+
+    unit.outcomes = doubtful  # type: ignore[method-assign]
+    (found,) = session.run(_program(_write(_PAGE))).divergences
+    assert found.signature == f"{_TARGET}: dma: write with bypass ({BypassReason.PASS_THROUGH}) did not arrive"
+    assert f"it did not arrive, but is at {_PAGE:#x}" in found.detail
+
+
+@pytest.mark.parametrize(("apart", "culprit"), [(False, "CONTEXT_NOT_PRESENT"), (True, "ROOT_NOT_PRESENT")])
+def test_of_two_devices_with_the_same_data_rounds_of_their_own_tell_which_one_it_was(
+    session: Session, apart: bool, culprit: str
+) -> None:
+    unit = session.runner.bound.unit
+    nowhere = Dma("edu0", AccessKind.WRITE, 0x7FFF_0000, 4, LANDING.start)
+    somewhere = Dma("edu1", AccessKind.WRITE, _PAGE + 0x3000, 4, LANDING.start)
+
+    def blocked(access: Access) -> Sequence[Outcome]:
+        is_nowhere = access.iova == nowhere.iova
+        reason = VtdFaultReason.CONTEXT_NOT_PRESENT if is_nowhere else VtdFaultReason.ROOT_NOT_PRESENT
+        return [Fault(reason, access.requester, access.iova, is_write=True)]
+
+    unit.outcomes = blocked  # type: ignore[method-assign]
+    (found,) = session.run(_program(nowhere, somewhere), apart=apart).divergences
+    assert f"write with fault {culprit} arrived" in found.signature
 
 
 def test_two_bytes_on_each_side_of_a_page_that_arrive_though_they_are_blocked_are_named(session: Session) -> None:
