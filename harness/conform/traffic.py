@@ -30,7 +30,8 @@ class Traffic:
         input_bits: width of the input addresses that tables can map.
         places: for each device's id, what may be of interest to it: first address and size of pages.
         special: addresses that are of interest to all.
-        widest: width of the widest addresses.
+        widest: width of the widest addresses,
+        limits: and that of the addresses of some devices, by their ids.
         reads: share of the DMAs that read, 0 to 1.
         alignment: what addresses and lengths are multiples of, 1, 2 or 4 bytes.
         longest: DMA, bytes.
@@ -42,6 +43,7 @@ class Traffic:
     places: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     special: tuple[int, ...] = ()
     widest: int = 64
+    limits: dict[str, int] = field(default_factory=dict)
     reads: float = 0.3
     alignment: int = 1
     longest: int = 96
@@ -60,7 +62,8 @@ class Traffic:
         landed = self._reads_landed.pop(entry.id, None)
         if landed is not None and draw() < 0.7:
             offset, length = landed
-            self.writer.dma(entry.id, AccessKind.WRITE, min(iova, (1 << self.widest) - length), length, offset)
+            iova = min(iova, (1 << self._width(entry.id)) - length)
+            self.writer.dma(entry.id, AccessKind.WRITE, iova, length, offset)
         elif draw() < self.reads:
             offset = self._offset(LANDING, length)
             self._reads_landed[entry.id] = (offset, length)
@@ -110,6 +113,7 @@ class Traffic:
     def _iova(self, id: str, length: int) -> int:
         random = self.random
         draw = random.random()
+        widest = self._width(id)
         places = self.places.get(id)
         if places and draw < 0.85:
             # Plain arithmetic on random numbers: this runs for every DMA.
@@ -130,9 +134,13 @@ class Traffic:
         elif self.special and draw < 0.9:
             iova = random.choice(self.special)
         else:
-            beyond = min(self.input_bits + 1, self.widest)
-            iova = random.getrandbits(random.choice((12, 21, 30, self.input_bits, beyond, self.widest))) & -_WORD
+            within, beyond = min(self.input_bits, widest), min(self.input_bits + 1, widest)
+            iova = random.getrandbits(random.choice((12, 21, 30, within, beyond, widest))) & -_WORD
             if iova < _BOARD_END:
                 # Where nothing translates, tables and the board's own registers are there: not for devices to write.
                 iova = self.writer.ram + HOT_DATA.start + iova % len(HOT_DATA)
-        return max(0, min(iova, (1 << self.widest) - length))
+        return max(0, min(iova, (1 << widest) - length))
+
+    def _width(self, id: str) -> int:
+        """Of the widest addresses of a device, bits."""
+        return self.limits.get(id, self.widest)

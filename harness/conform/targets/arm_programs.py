@@ -33,6 +33,9 @@ __all__ = ["Generation"]
 
 _OP = Smmuv3Opcode
 _FIRST_BEYOND, _BEYOND = 43, (44, 45, 48, 52, 63)  # address bits above those of the board
+_INPUT_BITS = 48
+_NARROW = 0.95
+_STREAMS, _CONTEXTS, _MENDS = 0.08, 0.08, 0.25  # of the changes
 _WORD = 4
 _RECORDED = 0.1
 _LAST_COMMAND = 0.4
@@ -68,11 +71,9 @@ class Generation(Course):
             self.oddities.discard(Oddity.RESET)
         writer = ProgramWriter(name, seed, ARM.ram)
         self.driver = Driver(writer, random, capabilities, overflows=self.has(Oddity.OVERFLOW), early=not resets)
+        traffic = Traffic(writer, random, _INPUT_BITS, widest=64 if self.has(Oddity.UPPER_HALF) else _INPUT_BITS)
         # What skips stage 1 must lie within the OAS.
-        narrow = capabilities.stage2 and random.random() < 0.95
-        width = min(43, capabilities.address_bits - 1) if narrow else 48
-        widest = 64 if self.has(Oddity.UPPER_HALF) and not narrow else width
-        traffic = Traffic(writer, random, width, widest=widest)
+        self.is_narrow = capabilities.stage2 and random.random() < _NARROW
         if not resets:
             # Builds before 6.0 have one event for all of a DMA that is blocked, and not one for each access.
             traffic.alignment = traffic.longest = _WORD
@@ -93,6 +94,7 @@ class Generation(Course):
         self.behind: dict[int, tuple[Space | None, Vm | None]] = {}
         # Those whose requests keep their address: they are to stay where there is memory, or nothing at all.
         self.passing: set[int] = set()
+        self.bad_context: Space | None = None
         self.is_on = False
         self.unplugged = False
         # Caches may hold what is in no table any more: it costs much to judge, and does not last.
@@ -117,7 +119,7 @@ class Generation(Course):
             for vmid in random.sample(range(1, 0x1_0000 if has.wide_vmids else 0x100), random.choice((1, 1, 2))):
                 vm = self.tables.make_vm(vmid, holds_tables=has.stage1)
                 self.vms.append(vm)
-                for _ in range(random.randint(4, 10)):
+                for _ in range(random.randint(8, 14)):
                     self.tables.map_stage2(vm)
         if has.stage1:
             for asid in random.sample(range(0x1_0000 if has.wide_asids else 0x100), random.choice((1, 2, 2, 3))):
@@ -158,6 +160,9 @@ class Generation(Course):
         for other in DEVICES:
             if other.requester == entry.requester:
                 self.find_places(other)
+                self.traffic.limits.pop(other.id, None)
+                if space is None and self.is_narrow:
+                    self.traffic.limits[other.id] = self.capabilities.address_bits - 1
 
     def space_of(self, entry: DmaDevice) -> AddressSpace | None:
         """See `Course`."""
@@ -253,16 +258,16 @@ class Generation(Course):
             return
         self.is_stale = True
         draw = random.random()
-        if draw < 0.08:
+        if draw < _STREAMS:
             self.change_stream()
-        elif draw < 0.16 and self.spaces:
+        elif draw < _STREAMS + (_CONTEXTS if self.bad_context is None else _MENDS) and self.spaces:
             self.change_context()
         elif self.spaces and (not self.vms or random.random() < 0.6):
             self.change_stage1()
         elif self.vms:
             self.change_stage2()
         # What is stale of streams and contexts concerns every page: seldom for long.
-        if random.random() < (0.85 if draw < 0.16 else 0.6):
+        if random.random() < (0.85 if draw < _STREAMS + _CONTEXTS else 0.6):
             self.invalidate_all()
 
     def invalidate_all(self) -> None:
@@ -282,12 +287,14 @@ class Generation(Course):
             self.invalidate_all()
 
     def change_context(self) -> None:
-        """A CD that is not as it should be, or as it was."""
+        """A CD that is not as it should be, or as it was: one at a time, since it concerns every page."""
         random = self.random
-        space = random.choice(self.spaces)
-        overrides = random.choice(BAD_CDS) if random.random() < 0.7 else {}
-        if self.has(Oddity.NO_OUTPUT_SIZE) and random.random() < 0.2:
-            overrides = {"IPS": 7}
+        space, self.bad_context = self.bad_context, None
+        overrides: dict[str, int] = {}
+        if space is None:
+            space = self.bad_context = random.choice(self.spaces)
+            is_unsized = self.has(Oddity.NO_OUTPUT_SIZE) and random.random() < 0.2
+            overrides = {"IPS": 7} if is_unsized else random.choice(BAD_CDS)
         space.describe(overrides)
         for entry in DEVICES:
             if self.behind[entry.requester][0] is space and random.random() < 0.9:

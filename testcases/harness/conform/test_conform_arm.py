@@ -11,8 +11,9 @@ from model_alone import Ran, arm_capabilities, make, run_all
 
 from harness.conform.board import ARM
 from harness.conform.command import RAM_BYTES
+from harness.conform.layout import DEVICES
 from harness.conform.memory import DATA, HOT_DATA, QUEUES
-from harness.conform.program import Store, Write
+from harness.conform.program import Dma, Store, Write
 from harness.conform.targets.arm import ARM_TARGETS
 from harness.conform.targets.arm_commands import COMMAND_ERRORS, answers, refused_for_features
 from harness.conform.targets.arm_flaws import WEIGHTS, Oddity
@@ -49,6 +50,35 @@ def test_what_a_stream_lets_pass_goes_past_the_registers_of_the_board(name: str)
     passed = [step.iova for step, outcome in ran(name).bypassed if outcome.reason is BypassReason.PASS_THROUGH]
     assert passed
     assert min(passed) >= ARM.ram
+
+
+def test_requests_that_stage_1_translates_have_all_of_its_addresses_and_others_those_of_the_oas() -> None:
+    oas = 1 << arm_capabilities("arm-smmuv3/nested").address_bits
+    nested = [step.iova for seed in SEEDS for step in make("arm-smmuv3/nested", seed).steps if isinstance(step, Dma)]
+    assert sum(iova >= oas for iova in nested) > 0.05 * len(nested)
+    generation = Generation("n", 1, Random(1), arm_capabilities("arm-smmuv3/stage2"))
+    generation.make_tables()
+    for entry in DEVICES:
+        generation.attach(entry)
+    generation.is_on = True
+    for _ in range(10):
+        generation.burst()
+    translated = {entry.id for entry in DEVICES if entry.requester not in generation.passing}
+    steps = generation.writer.program().steps
+    assert all(step.iova < oas for step in steps if isinstance(step, Dma) and step.device in translated)
+
+
+def test_of_all_cds_one_at_a_time_is_made_wrong() -> None:
+    generation = Generation("n", 3, Random(3), arm_capabilities("arm-smmuv3/nested"))
+    generation.make_tables()
+    for entry in DEVICES:
+        generation.attach(entry)
+    bad = []
+    for _ in range(20):
+        generation.change_context()
+        bad.append(generation.bad_context)
+    assert all(bad[::2])
+    assert not any(bad[1::2])
 
 
 def test_few_programs_have_each_oddity() -> None:

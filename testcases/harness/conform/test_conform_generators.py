@@ -16,7 +16,8 @@ from harness.model.access import Bypassed, Fault, Translated
 SEEDS = range(6)
 RAM = {board.arch: board.ram for board in (ARM, PC, RISCV)}
 
-_LEAST = {"arm-smmuv3/nested": 0.25}  # what is wrong with either stage keeps a DMA from getting through
+# What is wrong with either stage keeps a DMA from getting through: 0.45 do of many programs, 0.4 to 0.5 of a few.
+_LEAST = {"arm-smmuv3/nested": 0.35}
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
 
