@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.vmm.qemu.apic import DELIVERY_EVENT
+
 __all__ = ["ARM", "BOARDS", "PC", "RISCV", "Board"]
 
 
@@ -60,7 +62,7 @@ PC = Board(
     # Reset control register: QEMU, hw/isa/lpc_ich9.c.
     reset=("outb 0xcf9 0x2", "outb 0xcf9 0x6"),
     devices=(range(0xA_0000, 0x10_0000), range(0xB000_0000, 1 << 32)),
-    interrupts="apic_deliver_irq",
+    interrupts=DELIVERY_EVENT,
 )
 
 ARM = Board(

@@ -1,8 +1,6 @@
 """Compares the interrupts that reach the processors with those that must.
 
-On a PC QEMU's APIC tells each message as it takes it (trace event apic_deliver_irq: QEMU, hw/intc/apic.c), whatever the
-processor makes of it then: those that devices send and the IOMMU lets through, and the IOMMU's own. The redirection
-hint and the level are not told: QEMU's APIC does not look at them.
+How they are told of: `harness.vmm.qemu.apic`.
 
 Messages come in the order of the requests, but nothing makes that of different requesters an order that must be: what
 is compared is which messages there were. Only where they are not the right ones does their order tell whose they are.
@@ -10,10 +8,9 @@ is compared is which messages there were. Only where they are not the right ones
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple, Self, cast
+from typing import NamedTuple, cast
 
 from harness.conform.divergence import Divergence, Kind, Told
 from harness.conform.machine import ConformMachine
@@ -24,13 +21,12 @@ from harness.model.engine import Interrupt, MsiOutcome, MsiWrite, PostedInterrup
 from harness.model.explanation import Step, step_lines
 from harness.model.invalidation import EntryKind
 from harness.model.unit import InterruptUnit, Unit
-from harness.model.x86_message import DeliveryMode, X86Message, is_interrupt_address
+from harness.model.x86_message import DeliveryMode, is_interrupt_address
+from harness.vmm.qemu.apic import Message
 
-__all__ = ["Deliveries", "Message"]
+__all__ = ["Deliveries"]
 
-_EVENT = re.compile(r"dest (\d+) dest_mode (\d+) delivery_mode (\d+) vector (\d+) trigger_mode (\d+)")
 _LENGTH = 4  # bytes of a message
-_CODES = ("DM", "DELIVERY_MODE", "TRIGGER_MODE")
 
 # What table entries call what they say of a message: VT-d 9.9, 9.10; AMD-Vi 2.2.5.
 _ENTRY_FIELDS = {
@@ -52,45 +48,6 @@ _SHORT_DESTINATIONS = {"DST": 8, "Destination": 0}
 # says; that one arrives with a wrong field, and more so with another destination and vector; that one does not arrive;
 # that one is nobody's.
 _PASSED, _TURNED, _STRAYED, _CHANGED, _ANOTHER, _LOST, _FOREIGN = 2, 5, 6, 2, 4, 5, 6
-
-
-class Message(NamedTuple):
-    """A message as the APIC takes it: fields of its address and data (`x86_message`)."""
-
-    DESTINATION: int
-    DM: int
-    DELIVERY_MODE: int
-    VECTOR: int
-    TRIGGER_MODE: int
-
-    @classmethod
-    def sent(cls, address: int, data: int) -> Self:
-        """What a write of those says."""
-        sent = X86Message.decode(address, data)
-        return cls(sent.destination, int(sent.logical), sent.delivery_mode, sent.vector, int(sent.level_triggered))
-
-    @classmethod
-    def told(cls, text: str) -> Self:
-        """What QEMU tells of one, as in "dest 3 dest_mode 0 delivery_mode 0 vector 65 trigger_mode 0"."""
-        found = _EVENT.fullmatch(text)
-        assert found is not None, text
-        return cls(*map(int, found.groups()))
-
-    def line(self, event: str) -> str:
-        """What QEMU tells of it, in a trace event of that name."""
-        destination, logical, mode, vector, trigger = self
-        return (
-            f"{event} dest {destination} dest_mode {logical} delivery_mode {mode} vector {vector}"
-            f" trigger_mode {trigger}"
-        )
-
-    def differing(self, seen: Message) -> str:
-        """The fields in which another differs."""
-        texts = []
-        for name, wanted, value in zip(self._fields, self, seen, strict=True):
-            if wanted != value:
-                texts.append(f"{name} is {value:#x} for {wanted:#x}" if name in _CODES else f"{name} differs")
-        return ", ".join(texts)
 
 
 class _Sender(NamedTuple):

@@ -13,7 +13,7 @@ from harness.artifacts.cache import Cache
 from harness.artifacts.qemu import find_qemu
 from harness.conform.board import ARM, PC, Board
 from harness.conform.campaign import capabilities_of
-from harness.conform.deliveries import Deliveries, Message
+from harness.conform.deliveries import Deliveries
 from harness.conform.divergence import Divergence, Kind
 from harness.conform.edu import MESSAGES
 from harness.conform.program import Dma, Program, Step, Store, Write
@@ -27,6 +27,7 @@ from harness.model.explanation import Step as Look
 from harness.model.unit import Coverage
 from harness.model.vtd.faults import VtdFaultReason
 from harness.model.x86_message import X86Message
+from harness.vmm.qemu.apic import Message
 
 _TARGET = "intel-iommu/interrupts"
 _RANGE = 0xFEE0_0000
