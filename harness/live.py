@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable
 
 from harness.errors import GuestError, HarnessError
 from harness.guest.agent import Agent, Pages
-from harness.guest.faults import ReportedFault, parse_faults
+from harness.guest.faults import InterruptFault, ReportedFault, parse_faults, parse_interrupt_faults
 from harness.guest.guest import Guest
 from harness.live_model import LiveEngine, live_engine
 from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Mapping, Outcome
+from harness.model.engine import Interrupt, MsiOutcome, MsiWrite
 from harness.model.topology import PciFunction, Topology, topology
 from harness.observations import DmaSeen
 from harness.pci import Address
@@ -23,14 +24,16 @@ from harness.vmm.qemu.edu import Edu
 from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.pci import PciFunction as ConfigSpace
 
-__all__ = ["LiveMachine"]
+__all__ = ["UNSAFE_INTERRUPTS", "LiveMachine"]
+
+UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+"""Where a guest is told to let VFIO have devices whose interrupts are not remapped."""
 
 _PAGE = 4096
 _ECAM = re.compile(r"^\s*([0-9a-f]+)-[0-9a-f]+ : PCI (?:ECAM|MMCONFIG) 0000 ", re.MULTILINE)
 _PLUG_SECONDS = 30.0
 _MARK = b"the very page"
 _VFIO = ("vfio_iommu_type1", "vfio_pci")
-_UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
 _FAULT_SECONDS = 3.0
 _QUIET_SECONDS = 0.2
 
@@ -150,6 +153,17 @@ class LiveMachine:
         explanation = self.engine.explain(access)
         return access, explanation.outcome, str(explanation)
 
+    def expect_interrupt(self, id: str, address: int, data: int) -> tuple[MsiWrite, MsiOutcome, str]:
+        """What the model says of an interrupt message of a device: the write, its outcome, and how that came about.
+
+        Those of a virtio device go through the IOMMU with or without VIRTIO_F_ACCESS_PLATFORM: they are its function's.
+        """
+        function = self.function(id)
+        write = MsiWrite(requester=function.address.requester, address=address, data=data)
+        if not function.covered:
+            return write, Interrupt(address, data, remapped=False), f"{id} does not stand behind the IOMMU"
+        return write, *self.engine.interrupt(write)
+
     def load(self, id: str, iova: int, source: int, count: int) -> None:
         """Have a rogue device read into its buffer.
 
@@ -250,7 +264,7 @@ class LiveMachine:
         """
         self.load_vfio()
         remapped = place(self.spec).interrupt_remapping
-        self.agent.write_file(_UNSAFE_INTERRUPTS, "N" if remapped else "Y")
+        self.agent.write_file(UNSAFE_INTERRUPTS, "N" if remapped else "Y")
         self.agent.pci_bind(self.address(id), "vfio-pci")
         (by or self.agent).vfio_open(self.address(id), self.address(beside) if beside else None)
 
@@ -258,6 +272,10 @@ class LiveMachine:
         """Sequence number of the last record in the guest's kernel log."""
         records = self.agent.kernel_log()
         return records[-1].sequence if records else -1
+
+    def interrupt_faults(self, *, since: int) -> tuple[InterruptFault, ...]:
+        """Interrupts that the guest's log reports as refused, from the log's mark on."""
+        return parse_interrupt_faults(record.text for record in self.agent.kernel_log(since))
 
     def unexplained_faults(self) -> tuple[ReportedFault, ...]:
         """Faults on the console of requesters whose faults no case has asked for; also after the machine has ended."""

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from harness.errors import SpecError
 from harness.live_amdvi import read_registers
 from harness.live_requests import RequestReplay
 from harness.model.access import Access
 from harness.model.access import Mapping as MappedRange
-from harness.model.explanation import Explanation
+from harness.model.engine import Interrupt, MsiOutcome, MsiWrite
+from harness.model.explanation import Explanation, Step, step_lines
 from harness.model.memory import CallableMemory, split_ram
 from harness.model.topology import VTD_REGISTERS, Topology
 from harness.model.topology import topology as complete_topology
@@ -50,6 +51,13 @@ class LiveEngine(Protocol):
 
     def structures(self, access: Access) -> Mapping[str, int]:
         """Guest physical address of all that the IOMMU itself has to read from memory for an access, by its name."""
+
+    def interrupt(self, write: MsiWrite) -> tuple[MsiOutcome, str]:
+        """What becomes of an interrupt message, and how that came about, for a person.
+
+        Raises:
+            SpecError: the write is not to an interrupt address.
+        """
 
     def state(self, memory_file: str, devices: Mapping[str, int], comment: str) -> str:
         """All that it was made of but memory, as the text of a state file.
@@ -92,6 +100,12 @@ def endpoints(machine: Machine) -> tuple[int, ...]:
     return tuple(function.address.requester for function in whole.functions if function.covered)
 
 
+class _Remapper(Protocol):
+    """An engine of an IOMMU that remaps interrupts."""
+
+    def explain_msi(self, write: MsiWrite) -> tuple[tuple[Step, ...], MsiOutcome]: ...
+
+
 class _LiveTables:
     """Reads registers again at each refresh, and tables whenever they are walked.
 
@@ -128,6 +142,10 @@ class _LiveTables:
     def structures(self, access: Access) -> Mapping[str, int]:
         return {step.what: step.address for step in self.explain(access).steps if step.address is not None}
 
+    def interrupt(self, write: MsiWrite) -> tuple[MsiOutcome, str]:
+        steps, outcome = cast(_Remapper, self._engine).explain_msi(write)
+        return outcome, "\n".join(step_lines(steps))
+
 
 def _vtd_registers(qtest: Qtest) -> VtdRegisters:
     return VtdRegisters.read(lambda offset, size: qtest.read_value(VTD_REGISTERS + offset, Width(size)))
@@ -160,6 +178,10 @@ class _LiveVirtioIommu:
     def structures(self, access: Access) -> Mapping[str, int]:
         """The queue of requests, by which it is told what is mapped (virtio 1.3, 5.13.2)."""
         return {"descriptors of requestq": self._device.queue(0)}
+
+    def interrupt(self, write: MsiWrite) -> tuple[MsiOutcome, str]:
+        """It remaps none: messages go by it, to the range that it reserves for them (virtio 1.3, 5.13.6.8.1)."""
+        return Interrupt(write.address, write.data, remapped=False), "a virtio-iommu remaps no interrupts"
 
 
 @dataclass(frozen=True, slots=True)

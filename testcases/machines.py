@@ -7,10 +7,16 @@ from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
 __all__ = ["spec"]
 
 
-def spec(iommu: IommuKind, *devices: str, dma_mode: DmaMode = DmaMode.STRICT, native_hotplug: bool = False) -> Machine:
+def spec(
+    iommu: IommuKind,
+    *devices: str,
+    dma_mode: DmaMode = DmaMode.STRICT,
+    native_hotplug: bool = False,
+    interrupt_remapping: bool | None = None,
+) -> Machine:
     """A machine with that IOMMU, and devices as `viommu boot --device` takes them."""
     return Machine(
-        iommu=Iommu(kind=iommu),
+        iommu=Iommu(kind=iommu, interrupt_remapping=interrupt_remapping),
         devices=tuple(map(Device.parse, devices)),
         dma_mode=dma_mode,
         native_hotplug=native_hotplug,

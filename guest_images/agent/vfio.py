@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import select
 import struct
 from collections.abc import Callable
 
@@ -12,12 +13,13 @@ import memory
 
 _GET_API_VERSION, _CHECK_EXTENSION, _SET_IOMMU = (0x3B64 + n for n in range(3))
 _GROUP_GET_STATUS, _GROUP_SET_CONTAINER, _, _GROUP_GET_DEVICE_FD = (0x3B67 + n for n in range(4))
-_DEVICE_RESET = 0x3B6F
+_SET_IRQS, _DEVICE_RESET = 0x3B6E, 0x3B6F
 _GET_INFO, _MAP_DMA, _UNMAP_DMA = 0x3B70, 0x3B71, 0x3B72
 _TYPE1V2_IOMMU = 3
 _GROUP_FLAGS_VIABLE = 1
 _DMA_MAP_FLAG = {"r": 1, "w": 2, "rw": 3}
 _CAP_IOVA_RANGE, _CAP_AVAILABLE = 1, 3
+_MSI_INDEX, _EVENTFD_TRIGGER = 1, 1 << 2 | 1 << 5
 _BAR_SHIFT = 40  # drivers/vfio/pci: VFIO_PCI_INDEX_TO_OFFSET; a BAR's index is its number
 
 
@@ -115,6 +117,22 @@ def vfio_reset(address: str) -> None:
     fcntl.ioctl(containers[address].devices[address], _DEVICE_RESET)
 
 
+def vfio_msi(address: str) -> None:
+    """Have a device's MSI interrupts counted."""
+    counters[address] = os.eventfd(0, os.EFD_NONBLOCK)
+    request = struct.pack("<IIIIIi", 24, _EVENTFD_TRIGGER, _MSI_INDEX, 0, 1, counters[address])
+    fcntl.ioctl(containers[address].devices[address], _SET_IRQS, request)
+
+
+def vfio_msi_count(address: str, seconds: float) -> int:
+    """MSI interrupts of a device since the last call; waits up to that long for the first."""
+    ready, _, _ = select.select([counters[address]], [], [], seconds)
+    return os.eventfd_read(counters[address]) if ready else 0
+
+
+counters: dict[str, int] = {}
+
+
 def vfio_limits(address: str) -> dict[str, object]:
     """What a container can map: page sizes (a mask), ranges of IOVAs (first and last byte), mappings still allowed."""
     size = 4096
@@ -139,5 +157,16 @@ def vfio_close(address: str) -> None:
 
 
 OPERATIONS: dict[str, Callable[..., object]] = {
-    f.__name__: f for f in (vfio_open, vfio_map, vfio_map_bar, vfio_unmap, vfio_reset, vfio_limits, vfio_close)
+    f.__name__: f
+    for f in (
+        vfio_open,
+        vfio_map,
+        vfio_map_bar,
+        vfio_unmap,
+        vfio_reset,
+        vfio_msi,
+        vfio_msi_count,
+        vfio_limits,
+        vfio_close,
+    )
 }

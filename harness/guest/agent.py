@@ -200,6 +200,14 @@ class Agent:
         """Reset a device."""
         self._call("vfio_reset", {"address": address}, type(None))
 
+    def vfio_msi(self, address: str) -> None:
+        """Have the MSI interrupts of a device that was opened counted."""
+        self._call("vfio_msi", {"address": address}, type(None))
+
+    def vfio_msi_count(self, address: str, seconds: float) -> int:
+        """MSI interrupts of a device since the last call; waits up to that long for the first."""
+        return self._call("vfio_msi_count", {"address": address, "seconds": seconds}, int, seconds + 10)
+
     def vfio_limits(self, address: str) -> VfioLimits:
         """What the container of a function can map."""
         return self._call("vfio_limits", {"address": address}, VfioLimits)
