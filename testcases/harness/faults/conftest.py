@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from copied_templates import CopiedTemplates
 from faults_rig import PLAIN, Start
+from kernel_code import KernelCode
 from leftovers import is_listened_to, nothing_left
 
 from harness.artifacts.cache import Cache
@@ -24,6 +25,13 @@ def leases(lab: Lab) -> Leases:
     leases = Leases(lab, Store(Cache()))
     with leases.start(PLAIN):
         return leases
+
+
+@pytest.fixture(scope="session")
+def kernel(leases: Leases) -> KernelCode:
+    """Where the functions of the guests' kernel are, which is found once: it takes seconds to look for them."""
+    with leases.start(PLAIN) as live:
+        return KernelCode.of(live)
 
 
 @pytest.fixture

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
-from faults_rig import LONG, overwrite, told
+from dataclasses import replace
 
+import pytest
+from faults_rig import LONG, PLAIN, told
+from kernel_code import KERNEL_FAULTS, KernelCode
+
+from harness.artifacts.cache import Cache
 from harness.errors import AgentError, GuestCrashed, GuestUnreachable, VmmError
+from harness.lab import BOOT_SECONDS, Lab
 from harness.live import LiveMachine
 from harness.verdict import Verdict
+from harness.warm.lease import Leases
+from harness.warm.store import Store
 
 _DEADLINE = 1.0
 
@@ -30,25 +37,35 @@ def test_power_off_is_told_as_that_with_the_console(live: LiveMachine, wait: str
         _provoke(live, "o", wait)
 
 
-_COMPLAINTS = {
-    "oops": "BUG: unable to handle page fault for address: ffffc90000000000",
-    "BUG": "kernel BUG at mm/slub.c:5500!",
-    "lockup": "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [sh:77]",
-    "hung task": "INFO: task sh:77 blocked for more than 120 seconds.",
-    "KASAN": "BUG: KASAN: use-after-free in f+0x1/0x2",
-}
+@pytest.mark.parametrize("kind", KERNEL_FAULTS)
+def test_fault_of_the_kernel_ends_every_wait_with_its_text(live: LiveMachine, kernel: KernelCode, kind: str) -> None:
+    fault = KERNEL_FAULTS[kind]
+    command = kernel.provoke(live, fault)
+    with told(GuestCrashed, Verdict.FAIL, f"the guest kernel: {kind}: ", fault.says, evidence=fault.says, within=20):
+        live.guest.run(f"{command}; sleep 100", deadline_seconds=LONG)
 
 
-@pytest.mark.parametrize("kind", _COMPLAINTS)
-def test_what_a_guest_does_not_come_back_from_ends_every_wait(live: LiveMachine, kind: str) -> None:
-    line = f"<0>{_COMPLAINTS[kind]}"
-    with told(GuestCrashed, Verdict.FAIL, f"the guest kernel: {kind}: ", evidence=_COMPLAINTS[kind]):
-        live.guest.run(f"echo '{line}' > /dev/kmsg; sleep 100", deadline_seconds=LONG)
+def test_report_of_a_sanitizer_ends_every_wait_with_its_text(live: LiveMachine) -> None:
+    """Through /dev/kmsg: a kernel of Debian's is built without any."""
+    line = "BUG: KASAN: use-after-free in f+0x1/0x2"
+    with told(GuestCrashed, Verdict.FAIL, "the guest kernel: KASAN: ", evidence=line):
+        live.guest.run(f"echo '<0>{line}' > /dev/kmsg; sleep 100", deadline_seconds=LONG)
 
 
-def test_kernel_that_hangs_in_silence_is_late_and_to_blame(live: LiveMachine) -> None:
+def test_guest_that_resets_itself_again_and_again_is_told_the_first_time(lab: Lab, cache: Cache) -> None:
+    loop = replace(PLAIN, kernel_args=("rdinit=/bin/busybox", "--", "reboot", "-f"))
+    end = "reboot: Restarting system"
+    with (
+        told(GuestCrashed, Verdict.FAIL, "the guest reset itself", evidence=end, within=BOOT_SECONDS / 2),
+        Leases(lab, Store(cache)).start(loop),
+    ):
+        pass
+    assert list((cache.root / "templates").iterdir()) == []
+
+
+def test_kernel_that_hangs_in_silence_is_late_and_to_blame(live: LiveMachine, kernel: KernelCode) -> None:
     live.guest.run("true")
-    overwrite(live, "tick_handle_periodic", "hrtimer_interrupt", "__schedule")
+    kernel.hang_in_silence(live)
     with told(GuestUnreachable, Verdict.FAIL, "true: the guest opened no SSH channel in 1 s"):
         live.guest.run("true", deadline_seconds=_DEADLINE)
     with told(GuestUnreachable, Verdict.FAIL, "within 1 s"):
@@ -76,9 +93,21 @@ def test_out_of_memory_is_among_the_guests_problems_and_it_goes_on(live: LiveMac
 
 def test_out_of_memory_that_takes_the_agent_is_told_with_the_kernels_text(live: LiveMachine) -> None:
     with told(AgentError, Verdict.FAIL, "the agent in the guest ended: exit status 137", within=20):
-        live.guest.run("for p in $(pidof python3); do echo 1000 > /proc/$p/oom_score_adj; done")
-        live.guest.ssh.open("tail /dev/zero")
+        live.guest.run(_choose("python3"))
+        live.guest.ssh.open("sleep 0.3; echo f > /proc/sysrq-trigger")
         live.agent.wait_path("/nowhere", LONG)
+    assert "out of memory" in {problem.kind for problem in live.guest.problems}
+
+
+def test_out_of_memory_that_takes_sshd_is_told_with_the_kernels_text_and_the_agent_goes_on(live: LiveMachine) -> None:
+    live.guest.run(_choose("dropbear"))
+    kill = "while pidof dropbear > /dev/null; do echo f > /proc/sysrq-trigger; sleep 0.2; done"
+    with told(GuestUnreachable, Verdict.FAIL, "the connection ended before it did", evidence="begun", within=20):
+        live.guest.run(f"echo -1000 > /proc/self/oom_score_adj; echo begun; {kill}", deadline_seconds=LONG)
+    with told(GuestUnreachable, Verdict.FAIL, "SSH", evidence="(dropbear)"):
+        live.guest.connect(deadline_seconds=_DEADLINE)
+    assert {problem.kind for problem in live.guest.problems} == {"out of memory"}
+    live.agent.ping()
 
 
 def test_connection_that_is_dropped_in_the_middle_of_a_command_is_told_with_its_output(live: LiveMachine) -> None:
@@ -120,6 +149,11 @@ def test_agent_that_never_answers_is_late(live: LiveMachine) -> None:
     live.guest.run("killall -STOP python3")
     with told(GuestUnreachable, Verdict.FAIL, "ping: the guest sent no answer within 1 s"):
         live.agent._call("ping", {}, dict[str, object], _DEADLINE)
+
+
+def _choose(program: str) -> str:
+    """Shell command that has the kernel take a program first when memory is short."""
+    return f"for p in $(pidof {program}); do echo 1000 > /proc/$p/oom_score_adj; done"
 
 
 def _provoke(live: LiveMachine, letter: str, wait: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from harness.verdict import Verdict
 Start = Callable[[], LiveMachine]
 
 PLAIN = Machine(iommu=Iommu(kind=IommuKind.VIRTIO))
-_HALT = bytes.fromhex("fa f4 eb fd")  # cli; hlt; jmp back to the hlt
 
 LONG = 60.0
 """Deadline, in seconds, of what is not to be waited for."""
@@ -58,16 +56,3 @@ def told(
     assert evidence in error.evidence
     assert told.seconds < within, f"told after {told.seconds:.1f} s: {error.message}"
     error.__traceback__ = None
-
-
-def overwrite(live: LiveMachine, *symbols: str) -> None:
-    """Have a guest's kernel halt its processor for good, in silence, where it comes to one of these functions."""
-    # Where KASLR has put its code, and where that is in memory.
-    wanted = "|".join(("_text", *symbols))
-    lines = live.guest.run(f"grep -E ' ({wanted})$' /proc/kallsyms").stdout.splitlines()
-    addresses = {name: int(address, 16) for address, _, name in map(str.split, lines)}
-    iomem = live.agent.read_file("/proc/iomem")
-    found = re.search(r"([0-9a-f]+)-[0-9a-f]+ : Kernel code", iomem)
-    assert found is not None, iomem
-    for symbol in symbols:
-        live.vmm.memory.write(addresses[symbol] - addresses["_text"] + int(found[1], 16), _HALT)
