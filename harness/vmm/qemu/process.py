@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,11 +26,11 @@ from harness.errors import (
     VmmTimeout,
 )
 from harness.vmm import background
+from harness.vmm.qemu.output import Output
 from harness.vmm.rundir import RunDirectory
 
 __all__ = ["QemuProcess"]
 
-_STDERR_TAIL = 16 * 1024
 _DEATH_SECONDS = 10.0
 _LAST_WORDS_SECONDS = 1.0
 
@@ -46,12 +46,6 @@ _GUEST_ENDED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Identity:
-    command: str
-    stderr: Path
-
-
 class QemuProcess:
     """One QEMU process.
 
@@ -64,11 +58,12 @@ class QemuProcess:
         pidfd: a handle on it that polls readable when it has ended (pidfd_open(2)).
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes], pidfd: int, identity: _Identity) -> None:
+    def __init__(self, popen: subprocess.Popen[bytes], pidfd: int, output: Output, command: str) -> None:
         self.pid = popen.pid
         self.pidfd = pidfd
         self._popen = popen
-        self._identity = identity
+        self._output = output
+        self._command = command
         self._listeners: list[Callable[[], None]] = []
         self._closed = False
         self._shutdown = threading.Event()
@@ -89,7 +84,7 @@ class QemuProcess:
 
         Args:
             argv: the whole command line.
-            directory: the run directory that it belongs to; its stdout and stderr go to `stderr.log` there.
+            directory: the run directory that it belongs to; `stderr.log` there is its stdout and stderr, as `Output`.
             env: environment variables on top of the harness's own.
             command: the command line as text, for messages.
             pass_fds: file descriptors that it inherits under the same numbers.
@@ -97,21 +92,22 @@ class QemuProcess:
         Raises:
             HostError: the binary cannot be run, or the run directory cannot be written.
         """
-        stderr = directory.path / "stderr.log"
         setpriv = shutil.which("setpriv")
         tie = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
 
-        def spawn() -> tuple[subprocess.Popen[bytes], int]:
-            with stderr.open("ab") as file:
+        def spawn(output: Output) -> tuple[subprocess.Popen[bytes], int]:
+            try:
                 popen = subprocess.Popen(
                     [*tie, *argv],
                     stdin=subprocess.DEVNULL,
-                    stdout=file,
+                    stdout=output.writer,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, **env, **directory.mark()},
                     pass_fds=pass_fds,
                     start_new_session=True,  # Ctrl-C is for the harness, which then ends it in its own order
                 )
+            finally:
+                output.listen()
             return popen, os.pidfd_open(popen.pid)
 
         if shutil.which(argv[0]) is None:
@@ -120,14 +116,18 @@ class QemuProcess:
                 hint="name another QEMU, or let the harness fetch one",
             )
         try:
-            popen, pidfd = background.call(spawn)
+            with ExitStack() as stack:
+                output = Output(directory.path / "stderr.log")
+                stack.callback(background.call, output.close)
+                popen, pidfd = background.call(lambda: spawn(output))
+                stack.pop_all()
         except OSError as error:
             raise HostError(
                 f"QEMU could not be started: {error}",
                 hint=f"check that {argv[0]} can be run, and that {directory.path} has space",
                 evidence=command,
             ) from error
-        process = cls(popen, pidfd, _Identity(command, stderr))
+        process = cls(popen, pidfd, output, command)
         background.call(lambda: background.loop().add_reader(pidfd, process._ended))
         return process
 
@@ -154,14 +154,8 @@ class QemuProcess:
 
     @property
     def stderr(self) -> str:
-        """The last 16 KiB of what it wrote to stdout and stderr; empty once its run directory is gone."""
-        try:
-            with self._identity.stderr.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - _STDERR_TAIL))
-                return file.read().decode(errors="replace")
-        except FileNotFoundError:
-            return ""
+        """The last 16 KiB of what it wrote to stdout and stderr."""
+        return self._output.tail
 
     def on_end(self, listener: Callable[[], None]) -> None:
         """Have `listener` called, in the loop's thread, when it ends; at once if it has."""
@@ -197,7 +191,7 @@ class QemuProcess:
         return VmmStartError(
             f"QEMU {self.status} at start: {_last_line(self.stderr)}",
             hint="the command line below can be run by hand",
-            evidence=f"{self.stderr.rstrip()}\n{self._identity.command}",
+            evidence=f"{self.stderr.rstrip()}\n{self._command}",
         )
 
     def told_shutdown(self, reason: str) -> None:
@@ -315,6 +309,7 @@ class QemuProcess:
             for listener in self._listeners:
                 listener()
         os.close(self.pidfd)
+        self._output.close()
 
 
 def _last_line(text: str) -> str:
