@@ -27,7 +27,7 @@ from harness.vmm.qemu.prepare import devices_of, prepare
 from harness.vmm.qemu.process import QemuProcess
 from harness.vmm.qemu.qmp import Qmp
 from harness.vmm.qemu.qtest import Qtest
-from harness.vmm.qemu.trace import TraceReader
+from harness.vmm.qemu.trace import TraceGuard, TraceReader
 from harness.vmm.qemu.wiring import AGENT_CHANNEL, CHANNELS, HandWiring, HarnessWiring
 from harness.vmm.rundir import RunDirectory
 
@@ -70,6 +70,7 @@ class QemuMachine:
         qtest: Qtest,
         console: SerialConsole,
         agent_port: SerialPort,
+        trace: TraceReader,
         start_time: float,
         asked: Machine,
         earlier_trace: Path | None,
@@ -83,7 +84,7 @@ class QemuMachine:
         self.qtest = qtest
         self.console = console
         self.agent_port = agent_port
-        self.trace = TraceReader(_trace_log(wiring.directory), earlier_trace)
+        self.trace = trace
         self.start_time = start_time
         self._asked = asked
         self._earlier_trace = earlier_trace
@@ -157,6 +158,9 @@ class QemuMachine:
             stack.callback(qtest.close)
             agent_port = SerialPort(connections[AGENT_CHANNEL], process)
             stack.callback(agent_port.close)
+            guard = TraceGuard(_trace_log(directory.path), qmp)
+            stack.callback(guard.close)
+            trace = TraceReader(_trace_log(directory.path), before.trace, guard)
             machine = cls(
                 spec,
                 by_hand,
@@ -167,6 +171,7 @@ class QemuMachine:
                 qtest,
                 console,
                 agent_port,
+                trace,
                 start_time,
                 asked or spec,
                 before.trace,
@@ -263,7 +268,12 @@ class QemuMachine:
         return TraceReader(_trace_log(self.directory))
 
     def trace_so_far(self) -> bytes:
-        """All trace events, as their log has them, those of the machines that it goes on from first."""
+        """All trace events, as their log has them, those of the machines that it goes on from first.
+
+        Raises:
+            VmmError: as `TraceReader.require_whole`.
+        """
+        self.trace.require_whole()
         logs = (self._earlier_trace, _trace_log(self.directory))
         return b"".join(log.read_bytes() for log in logs if log is not None and log.exists())
 

@@ -96,6 +96,7 @@ class Qmp:
         self._room = _LOG_BYTES
         self._connected = True
         self._watching: asyncio.Task[None] | None = None
+        self._told: asyncio.Task[None] | None = None
         try:
             self._file = log.open("w", encoding="utf-8") if log else None
         except OSError as error:
@@ -155,6 +156,16 @@ class Qmp:
             raise QmpError(name, error.error_class, error.error.error.desc) from None
         except (ExecInterruptedError, StateError) as error:
             raise self._process.died(f"for QMP {name}") from error
+
+    def tell(self, name: str, arguments: Mapping[str, object]) -> None:
+        """In the loop's thread: give a command of which nobody waits for the answer."""
+
+        async def work(client: _Client) -> None:
+            with contextlib.suppress(ExecuteError, ExecInterruptedError, StateError):
+                await client.execute(name, arguments)
+
+        if self._client is not None:
+            self._told = asyncio.create_task(work(self._client))  # asyncio itself keeps no task alive
 
     def pass_descriptor(self, name: str, descriptor: int) -> None:
         """Give QEMU a duplicate of a file descriptor, which `fd:NAME` then stands for.

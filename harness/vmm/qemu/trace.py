@@ -1,4 +1,6 @@
-"""QEMU's trace events: turned on and off, and read from the log as they come.
+"""QEMU's trace events: turned on and off, read from the log as they come, and kept from filling the disk.
+
+A guest can have QEMU trace without end: each request to a virtio-iommu is an event.
 
 Source: QEMU, docs/devel/tracing.rst (the log backend).
 """
@@ -11,10 +13,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from harness.errors import SpecError
+from harness.errors import SpecError, VmmError
+from harness.vmm import background
 from harness.vmm.qemu.qmp import Qmp
 
-__all__ = ["TraceEvent", "TraceReader", "set_state"]
+__all__ = ["TraceEvent", "TraceGuard", "TraceReader", "set_state"]
+
+_LOG_BYTES = 256 << 20
+_LOOK_SECONDS = 1.0
 
 # "2025-11-21T10:29:32.703537Z name text" since QEMU 9, "13912@1795256972.372938:name text" before; without
 # `-msg timestamp=on` only "name text".
@@ -49,22 +55,41 @@ class TraceEvent:
 class TraceReader:
     """Reads a growing trace log, a piece at a time."""
 
-    def __init__(self, log: Path, earlier: Path | None = None) -> None:
+    def __init__(self, log: Path, earlier: Path | None = None, guard: TraceGuard | None = None) -> None:
         """Start at its beginning; it need not exist yet.
 
         Args:
             log: of the running process.
             earlier: log of the machine that it goes on from, whose events come first.
+            guard: who ends the log where it grows too large.
         """
         self._log = log
+        self._guard = guard
         self._position = 0
         self._earlier = TraceReader(earlier) if earlier else None
+
+    def require_whole(self) -> None:
+        """Refuse a log that is not all that happened.
+
+        Raises:
+            VmmError: its guard has ended it.
+        """
+        if self._guard is not None and self._guard.has_ended_it:
+            raise VmmError(
+                f"{self._log} has grown beyond {_LOG_BYTES >> 20} MiB, and tracing was turned off: what QEMU did since "
+                "is not known",
+                hint="have the guest do less, or start a new machine for what comes next",
+            )
 
     def new(self) -> tuple[TraceEvent, ...]:
         """The events since the last call; a line that is not complete yet waits for the next.
 
         Lines that are not trace events, messages about the guest's errors, are left out.
+
+        Raises:
+            VmmError: as `require_whole`.
         """
+        self.require_whole()
         events: list[TraceEvent] = []
         if self._earlier is not None:
             events += self._earlier.new()
@@ -84,6 +109,40 @@ class TraceReader:
         except FileNotFoundError:
             pass  # QEMU has not made it yet
         return tuple(events)
+
+
+class TraceGuard:
+    """Turns all trace events off where their log has grown beyond 256 MiB; it looks once a second.
+
+    Attributes:
+        has_ended_it: whether it had to.
+    """
+
+    def __init__(self, log: Path, qmp: Qmp) -> None:
+        """Begin to look.
+
+        Args:
+            log: of the running process.
+            qmp: of it.
+        """
+        self.has_ended_it = False
+        self._log = log
+        self._qmp = qmp
+        background.call(self._wait)
+
+    def close(self) -> None:
+        """Look no more."""
+        background.call(lambda: self._timer.cancel())
+
+    def _wait(self) -> None:
+        self._timer = background.loop().call_later(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        if self._log.exists() and self._log.stat().st_size > _LOG_BYTES:
+            self.has_ended_it = True
+            self._qmp.tell("trace-event-set-state", {"name": "*", "enable": False, "ignore-unavailable": True})
+        else:
+            self._wait()
 
 
 def set_state(qmp: Qmp, pattern: str, *, enable: bool) -> None:
