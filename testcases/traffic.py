@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 from harness.checks.work import check_driver, check_platform_access, check_translated
+from harness.errors import GuestUnreachable
 from harness.live import LiveMachine
 from harness.report.record import Finding
 
@@ -25,7 +26,11 @@ def check_disk(live: LiveMachine, id: str) -> Iterator[Finding]:
     yield from _check_driver_and_path(live, id)
     node = live.agent.block_device(live.address(id))
     offset, seed = 4096 * random.randrange(64), random.getrandbits(48)
-    written = live.agent.block_write(node, offset, seed, _BLOCK)
+    try:
+        written = live.agent.block_write(node, offset, seed, _BLOCK)
+    except GuestUnreachable as error:
+        yield Finding(subject=f"a write of {_BLOCK} bytes to {id}", expected="it ends", seen=error.message)
+        return
     with live.vmm.disk(id).open("rb") as file:
         file.seek(offset)
         on_host = hashlib.sha256(file.read(_BLOCK)).hexdigest()

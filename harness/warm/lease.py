@@ -19,7 +19,8 @@ from harness.errors import HostError, NotSaved, Unsupported, VmmDied, VmmStartEr
 from harness.images.keys import Keys, Login
 from harness.lab import BOOT_SECONDS, Lab
 from harness.live import LiveMachine
-from harness.spec import Machine
+from harness.live_amdvi import read_interrupt, write_interrupt
+from harness.spec import IommuKind, Machine
 from harness.vmm.protocol import LinuxBoot, SavedMachine
 from harness.vmm.qemu.machine import QemuMachine, command_by_hand
 from harness.warm.shape import leased, template_of
@@ -83,6 +84,9 @@ class Leases:
         machine = stack.enter_context(lab.enter(vmm, login))
         machine.origin = f"started from template {entry.manifest.key}"
         machine.agent.wake(time.time(), secrets.token_bytes(_ENTROPY_BYTES), login.authorized_keys())
+        if entry.manifest.iommu_interrupt:
+            assert machine.topology.iommu is not None
+            write_interrupt(machine.config_space(machine.topology.iommu.address), entry.manifest.iommu_interrupt)
         machine.take_in(*present)
         return machine
 
@@ -144,7 +148,7 @@ class Leases:
             with suppress(Unsupported):  # who needs it is told
                 machine.load_vfio()
             machine.guest.close()
-            roms = vmm.option_roms
+            roms, interrupt = vmm.option_roms, _iommu_interrupt(machine)
             vmm.save(directory / "state")
             vmm.process.kill()
             for name in ("console.log", "trace.log"):
@@ -160,6 +164,7 @@ class Leases:
             kernel=f"{lab.kernel.name} {lab.kernel.release}",
             host_key=host_key.hex(),
             option_roms=roms,
+            iommu_interrupt=interrupt,
             files={},
         )
 
@@ -172,6 +177,14 @@ class Leases:
             trace=entry.file("trace.log"),
             booted=replace(self._lab.linux(asked, Keys.generate()), overlay=b""),
         )
+
+
+def _iommu_interrupt(machine: LiveMachine) -> tuple[int, ...]:
+    """See `Manifest.iommu_interrupt`."""
+    if machine.spec.iommu.kind is not IommuKind.AMD:
+        return ()
+    assert machine.topology.iommu is not None
+    return read_interrupt(machine.config_space(machine.topology.iommu.address))
 
 
 def _identity(path: Path) -> str:
