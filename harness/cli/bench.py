@@ -68,7 +68,7 @@ def boot(
 def hotplug(
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="In each, three devices are plugged and unplugged.")] = 100,
-    iommu: Annotated[str, typer.Option(help="intel or virtio.")] = "intel",
+    iommu: Annotated[str, typer.Option(help="intel, virtio or amd.")] = "intel",
     native: Annotated[bool, typer.Option("--native", help="PCI Express's own hot-plug, and not ACPI's.")] = False,
     qemu: QemuOption = None,
     kernel: KernelOption = None,

@@ -39,7 +39,7 @@ _MEMORY_MIB = 512
 
 
 def boot(
-    iommu: Annotated[str | None, typer.Option(help="intel, virtio or none.", show_default=_IOMMU)] = None,
+    iommu: Annotated[str | None, typer.Option(help="intel, virtio, amd or none.", show_default=_IOMMU)] = None,
     device: Annotated[
         list[str] | None,
         typer.Option(help="KIND[,iommu=on|off][,hotplug=on][,id=NAME]; KIND: virtio-blk, virtio-net, edu."),

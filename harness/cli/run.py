@@ -24,7 +24,9 @@ _PASSED_ON = (0, 1, _NOT_JUDGED, 130)
 
 def run(
     cases: Annotated[list[str] | None, typer.Argument(help="Cases, as a report names them; all without any.")] = None,
-    iommu: Annotated[list[str] | None, typer.Option(help="Only this IOMMU: intel or virtio. May be repeated.")] = None,
+    iommu: Annotated[
+        list[str] | None, typer.Option(help="Only this IOMMU: intel, virtio or amd. May be repeated.")
+    ] = None,
     qemu: QemuOption = None,
     kernel: KernelOption = None,
     k: Annotated[str, typer.Option("-k", metavar="EXPR", help="Only cases whose names match, as pytest's -k.")] = "",

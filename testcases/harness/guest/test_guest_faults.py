@@ -47,6 +47,15 @@ TEXT = "PTE Write access is not set"
         ("virtio_iommu virtio0: page fault from EP 32 at 0x1000 []", 0x20, 0x1000, None, "page"),
         ("virtio_iommu virtio0: domain fault from EP 32", 0x20, None, None, "domain"),
         ("virtio_iommu virtio12: unknown fault from EP 65535", 0xFFFF, None, None, "unknown"),
+        # AMD-Vi as QEMU 11.1 reports a write and a read, which have no direction
+        (
+            "[    5.7] pci 0000:00:00.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0000 address=0x0 flags=0x000a]",
+            0x00, 0x0, False, "IO_PAGE_FAULT",
+        ),
+        (
+            "vfio-pci 0000:00:04.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0000 address=0x0 flags=0x0009]",
+            0x20, 0x0, False, "IO_PAGE_FAULT",
+        ),
         # AMD-Vi: with the device known to the kernel, and without
         (
             "edu 0000:00:04.0: AMD-Vi: Event logged [IO_PAGE_FAULT domain=0x0001 address=0x1000 flags=0x0020]",

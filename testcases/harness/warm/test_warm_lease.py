@@ -51,6 +51,18 @@ def test_guest_answers_and_its_console_has_the_boot_that_it_comes_from(live: Liv
     assert live.guest.problems == ()
 
 
+def test_an_amd_iommu_tells_its_guest_of_faults() -> None:
+    """QEMU does not save by which interrupt."""
+    spec = Machine(iommu=Iommu(kind=IommuKind.AMD), devices=(Device.parse("edu,iommu=on"),))
+    lab = Lab.open(qemu="sid")
+    with Leases(lab, Store(Cache())).start(spec) as live:
+        assert live.origin.startswith("started from template ")
+        page = live.allocate(1, b"\xa5")
+        live.store("edu0", page.frames[0], 4, aim=page.frames[0], watch=page.frames)
+        line = live.guest.run("grep AMD-Vi /proc/interrupts").stdout
+        assert int(line.split()[1]) > 0, line
+
+
 def test_guest_knows_what_time_it_is(live: LiveMachine) -> None:
     assert abs(int(live.guest.run("date +%s").stdout) - time.time()) < 5
 
