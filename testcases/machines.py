@@ -13,6 +13,7 @@ def spec(
     dma_mode: DmaMode = DmaMode.STRICT,
     native_hotplug: bool = False,
     interrupt_remapping: bool | None = None,
+    kernel_args: tuple[str, ...] = (),
 ) -> Machine:
     """A machine with that IOMMU, and devices as `viommu boot --device` takes them."""
     return Machine(
@@ -20,4 +21,5 @@ def spec(
         devices=tuple(map(Device.parse, devices)),
         dma_mode=dma_mode,
         native_hotplug=native_hotplug,
+        kernel_args=kernel_args,
     )

@@ -15,10 +15,13 @@ from harness.live import LiveMachine
 from harness.model.access import AccessKind
 from harness.report.record import Finding
 
-__all__ = ["COUNT", "canary", "copy", "read", "write", "write_in_parts", "write_over"]
+__all__ = ["COUNT", "RATE_LIMIT_SECONDS", "canary", "copy", "read", "write", "write_in_parts", "write_over"]
 
 COUNT = 64
 """Bytes of a DMA."""
+
+RATE_LIMIT_SECONDS = 5
+"""How long a guest is silent when it has reported ten faults: Linux, include/linux/ratelimit_types.h."""
 
 _AT = 1024
 _PAGE = 4096

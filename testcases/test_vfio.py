@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-from rogue import COUNT, canary, read, write, write_in_parts
+from rogue import COUNT, RATE_LIMIT_SECONDS, canary, read, write, write_in_parts
 
 from harness.checks.dma import check_bytes, check_outcome
 from harness.checks.judge import judge
@@ -26,7 +26,6 @@ _TRIES = 256
 _LENGTHS = (1, 3, 4, 7, 64, 257, 1000, 4095)
 _LIVENESS = 4  # register of edu that holds the inverse of what is written there: QEMU, docs/specs/edu.rst
 _MSI_RANGE = 0xFEE00000
-_RATE_LIMIT_SECONDS = 5  # Linux, include/linux/ratelimit_types.h, DEFAULT_RATELIMIT_INTERVAL
 
 
 @pytest.mark.claim("IV-1", "IV-5", "IV-7")
@@ -320,7 +319,7 @@ def test_nothing_is_left_of_a_mapping_that_ended_during_dma(machine: LiveMachine
             case "reset":
                 owner.vfio_unmap(address, _TARGET, PAGE)
                 owner.vfio_reset(address)
-    time.sleep(_RATE_LIMIT_SECONDS)  # so that the guest reports faults again
+    time.sleep(RATE_LIMIT_SECONDS)  # so that the guest reports faults again
     for iova in (_TARGET + 2048, page.frames[0] + 2048):
         why = f"{end} of what was mapped"
         judge(write(machine, "edu0", iova, page.frames[0] + 2048, page, blocked=True, why=why, count=4))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from vmm_rig import function, spec
+from vmm_rig import Start, function, spec
 
-from conftest import Start
 from harness.errors import VmmError
 from harness.live_amdvi import read_interrupt, read_registers, write_interrupt
 from harness.vmm.qemu.command import Options
