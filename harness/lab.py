@@ -186,9 +186,13 @@ class Lab:
         """The running machine with its guest; leaving the block closes connections into it, and does not end it."""
         guest = Guest(vmm, login)
         try:
-            yield LiveMachine(vmm, guest, self.require_modules)
+            yield self.live(vmm, guest)
         finally:
             guest.close()
+
+    def live(self, vmm: QemuMachine, guest: Guest) -> LiveMachine:
+        """The two sides of a running machine as one."""
+        return LiveMachine(vmm, guest, self.require_modules)
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:

@@ -37,6 +37,8 @@ from harness.report.console import print_case_line, print_run
 from harness.report.record import Run
 from harness.report.write import Written, write_all
 from harness.resources import KNOWN_ISSUES
+from harness.sabotage.catalogue import Sabotage, find_sabotage
+from harness.sabotage.lab import SabotagedLab
 from harness.spec import Device, Iommu, IommuKind, Machine
 from harness.verdict import Verdict
 from harness.vmm.qemu.command import Options
@@ -98,6 +100,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--viommu-claims", type=Path, metavar="FILE", help="write the page of claims and cases there")
     group.addoption("--viommu-cold", action="store_true", help="boot every machine; start none from a template")
+    group.addoption("--viommu-sabotage", metavar="NAME", help="break every machine so: `viommu sabotage` lists them")
     group.addoption("--viommu-live", action="store_true", help="a line for each case as it ends, instead of dots")
 
 
@@ -109,7 +112,13 @@ def pytest_configure(config: pytest.Config) -> None:
         'machine(iommu=KIND, devices=[TEXT...], boot="warm"|"cold", ...): the machine of a case, as '
         "harness.spec.Machine has it; without `iommu` the case is multiplied by the IOMMUs",
     )
-    config.stash[_KNOWN] = KnownIssues.load(KNOWN_ISSUES)
+    sabotage = _sabotage(config)
+    if sabotage is not None:
+        stack = ExitStack()
+        stack.enter_context(sabotage.within())
+        config.add_cleanup(stack.close)
+    # What is wrong with a machine that was broken on purpose is nobody else's fault.
+    config.stash[_KNOWN] = KnownIssues(()) if sabotage else KnownIssues.load(KNOWN_ISSUES)
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Recorder(config), "viommu-recorder")
 
@@ -121,6 +130,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         fixed = [mark.kwargs["iommu"]] if mark is not None and "iommu" in mark.kwargs else None
         kinds = fixed or metafunc.config.getoption("--iommu") or [IommuKind.INTEL, IommuKind.VIRTIO]
         metafunc.parametrize("iommu", [IommuKind(kind) for kind in kinds], ids=str)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a run with machines that are broken on purpose, leave the cases that are there to notice."""
+    if (sabotage := _sabotage(config)) is not None:
+        items[:] = [item for item in items if sabotage.is_for(item.nodeid)]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -144,6 +159,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def lab(pytestconfig: pytest.Config) -> Lab:
     """QEMU, kernel and image that `--qemu` and `--kernel` name."""
     opened = Lab.open(qemu=pytestconfig.getoption("--qemu"), kernel=pytestconfig.getoption("--kernel"))
+    if (sabotage := _sabotage(pytestconfig)) is not None:
+        opened = SabotagedLab.of(opened, sabotage)
     pytestconfig.stash[_LAB] = opened
     return opened
 
@@ -249,10 +266,15 @@ def _spec(item: pytest.Item) -> Machine | None:
 
 
 def _is_cold(item: pytest.Item) -> bool:
-    """Whether the machines of a case are booted."""
+    """Whether the machines of a case are booted: no template is made of one that was broken on purpose."""
     mark = item.get_closest_marker("machine")
     told = mark is not None and mark.kwargs.get("boot") == "cold"
-    return told or bool(item.config.getoption("--viommu-cold"))
+    return told or bool(item.config.getoption("--viommu-cold")) or _sabotage(item.config) is not None
+
+
+def _sabotage(config: pytest.Config) -> Sabotage | None:
+    name = config.getoption("--viommu-sabotage")
+    return None if name is None else find_sabotage(name)
 
 
 @pytest.hookimpl(wrapper=True)

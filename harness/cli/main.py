@@ -13,6 +13,7 @@ from harness.cli.conform import conform, replay
 from harness.cli.doctor import doctor
 from harness.cli.report import report
 from harness.cli.run import run
+from harness.cli.sabotage import sabotage
 from harness.cli.soak import soak
 from harness.cli.translate import translate
 from harness.errors import HarnessError
@@ -32,6 +33,7 @@ app.command()(translate)
 app.command()(conform)
 app.command()(replay)
 app.command()(soak)
+app.command()(sabotage)
 app.command()(report)
 app.add_typer(templates.app, name="templates")
 app.add_typer(bench.app, name="bench")

@@ -7,7 +7,7 @@ later.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -74,6 +74,8 @@ class Options:
         parent: where the run directory is made; the temporary directory when None.
         start_deadline: seconds from starting the process to an answer on QMP.
         extra: further arguments, each option with its value, at the end of the command line.
+        alter: changes each device of the command line, or leaves it out (None): for machines that are broken on
+            purpose.
     """
 
     accelerator: Accelerator = Accelerator.TCG
@@ -84,6 +86,7 @@ class Options:
     parent: Path | None = None
     start_deadline: float = 20.0
     extra: tuple[tuple[str, ...], ...] = ()
+    alter: Callable[[Properties], Properties | None] | None = None
 
 
 def command_line(
@@ -120,7 +123,10 @@ def command_line(
     for slot in placement.slots:
         pairs += _back_end(slot, wiring)
     plugged = boot.plugged if isinstance(boot, MovedMachine) else ()
-    pairs += [("-device", front.text()) for front in front_ends(machine, placement, plugged)]
+    fronts: Iterable[Properties | None] = front_ends(machine, placement, plugged)
+    if options.alter is not None:
+        fronts = (options.alter(front) for front in fronts if front is not None)
+    pairs += [("-device", front.text()) for front in fronts if front is not None]
     if options.sandbox:
         pairs.append(_SANDBOX)
     if options.paused:

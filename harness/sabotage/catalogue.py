@@ -1,0 +1,233 @@
+"""The catalogue of sabotages: what each breaks, how, and the cases that must notice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from unittest.mock import patch
+
+from harness.checks.known_issues import matches
+from harness.errors import SpecError
+from harness.live import LiveMachine
+from harness.model.access import Access, Outcome
+from harness.sabotage import tamper
+from harness.spec import IommuKind, Machine
+from harness.vmm.qemu.arguments import Properties, Value
+from harness.vmm.qemu.command import MANAGEMENT
+
+__all__ = ["SABOTAGES", "Sabotage", "find_sabotage"]
+
+_EVERY = (IommuKind.INTEL, IommuKind.VIRTIO)
+_GROUPS = "test_groups.py::test_groups_hold_exactly_the_devices_behind_the_iommu"
+_NO_DRIVER = "test_rogue_device.py::test_a_device_without_a_driver_reaches_nothing"
+_LANDS = "test_vfio.py::test_dma_to_a_mapping_lands_exactly_where_the_model_says"
+_ITS_ALONE = "test_interrupts.py::test_every_message_of_a_driver_is_its_devices_alone"
+
+_Said = tuple[Access, Outcome, str]
+
+
+def _nothing(live: LiveMachine, id: str, iova: int) -> None:
+    pass
+
+
+def _as_it_is(live: LiveMachine, said: _Said) -> _Said:
+    return said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sabotage:
+    """One.
+
+    Attributes:
+        name: what it is called.
+        says: what is broken, in a line.
+        cases: those that are there to notice, below testcases/, without their parameters or with a part of them.
+        iommus: machines with which it can be done.
+        kernel_args: words at the end of the guest kernel's command line.
+        arguments: of QEMU's, each option with its value.
+        alter: what becomes of a device of QEMU's command line; None takes it away.
+        before_dma: done when a case is about to ask the model for an access: machine, id of the device, IOVA.
+        before_interrupt: done when a case is about to ask it for an interrupt.
+        outcome: what is made of the model's answer.
+        within: entered for the whole run.
+    """
+
+    name: str
+    says: str
+    cases: tuple[str, ...]
+    iommus: tuple[IommuKind, ...] = (IommuKind.INTEL,)
+    kernel_args: tuple[str, ...] = ()
+    arguments: tuple[tuple[str, ...], ...] = ()
+    alter: Callable[[Properties], Properties | None] | None = None
+    before_dma: Callable[[LiveMachine, str, int], None] = _nothing
+    before_interrupt: Callable[[LiveMachine], None] = lambda live: None
+    outcome: Callable[[LiveMachine, _Said], _Said] = _as_it_is
+    within: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def is_for(self, case: str) -> bool:
+        """Whether a case, by its pytest node id, is there to notice."""
+        return matches(case, [f"testcases/{one}" if "[" in one else f"testcases/{one}*" for one in self.cases])
+
+
+def find_sabotage(name: str) -> Sabotage:
+    """The sabotage of that name.
+
+    Raises:
+        SpecError: there is none; the message lists them.
+    """
+    for sabotage in SABOTAGES:
+        if sabotage.name == name:
+            return sabotage
+    raise SpecError(f"there is no sabotage {name!r}", hint=f"choose one of: {', '.join(s.name for s in SABOTAGES)}")
+
+
+def _without(*drivers: str) -> Callable[[Properties], Properties | None]:
+    return lambda front: None if front.driver in drivers else front
+
+
+def _with(which: str, **values: Value) -> Callable[[Properties], Properties | None]:
+    """Other values for the device of that id, or the devices of that driver."""
+    named = {name.replace("_", "-") if name != "iommu_platform" else name: value for name, value in values.items()}
+
+    def alter(front: Properties) -> Properties:
+        return replace(front, values={**front.values, **named}) if which in (front.id, front.driver) else front
+
+    return alter
+
+
+def _another_device(front: Properties) -> Properties:
+    if front.driver != "edu":
+        return front
+    return Properties("pci-testdev", front.id, {key: front.values[key] for key in ("bus", "addr")})
+
+
+def _spec_that_refuses_nothing() -> AbstractContextManager[object]:
+    return patch.object(Machine, "__post_init__", lambda self: None)
+
+
+SABOTAGES = (
+    Sabotage(
+        name="no-iommu",
+        says="the machine has no IOMMU at all",
+        iommus=_EVERY,
+        alter=_without("intel-iommu", "virtio-iommu-pci"),
+        cases=(_GROUPS, "test_firmware.py::test_firmware_tells_the_truth_about_every_device"),
+    ),
+    Sabotage(
+        name="iommu-unused",
+        says="the guest's kernel is told not to use its IOMMU",
+        kernel_args=("intel_iommu=off",),
+        cases=(_GROUPS, _NO_DRIVER),
+    ),
+    Sabotage(
+        name="passed-through",
+        says="the guest's kernel passes all devices through",
+        iommus=_EVERY,
+        kernel_args=("iommu=pt",),
+        cases=(
+            "test_groups.py::test_group_type_follows_the_kernel_command_line[*strict]",
+            "test_dma_modes.py::test_words_for_every_iommu_mean_what_they_say[*iommu.passthrough=0]",
+            _NO_DRIVER,
+        ),
+    ),
+    Sabotage(
+        name="bus-bypassed",
+        says="the root bus goes around the IOMMU",
+        arguments=(("-machine", "default_bus_bypass_iommu=on"),),
+        cases=(_GROUPS, _NO_DRIVER),
+    ),
+    Sabotage(
+        name="driver-missing",
+        says="the driver of the virtio-iommu is not loaded, with boot-bypass on",
+        iommus=(IommuKind.VIRTIO,),
+        kernel_args=("module_blacklist=virtio_iommu", "deferred_probe_timeout=1"),
+        alter=_with("virtio-iommu-pci", boot_bypass=True),
+        cases=(_GROUPS,),
+    ),
+    Sabotage(
+        name="interrupts-not-remapped",
+        says="the IOMMU remaps no interrupts",
+        alter=_with("intel-iommu", intremap="off"),
+        cases=(_ITS_ALONE,),
+    ),
+    Sabotage(
+        name="interrupts-remapped",
+        says="the IOMMU remaps interrupts where it must not",
+        alter=_with("intel-iommu", intremap="on"),
+        cases=("test_interrupts.py::test_without_interrupt_remapping_vfio_refuses_devices",),
+    ),
+    Sabotage(
+        name="page-entry-turned",
+        says="entries of page tables lead to another page",
+        before_dma=tamper.turn_leaf,
+        cases=(_LANDS, "test_vfio.py::test_a_device_reaches_the_registers_of_another_only_through_a_mapping"),
+    ),
+    Sabotage(
+        name="context-entry-passes-through",
+        says="the device's context entry lets it through untranslated",
+        before_dma=tamper.pass_through,
+        cases=("test_rogue_device.py::test_a_rogue_write_is_blocked[*victim-page]",),
+    ),
+    Sabotage(
+        name="interrupt-entries-open",
+        says="entries of the interrupt remapping table verify no source",
+        before_interrupt=tamper.open_interrupt_entries,
+        cases=(_ITS_ALONE,),
+    ),
+    Sabotage(
+        name="unmap-without-invalidation",
+        says="an unmap leaves what is cached",
+        before_dma=tamper.keep_translations,
+        cases=(_LANDS,),
+    ),
+    Sabotage(
+        name="requester-mistaken",
+        says="one device is taken for another",
+        before_dma=tamper.mistake_requester,
+        cases=("test_vfio.py::test_containers_are_worlds_of_their_own",),
+    ),
+    Sabotage(
+        name="model-allows-writes",
+        says="the model allows a write wherever it allows a read",
+        iommus=_EVERY,
+        outcome=tamper.forget_write_permission,
+        cases=("test_rogue_device.py::test_a_rogue_write_is_blocked[*wrong-way]",),
+    ),
+    Sabotage(
+        name="outside-is-inside",
+        says="the root complex outside the IOMMU does not bypass it",
+        iommus=_EVERY,
+        alter=_with("pxb-pcie", bypass_iommu=False),
+        cases=(
+            "test_rogue_device.py::test_a_device_outside_the_iommu_reaches_all_memory",
+            "test_firmware.py::test_functions_show_what_their_groups_follow_from",
+        ),
+    ),
+    Sabotage(
+        name="another-device",
+        says="another device stands where edu was asked for",
+        alter=_another_device,
+        cases=("test_groups.py::test_lspci_shows_every_function_and_no_other",),
+    ),
+    Sabotage(
+        name="platform-bit-set",
+        says="the device that goes around the IOMMU offers VIRTIO_F_ACCESS_PLATFORM",
+        alter=_with(MANAGEMENT, iommu_platform=True),
+        cases=("test_devices.py::test_virtio_without_access_platform_goes_around_the_iommu",),
+    ),
+    Sabotage(
+        name="platform-bit-missing",
+        says="virtio-blk does not offer VIRTIO_F_ACCESS_PLATFORM",
+        iommus=_EVERY,
+        alter=_with("virtio-blk-pci", iommu_platform=False),
+        cases=("test_devices.py::test_virtio_blk_reads_back_what_was_written[*on]",),
+    ),
+    Sabotage(
+        name="nothing-refused",
+        says="a spec refuses nothing",
+        within=_spec_that_refuses_nothing,
+        cases=("test_refusals.py::test_a_device_that_no_iommu_can_stand_before_is_refused_by_name",),
+    ),
+)
+"""All of them."""

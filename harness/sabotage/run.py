@@ -1,0 +1,139 @@
+"""Runs the cases of sabotages, each in a pytest of its own, and says which noticed, by what, and how soon."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from harness.artifacts.progress import Progress, silent
+from harness.claims import load_claims
+from harness.errors import HarnessError
+from harness.report.record import Case, Run
+from harness.resources import ROOT, TESTCASES
+from harness.sabotage.catalogue import SABOTAGES, Sabotage
+from harness.spec import IommuKind
+from harness.verdict import Verdict
+
+__all__ = ["Caught", "SabotageFigures", "run_sabotages"]
+
+_DEADLINE_SECONDS = 900.0
+
+
+class Caught(msgspec.Struct, kw_only=True, frozen=True):
+    """What came of one sabotage on machines with one IOMMU.
+
+    Attributes:
+        sabotage: its name.
+        says: what was broken.
+        iommu: kind of IOMMU.
+        claims: ids of the claims that failed.
+        seconds: how long the first case took that noticed.
+        by: what it said.
+        missed: cases that are there to notice and did not, with what came of them instead.
+    """
+
+    sabotage: str
+    says: str
+    iommu: str
+    claims: tuple[str, ...]
+    seconds: float
+    by: str
+    missed: tuple[str, ...]
+
+
+class SabotageFigures(msgspec.Struct, kw_only=True, frozen=True):
+    """What came of all of them.
+
+    Attributes:
+        caught: of each.
+        unbroken: claims that have cases, and that no sabotage makes fail.
+    """
+
+    caught: tuple[Caught, ...]
+    unbroken: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every sabotage was noticed by all cases that are there for it."""
+        return all(caught.claims and not caught.missed for caught in self.caught)
+
+
+def run_sabotages(
+    sabotages: Sequence[Sabotage],
+    *,
+    qemu: str,
+    kernel: str,
+    at_a_time: int,
+    progress: Progress = silent,
+) -> SabotageFigures:
+    """Run them.
+
+    Args:
+        sabotages: which.
+        qemu, kernel: as `Lab.open` takes them.
+        at_a_time: how many at a time.
+        progress: told of each that has ended.
+
+    Raises:
+        HarnessError: pytest itself failed, or took too long.
+    """
+    with ThreadPoolExecutor(at_a_time) as pool:
+        jobs = [(sabotage, kind) for sabotage in sabotages for kind in sabotage.iommus]
+        running = [pool.submit(_run, sabotage, kind, qemu, kernel) for sabotage, kind in jobs]
+        caught = []
+        for number, future in enumerate(running, start=1):
+            caught.append(future.result())
+            progress(f"{caught[-1].sabotage} ({caught[-1].iommu})", number, len(jobs))
+    broken = {claim for one in caught for claim in one.claims}
+    unbroken = tuple(id for id in _claims_with_cases() if id not in broken) if sabotages == SABOTAGES else ()
+    return SabotageFigures(caught=tuple(caught), unbroken=unbroken)
+
+
+def _run(sabotage: Sabotage, kind: IommuKind, qemu: str, kernel: str) -> Caught:
+    with tempfile.TemporaryDirectory(prefix="viommu-sabotage-") as directory:
+        words = [sys.executable, "-m", "pytest", "-c", os.devnull, f"--rootdir={ROOT}", f"--confcutdir={ROOT}"]
+        words += ["-p", "harness.plugin", "-p", "no:cacheprovider", "-q", f"--viommu-sabotage={sabotage.name}"]
+        words += [f"--qemu={qemu}", f"--kernel={kernel}", f"--iommu={kind}", f"--viommu-report={directory}"]
+        words += [str(TESTCASES / case.partition("[")[0]) for case in sabotage.cases]
+        try:
+            done = subprocess.run(
+                words, cwd=ROOT, capture_output=True, text=True, timeout=_DEADLINE_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired as late:
+            raise HarnessError(f"the cases of {sabotage.name} took more than {_DEADLINE_SECONDS:g} s") from late
+        record = Path(directory) / "results.json"
+        if not record.exists():
+            raise HarnessError(f"pytest ran no case of {sabotage.name}", evidence=done.stdout + done.stderr)
+        return _caught(sabotage, kind, Run.from_json(record.read_text()).cases)
+
+
+def _caught(sabotage: Sabotage, kind: IommuKind, cases: Iterable[Case]) -> Caught:
+    cases = tuple(cases)
+    noticed = [case for case in cases if case.verdict is Verdict.FAIL and case.findings]
+    missed = [f"{case.id}: {case.verdict}: {case.message}"[:400] for case in cases if case not in noticed]
+    first = min(noticed, key=lambda case: case.seconds, default=None)
+    return Caught(
+        sabotage=sabotage.name,
+        says=sabotage.says,
+        iommu=str(kind),
+        claims=tuple(sorted({id for case in noticed for id in case.claim_ids})),
+        seconds=round(first.seconds, 1) if first else 0.0,
+        by=str(first.findings[0]) if first else "",
+        missed=tuple(missed) if cases else ("no case was run",),
+    )
+
+
+def _claims_with_cases() -> Iterator[str]:
+    """Ids of the claims that a case carries, as the page of claims has them."""
+    page = (ROOT / "docs" / "reference" / "claims.md").read_text()
+    for id in load_claims():
+        row = next(line for line in page.splitlines() if line.startswith(f"| {id} |"))
+        if "none yet" not in row:
+            yield id

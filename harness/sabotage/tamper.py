@@ -1,0 +1,101 @@
+"""Tampering with the tables of a running guest, behind its kernel's back: VT-d's, which are in memory."""
+
+from __future__ import annotations
+
+from harness.errors import HarnessError
+from harness.live import LiveMachine
+from harness.model.access import Access, AccessKind, Fault, Outcome
+from harness.model.topology import VTD_REGISTERS
+from harness.model.vtd.interrupts.entries import IRTA_REG, REMAPPED_ENTRY
+from harness.vmm.qemu.qtest import Width
+
+__all__ = [
+    "forget_write_permission",
+    "keep_translations",
+    "mistake_requester",
+    "open_interrupt_entries",
+    "pass_through",
+    "turn_leaf",
+]
+
+_ENTRY_ADDRESS = 0x000F_FFFF_FFFF_F000
+_OTHER_PAGE = 0x1000
+_CONTEXT_ENTRY, _CONTEXT_BYTES = "context-entry", 16
+_PAGE_ENTRY, _PRESENT = "SS-PTE", 0b11  # VT-d 9.8: present is what may be read or written
+_TT, _PASS_THROUGH = 0xC, 0x8  # VT-d 9.3, bits 3:2: 10b
+_IRTA = VTD_REGISTERS + 0xB8  # VT-d 11.4.10
+_ENTRIES = 256
+_PAGE = 4096
+
+
+def turn_leaf(live: LiveMachine, id: str, iova: int) -> None:
+    """Have the last entry of a walk lead to another page."""
+    leaf = _leaf(live, id, iova)
+    if leaf is not None:
+        address, value = leaf
+        live.vmm.memory.write(address, (value & ~_ENTRY_ADDRESS | _OTHER_PAGE).to_bytes(8, "little"))
+
+
+def pass_through(live: LiveMachine, id: str, iova: int) -> None:
+    """Have the context entry of a device say that it is not translated."""
+    address, value = _context(live, id)
+    live.vmm.memory.write(address, (value & ~_TT | _PASS_THROUGH).to_bytes(8, "little"))
+
+
+def mistake_requester(live: LiveMachine, id: str, iova: int) -> None:
+    """Have the second device of the machine taken for the first."""
+    (first, _), (second, _) = (_context(live, device.id) for device in live.spec.devices[:2])
+    live.vmm.memory.write(second, live.vmm.memory.read(first, _CONTEXT_BYTES))
+
+
+def keep_translations(live: LiveMachine, id: str, iova: int) -> None:
+    """Have the next unmap take the mapping out of the tables, and not out of the caches."""
+
+    def unmap(address: str, at: int, size: int) -> int:
+        for page in range(at, at + size, _PAGE):
+            leaf = _leaf(live, id, page)
+            if leaf is not None:
+                live.vmm.memory.write(leaf[0], bytes(8))
+        return size
+
+    setattr(live.agent, "vfio_unmap", unmap)  # noqa: B010 - mypy takes no method to be replaced
+
+
+def open_interrupt_entries(live: LiveMachine) -> None:
+    """Have entries of the interrupt remapping table verify no source (VT-d 9.9, SVT=00b)."""
+    table = IRTA_REG["IRTA"].get(live.vmm.qtest.read_value(_IRTA, Width.QUAD))
+    for address in range(table, table + 16 * _ENTRIES, 16):
+        entry = int.from_bytes(live.vmm.memory.read(address, 16), "little")
+        if REMAPPED_ENTRY["P"].get(entry):
+            opened = entry & ~REMAPPED_ENTRY["SVT"].mask
+            live.vmm.memory.write(address, opened.to_bytes(16, "little"))
+
+
+def forget_write_permission(live: LiveMachine, said: tuple[Access, Outcome, str]) -> tuple[Access, Outcome, str]:
+    """Have the model allow a write wherever it allows a read."""
+    access, outcome, walk = said
+    if isinstance(outcome, Fault) and access.kind is AccessKind.WRITE:
+        read = Access(requester=access.requester, iova=access.iova, length=access.length, kind=AccessKind.READ)
+        return access, live.engine.explain(read).outcome, walk
+    return said
+
+
+def _entries(live: LiveMachine, id: str, iova: int) -> list[tuple[str, int, int]]:
+    """What is read for a DMA: the name of each entry, where it stands, and what stands there."""
+    access = Access(requester=live.function(id).address.requester, iova=iova, length=4, kind=AccessKind.READ)
+    steps = live.engine.explain(access).steps
+    return [(s.what, s.address, s.value) for s in steps if s.address is not None and s.value is not None]
+
+
+def _leaf(live: LiveMachine, id: str, iova: int) -> tuple[int, int] | None:
+    """The entry of the page that a DMA goes to; None where there is none."""
+    what, address, value = _entries(live, id, iova)[-1]
+    return (address, value) if what == _PAGE_ENTRY and value & _PRESENT else None
+
+
+def _context(live: LiveMachine, id: str) -> tuple[int, int]:
+    """The context entry of a device, its lower half."""
+    for what, address, value in _entries(live, id, 0):
+        if what.startswith(_CONTEXT_ENTRY):
+            return address, value & (1 << 64) - 1
+    raise HarnessError(f"the model finds no context entry of {id} to tamper with")
