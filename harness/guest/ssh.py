@@ -17,6 +17,7 @@ from typing import NoReturn, Self
 import paramiko
 
 from harness.errors import GuestError, GuestUnreachable, HarnessError
+from harness.guest.shortened import shortened
 from harness.images.keys import Login
 
 __all__ = ["Completed", "SshSession"]
@@ -112,11 +113,11 @@ class SshSession:
             if not self._transport.is_authenticated():
                 self._fail("the client's key was refused")
         except (paramiko.SSHException, OSError, EOFError) as error:
-            self._transport.close()
+            self.close()
             check()
-            raise GuestUnreachable(f"SSH to 127.0.0.1:{port}: {error}") from error
+            raise GuestUnreachable(f"SSH to 127.0.0.1:{port}: {shortened(str(error))}") from error
         except BaseException:
-            self._transport.close()
+            self.close()
             raise
 
     def _await(self, done: threading.Event, end: float, otherwise: str) -> None:
@@ -133,7 +134,9 @@ class SshSession:
                 raise self._blame(GuestUnreachable(otherwise))
 
     def _fail(self, otherwise: str) -> NoReturn:
-        raise self._transport.get_exception() or paramiko.SSHException(otherwise)
+        error = self._transport.get_exception()
+        # paramiko takes what the other side sends apart without looking: any exception may come of it.
+        raise paramiko.SSHException(f"{otherwise}: {error!r}" if error else otherwise) from error
 
     def open(self, command: str, deadline_seconds: float = 20.0, *, terminal: bool = False) -> paramiko.Channel:
         """Start a command, and leave its streams to the caller; for an interactive shell, with a terminal.
@@ -150,7 +153,9 @@ class SshSession:
             raise
         if opening.error is not None:
             _check_cause(self._check)
-            raise GuestUnreachable(f"{command}: the guest opened no SSH channel: {opening.error}") from opening.error
+            raise GuestUnreachable(
+                f"{command}: the guest opened no SSH channel: {shortened(str(opening.error))}"
+            ) from opening.error
         return opening.channel
 
     def run(self, command: str | Sequence[str], *, deadline_seconds: float = 20.0) -> Completed:
@@ -194,6 +199,7 @@ class SshSession:
 
     def close(self) -> None:
         """Close the connection and every channel."""
+        self._transport.packetizer.complete_handshake()  # ends a timer that outlives a handshake that failed
         self._transport.close()
 
     def __enter__(self) -> Self:
@@ -221,7 +227,7 @@ class _Opening:
             if terminal:
                 self.channel.get_pty()
             self.channel.exec_command(command)
-        except (paramiko.SSHException, OSError, EOFError) as error:
+        except Exception as error:  # whatever came of taking apart what the other side sent
             self.error = error
         self.done.set()
         if self._given_up:
