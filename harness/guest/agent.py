@@ -11,11 +11,12 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from harness.errors import AgentError, GuestUnreachable
+from harness.guest.shortened import SHOWN, shortened
 from harness.vmm.protocol import Port
 
 __all__ = ["PAGE", "Agent", "ChildAgent", "Function", "Group", "LogRecord", "Pages", "VfioLimits"]
@@ -24,6 +25,12 @@ PAGE = 4096
 """Bytes of a page."""
 
 _T = TypeVar("_T")
+_Name = Annotated[str, msgspec.Meta(max_length=255)]  # of a file: NAME_MAX, Linux, include/uapi/linux/limits.h
+_Line = Annotated[str, msgspec.Meta(max_length=4096)]  # of a file in sysfs, which has one page at most
+_Frame = Annotated[int, msgspec.Meta(ge=0, lt=1 << 52)]  # x86 has addresses of 52 bits at most
+_PageSize = Annotated[int, msgspec.Meta(ge=PAGE, le=1 << 30)]  # x86 has no larger pages
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_MacAddress = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
 _START_SECONDS = 30.0
 _ENDED = 0  # id of the message by which init says that the agent is no more
 
@@ -33,19 +40,19 @@ class Group:
     """One directory of /sys/kernel/iommu_groups: its number, `type`, and device names ("0000:00:04.0")."""
 
     number: int
-    type: str
-    devices: tuple[str, ...]
+    type: _Line
+    devices: tuple[_Name, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Function:
     """One PCI function as sysfs shows it: address, ids, 24-bit class, driver ("" for none), IOMMU group or None."""
 
-    address: str
+    address: _Name
     vendor: int
     device: int
     class_code: int
-    driver: str
+    driver: _Name
     group: int | None
 
 
@@ -64,17 +71,17 @@ class Pages:
     """Pages of guest RAM held by the agent: its handle for them, the guest physical address of each, its bytes."""
 
     handle: int
-    frames: tuple[int, ...]
-    size: int = PAGE
+    frames: tuple[_Frame, ...]
+    size: _PageSize = PAGE
 
 
 @dataclass(frozen=True, slots=True)
 class VfioLimits:
     """What a VFIO container can map: page sizes (a mask of bytes), ranges of IOVAs, mappings still allowed (or 0)."""
 
-    page_sizes: int
-    ranges: tuple[tuple[int, int], ...]
-    mappings: int
+    page_sizes: _Count
+    ranges: tuple[tuple[_Count, _Count], ...]
+    mappings: _Count
 
 
 class Agent:
@@ -164,7 +171,7 @@ class Agent:
 
     def page_frames(self, pages: Pages) -> tuple[int, ...]:
         """Where the pages are now; the kernel may have moved them."""
-        return self._call("page_frames", {"handle": pages.handle}, tuple[int, ...])
+        return self._call("page_frames", {"handle": pages.handle}, tuple[_Frame, ...])
 
     def vfio_open(self, address: str, beside: str | None = None) -> None:
         """Put a function bound to vfio-pci into a VFIO container: of its own, or that of another function."""
@@ -235,7 +242,7 @@ class Agent:
 
     def net_open(self, address: str) -> str:
         """Bring up a network device; its MAC address."""
-        return self._call("net_open", {"address": address}, str)
+        return self._call("net_open", {"address": address}, _MacAddress)
 
     def net_send(self, address: str, frames: list[bytes]) -> None:
         """Send Ethernet frames."""
@@ -257,11 +264,12 @@ class Agent:
         if answer.id != number:
             raise AgentError(f"{op}: the guest's agent answered request {answer.id} and not {number}")
         if answer.error is not None:
-            raise AgentError(f"{op}{tuple(args.values())} failed in the guest: {answer.kind}: {answer.error}")
+            asked = shortened(f"{op}{tuple(args.values())}")
+            raise AgentError(f"{asked} failed in the guest: {shortened(f'{answer.kind}: {answer.error}')}")
         try:
             return msgspec.convert(answer.ok, type=type)
         except msgspec.ValidationError as error:
-            raise AgentError(f"{op}: the guest's agent answered nonsense: {error}") from error
+            raise AgentError(f"{op}: the guest's agent answered nonsense: {shortened(str(error))}") from error
 
     def _answer(self, op: str, deadline_seconds: float) -> _Answer:
         try:
@@ -272,10 +280,10 @@ class Agent:
             answer = msgspec.json.decode(line, type=_Answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise AgentError(
-                f"{op}: the guest's agent answered nonsense: {error}", evidence=repr(line[:400])
+                f"{op}: the guest's agent answered nonsense: {error}", evidence=repr(line[:SHOWN])
             ) from error
         if answer.id == _ENDED:
-            raise AgentError(f"{op}: the agent in the guest ended: {answer.error}")
+            raise AgentError(f"{op}: the agent in the guest ended: {shortened(str(answer.error))}")
         return answer
 
 
@@ -316,4 +324,4 @@ def _bytes(text: str) -> bytes:
     try:
         return bytes.fromhex(text)
     except ValueError as error:
-        raise AgentError(f"the guest's agent answered nonsense: {error}", evidence=repr(text[:400])) from error
+        raise AgentError(f"the guest's agent answered nonsense: {error}", evidence=repr(text[:SHOWN])) from error

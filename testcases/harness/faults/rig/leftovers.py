@@ -46,4 +46,5 @@ def nothing_left(parent: Path) -> Iterator[None]:
     """
     before = Traces.before(parent)
     yield
-    assert before.gone_back(parent) == []
+    left = before.gone_back(parent)
+    assert left == [], left
