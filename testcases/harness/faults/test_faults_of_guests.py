@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from faults_rig import LONG, PLAIN, told
+from faults_rig import LONG, PLAIN, SOON, told
 from kernel_code import KERNEL_FAULTS, KernelCode
 
 from harness.artifacts.cache import Cache
@@ -86,7 +86,8 @@ def test_processes_that_are_all_stopped_are_late_and_to_blame(live: LiveMachine)
 
 
 def test_out_of_memory_is_among_the_guests_problems_and_it_goes_on(live: LiveMachine) -> None:
-    live.guest.run("tail /dev/zero", deadline_seconds=LONG)
+    # Huge pages take most of the memory at once, where a program would take seconds.
+    live.guest.run("echo 150 > /proc/sys/vm/nr_hugepages; tail /dev/zero", deadline_seconds=LONG)
     assert "out of memory" in {problem.kind for problem in live.guest.problems}
     assert live.guest.run("echo up").stdout == "up\n"
 
@@ -101,9 +102,12 @@ def test_out_of_memory_that_takes_the_agent_is_told_with_the_kernels_text(live: 
 
 def test_out_of_memory_that_takes_sshd_is_told_with_the_kernels_text_and_the_agent_goes_on(live: LiveMachine) -> None:
     live.guest.run(_choose("dropbear"))
+    processes = live.guest.run("pidof dropbear").stdout.split()
     kill = "while pidof dropbear > /dev/null; do echo f > /proc/sysrq-trigger; sleep 0.2; done"
     with told(GuestUnreachable, Verdict.FAIL, "the connection ended before it did", evidence="begun", within=20):
         live.guest.run(f"echo -1000 > /proc/self/oom_score_adj; echo begun; {kill}", deadline_seconds=LONG)
+    for pid in processes:
+        live.vmm.console.wait_for(f"Killed process {pid} (dropbear)", deadline=SOON)
     with told(GuestUnreachable, Verdict.FAIL, "SSH", evidence="(dropbear)"):
         live.guest.connect(deadline_seconds=_DEADLINE)
     assert {problem.kind for problem in live.guest.problems} == {"out of memory"}

@@ -114,9 +114,8 @@ _CALLS: dict[str, tuple[Callable[[Agent], object], st.SearchStrategy[object]]] =
 }
 
 
-@pytest.mark.parametrize("call", _CALLS)
-@settings(fuzzed, max_examples=30)
-@given(data=st.data())
+@settings(fuzzed, max_examples=200)
+@given(st.sampled_from(list(_CALLS)), st.data())
 def test_no_answer_of_an_agent_is_more_than_an_error_of_the_guests(
     live: LiveMachine, call: str, data: st.DataObject
 ) -> None:
