@@ -60,7 +60,8 @@ class _Sender(NamedTuple):
         steps: what is looked at for a message that is blocked,
         entry: and what the table entry that it leads to says of a message, each field with its values; empty where it
             leads to none.
-        own: of a message of the IOMMU itself, whether it sends it.
+        own: of a message of the IOMMU itself, whether it sends it,
+        occasion: and on what occasion.
     """
 
     wanted: Message | None
@@ -69,6 +70,7 @@ class _Sender(NamedTuple):
     steps: Sequence[Step] = ()
     entry: Mapping[str, tuple[int, ...]] = MappingProxyType({})
     own: Sending | None = None
+    occasion: str = ""
 
     def cost(self, seen: Message) -> int:
         """How unlikely it is that this is what came of it."""
@@ -188,7 +190,7 @@ class Deliveries:
             if message in left:
                 left.remove(message)
             elif is_interrupt_address(each.address & 0xFFFF_FFFF):  # above are bits of the destination
-                lost.append(_Sender(message, own=Sending.SENT))
+                lost.append(_Sender(message, own=Sending.SENT, occasion=each.occasion))
         uncalled = _take_unneeded(own, left, wanted)
         if not lost and not uncalled and sorted(wanted) == sorted(left):
             return []
@@ -280,7 +282,8 @@ def _name(sender: _Sender) -> str:
     if sender.request is None:
         if sender.own is None:
             return "message of nobody"
-        return f"{'disabled ' if sender.own is Sending.DISABLED else ''}message of the IOMMU's own"
+        occasion = f" when {sender.occasion}" if sender.occasion else ""
+        return f"{'disabled ' if sender.own is Sending.DISABLED else ''}message of the IOMMU's own{occasion}"
     match sender.request.outcome:
         case Fault(code=code):
             return f"message with fault {code.name}"

@@ -9,7 +9,7 @@ dressed up as an answer.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -83,13 +83,15 @@ class MsiWrite:
         requester: requester id.
         address: where it goes.
         data: 32 bits.
-        sending: of a message of the IOMMU's own, whether it is sent.
+        sending: of a message of the IOMMU's own, whether it is sent,
+        occasion: and on what occasion, where that tells it from others; messages that differ in nothing else are equal.
     """
 
     requester: int
     address: int
     data: int
     sending: Sending = Sending.SENT
+    occasion: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ class VtdUnit:
                 file.log = file.log.write_record(register.index, bits)
             case "fsts":
                 file.log = file.log.write_fsts(bits)
-                self._run_queue()
+                self._run_queue(occasion="the queue goes on")
             case "fectl":
                 self._send(file.write_fectl(bits))
             case "gcmd":
@@ -271,7 +271,8 @@ class VtdUnit:
 
     # --- the invalidation queue ---
 
-    def _run_queue(self) -> None:
+    def _run_queue(self, *, occasion: str = "") -> None:
+        """Take what is on the queue; messages that are sent meanwhile tell of the occasion."""
         file = self._file
         if not file.now.queued_invalidation_enabled or file.now.iqh == file.now.iqt:
             return
@@ -283,7 +284,7 @@ class VtdUnit:
                 self._last_descriptor = step.descriptor
             self._obey(step.result)
         file.take(run.registers)
-        self._interrupts += run.interrupts
+        self._interrupts += (replace(message, occasion=occasion) for message in run.interrupts)
 
     def _is_quiesced(self) -> bool:
         """Whether the queue is empty, and a wait descriptor was the last that it completed (VT-d 6.5.2)."""

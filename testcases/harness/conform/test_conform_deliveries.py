@@ -190,6 +190,12 @@ def test_messages_of_the_iommu_itself_are_compared() -> None:
     assert _found(requests, _told(0x41, 0x61), own=own) == ["message of the IOMMU's own: VECTOR differs"]
 
 
+def test_a_message_of_the_iommu_that_is_missing_is_named_after_its_occasion() -> None:
+    own = [MsiWrite(requester=0, address=_RANGE, data=0x60, occasion="the queue goes on")]
+    missing = "message of the IOMMU's own when the queue goes on did not arrive"
+    assert _found([_request(_message(0x41))], _told(0x41), own=own) == [missing]
+
+
 def test_a_message_of_the_iommu_that_nothing_calls_for_is_told_from_others() -> None:
     requests = [_request(_NOT_PRESENT)]
     assert _found(requests, _told(0x66)) == ["message of the IOMMU's own arrived"]

@@ -126,6 +126,16 @@ def test_the_queue_goes_on_when_software_has_mended_it_and_cleared_iqe_6_5_2_11(
     assert (alive.read(Offset.FSTS, 4), alive.read(Offset.IQH)) == (0, 16)
 
 
+def test_a_queue_that_goes_on_and_stops_again_says_on_what_occasion_its_message_is_sent_7_3() -> None:
+    alive = with_queue()
+    alive.write(Offset.FECTL + 8, 0xFEE0_2000, 4)
+    alive.write(Offset.FECTL, 0, 4)
+    alive.submit(DescriptorType.PASID_CACHE)
+    alive.write(Offset.FSTS, IQE, 4)
+    assert alive.read(Offset.FSTS, 4) == IQE
+    assert [each.occasion for each in alive.unit.take_interrupts()] == ["", "the queue goes on"]
+
+
 def test_the_tail_is_no_reason_to_run_while_the_queue_is_disabled() -> None:
     alive = Alive()
     alive.write(Offset.IQA, QUEUE)
