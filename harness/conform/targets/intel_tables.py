@@ -8,7 +8,7 @@ from typing import Protocol
 
 from harness.conform.command import RAM_BYTES
 from harness.conform.memory import TABLES
-from harness.model.memory import WritableMemory
+from harness.model.memory import OutsideMemory, WritableMemory
 from harness.model.radix import RadixTable
 from harness.model.vtd.build.legacy import VtdTables
 from harness.model.vtd.build.page_formats import FirstStageFormat, SecondStageFormat
@@ -234,7 +234,10 @@ class _Scalable:
         change = random.choice(
             (self._tables.set_context_fields, self._tables.set_directory_fields, self._tables.set_pasid_fields)
         )
-        change(requester, {"P": 0, "FPD": 1})
+        try:
+            change(requester, {"P": 0, "FPD": 1})
+        except OutsideMemory:  # an entry above was spoilt, and leads elsewhere
+            self._tables.set_context_fields(requester, {"P": 0, "FPD": 1})
 
     def _enter(self, requester: int) -> None:
         """Give a requester a context-entry, unless it has a good one."""

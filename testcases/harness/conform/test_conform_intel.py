@@ -150,3 +150,15 @@ def test_a_machine_without_a_unit_is_refused(answer: int) -> None:
     memory = MappedMemory(bytearray(RAM_BYTES), [Region(0, RAM_BYTES)])
     with pytest.raises(VmmError, match="no VT-d unit at 0xfed90000: VER_REG reads as"):
         INTEL_TARGETS[0].bind(machine, memory, Coverage())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_device_can_be_silenced_whatever_of_its_entries_was_spoilt(seed: int) -> None:
+    random = Random(seed)
+    memory = MappedMemory(bytearray(RAM_BYTES), [Region(0, RAM_BYTES)])
+    requester = DEVICES[0].requester
+    setup = FirstStage(memory, intel_registers(Plan(FirstStage)), random, 4)
+    for _ in range(20):
+        setup.pass_through(requester, 1)
+        setup.spoil(random, requester)
+        setup.silence(random, requester)
