@@ -16,7 +16,7 @@ import pytest
 
 from harness.checks.judge import Mismatch
 from harness.checks.known_issues import KnownIssues
-from harness.errors import HarnessError
+from harness.errors import GuestCrashed, HarnessError
 from harness.lab import Lab
 from harness.report.record import Artifact, Case, Evidence, Finding, Run
 from harness.verdict import Verdict
@@ -64,10 +64,11 @@ class CaseLog:
     lab: LabFacts | None = None
     machines: tuple[Evidence, ...] = ()
     _verdict: Verdict = Verdict.PASS
-    _only_findings: bool = True
+    _all_judged: bool = True
     _seconds: float = 0.0
     _messages: list[str] = field(default_factory=list)
     _findings: list[Finding] = field(default_factory=list)
+    _crashes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, item: pytest.Item, claim_ids: Sequence[str]) -> CaseLog:
@@ -88,19 +89,21 @@ class CaseLog:
         error = call.excinfo.value if call.excinfo is not None else None
         if isinstance(error, Mismatch):
             self._findings += error.findings
+        elif isinstance(error, GuestCrashed):
+            self._crashes.append(str(error))
         elif verdict is not Verdict.SKIP:
-            self._only_findings = False
+            self._all_judged = False
         self._messages.append(_message(error, call, report))
 
     def judged(self, known: KnownIssues) -> Case:
         """The case as it stands, with the known issues taken into account.
 
-        Nothing is known of a case that did not end by its findings alone: a crash beside them would be hidden too.
+        Nothing is known of a case that ended by anything but findings and crashes: that would be hidden too.
         """
-        if not self._only_findings:
+        if not self._all_judged:
             return self._case()
         facts = self.lab.facts if self.lab is not None else {}
-        return known.judge(self._case(), {**facts, "iommu": self.iommu} if self.iommu else facts)
+        return known.judge(self._case(), {**facts, "iommu": self.iommu} if self.iommu else facts, self._crashes)
 
     def _case(self) -> Case:
         options = self.lab.options if self.lab is not None else ()

@@ -7,6 +7,7 @@ One `[[issue]]` for each::
     title = "a device without a driver bypasses virtio-iommu"
     cases = ["CH-4", "testcases/test_rogue_dma.py::*[virtio]"]
     findings = ["IOMMU group of *: expected a group of *, saw no group"]
+    crashes = ["the guest kernel: oops: *RIP: 0010:viommu_probe*"]
     always = true                               # it shows every time: a pass means that it was mended
     text = "what is known of it, for people"
     reference = "kernel commit, bug number or mail that tells it in full"
@@ -18,8 +19,9 @@ One `[[issue]]` for each::
 
 `cases` are patterns of a case's id or of one of its claim ids: `*` and `?` stand for any characters and for one; `[`
 stands for itself, because ids of parametrized cases have it. `findings` are patterns of what may differ, as reports
-print it: `SUBJECT: expected EXPECTED, saw SEEN`. There must be a finding, and each must match one of them: an entry
-hides what it describes and nothing beside it, no other finding of the same case, no panic and no exception. `when`
+print it: `SUBJECT: expected EXPECTED, saw SEEN`; `crashes` are of what they say of a guest that crashed, its console
+with it. One of the two may be left out. There must be a finding or a crash, and each must match one of the patterns: an
+entry hides what it describes and nothing beside it, no other finding or crash of the same case, no exception. `when`
 names facts of the run: `kernel` and `qemu` are ranges of releases, any other is a text, or a list of texts of which one
 must be equal. A fact that was not recorded fulfils no condition: unknown is not known.
 """
@@ -75,16 +77,21 @@ class KnownIssue:
     id: str
     title: str
     cases: tuple[str, ...]
-    findings: tuple[str, ...]
     text: str
     reference: str
+    findings: tuple[str, ...] = ()
+    crashes: tuple[str, ...] = ()
     when: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
     always: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("id", "title", "cases", "findings", "text", "reference"):
+        for name in ("id", "title", "cases", "text", "reference"):
             if not getattr(self, name):
                 raise ValueError(f"field {name!r} is empty")
+        if not self.findings and not self.crashes:
+            raise ValueError(
+                "field 'findings' is empty, and so is 'crashes': there is nothing that it could be known by"
+            )
         for name, wanted in self.when.items():
             if name in RELEASE_FACTS:
                 try:
@@ -100,11 +107,15 @@ class KnownIssue:
         names = (case.id, *case.claim_ids)
         return any(matches(name, self.cases) for name in names)
 
-    def describes(self, findings: Sequence[Finding]) -> bool:
-        """Whether there are findings, and each is one that the issue is known to cause."""
+    def describes(self, findings: Sequence[Finding], crashes: Sequence[str]) -> bool:
+        """Whether there are findings or crashes, and each is one that the issue is known to cause."""
         # The citation is left out: the text is that of an observation, whoever says what must be.
         texts = [str(replace(finding, citation="")) for finding in findings]
-        return bool(texts) and all(matches(text, self.findings) for text in texts)
+        return (
+            bool(texts or crashes)
+            and all(matches(text, self.findings) for text in texts)
+            and all(matches(text, self.crashes) for text in crashes)
+        )
 
     def holds(self, facts: Mapping[str, str]) -> bool:
         """Whether every condition is fulfilled by what was recorded."""
@@ -153,21 +164,22 @@ class KnownIssues:
                 )
         return cls(tuple(issues.values()))
 
-    def judge(self, case: Case, facts: Mapping[str, str]) -> Case:
+    def judge(self, case: Case, facts: Mapping[str, str], crashes: Sequence[str] = ()) -> Case:
         """The case with its verdict as these issues have it; the first entry that matches counts.
 
-        A `fail` becomes `known` when the issue describes all its findings. A `pass` becomes `fixed` when the issue
-        shows always. No other verdict changes: a case that could not be judged is not a known failure.
+        A `fail` becomes `known` when the issue describes all its findings and crashes. A `pass` becomes `fixed` when
+        the issue shows always. No other verdict changes: a case that could not be judged is not a known failure.
 
         Args:
             case: as it was judged without this file.
             facts: of the case's run, by the names in `RELEASE_FACTS` and `TEXT_FACTS`.
+            crashes: what was said of each of its guests that crashed.
         """
         for issue in self.issues:
             if not issue.concerns(case) or not issue.holds(facts):
                 continue
             match case.verdict:
-                case Verdict.FAIL if issue.describes(case.findings):
+                case Verdict.FAIL if issue.describes(case.findings, crashes):
                     message = "\n".join(filter(None, (f"{issue.id}: {issue.title} ({issue.reference})", case.message)))
                     return replace(case, verdict=Verdict.KNOWN, message=message)
                 case Verdict.PASS if issue.always:

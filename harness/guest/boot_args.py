@@ -17,6 +17,10 @@ _DMA_MODE = {
 }
 
 
+# The driver listens to iommu.strict since Linux 5.14; before that to this, which still means the same.
+_AMD = {DmaMode.STRICT: ("amd_iommu=fullflush",), DmaMode.OFF: ("amd_iommu=off",)}
+
+
 def kernel_arguments(machine: Machine) -> tuple[str, ...]:
     """All words of the command line; those of the spec come last, so that they win."""
     words = [
@@ -33,11 +37,10 @@ def kernel_arguments(machine: Machine) -> tuple[str, ...]:
 
 def _driver(machine: Machine) -> tuple[str, ...]:
     """Whether the IOMMU's driver works: Intel's is off in most kernels unless it is told, AMD's is on."""
-    off = machine.dma_mode is DmaMode.OFF
     match machine.iommu.kind:
         case IommuKind.INTEL:
-            return ("intel_iommu=off" if off else "intel_iommu=on",)
+            return ("intel_iommu=off" if machine.dma_mode is DmaMode.OFF else "intel_iommu=on",)
         case IommuKind.AMD:
-            return ("amd_iommu=off",) if off else ()
+            return _AMD.get(machine.dma_mode, ())
         case IommuKind.VIRTIO | IommuKind.NONE:
             return ()

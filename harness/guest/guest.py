@@ -23,6 +23,8 @@ READY = "viommu-init: ready"
 _COMPLAINT = "viommu-init: "
 _COMPLAINTS = 20
 _POLL_SECONDS = 0.02
+_ON_ITS_WAY_SECONDS = 0.2  # what a console has been sent is read by then
+_REPORT_SECONDS = 2.0  # for all that a kernel says of its end: a stack, registers
 
 
 class Guest:
@@ -69,12 +71,22 @@ class Guest:
         """
         fatal = self._watch.fatal
         if fatal is None and not self._machine.alive:
-            time.sleep(0.2)  # what it said last may still be on its way
+            time.sleep(_ON_ITS_WAY_SECONDS)  # what it said last
             fatal = self._watch.fatal
             if fatal is None:
                 raise self._machine.death("by the harness's work in its guest")
         if fatal is not None:
-            raise GuestCrashed(f"the guest kernel: {fatal.kind}: {fatal.line}", evidence=fatal.text)
+            raise GuestCrashed(f"the guest kernel: {fatal.kind}: {fatal.line}", evidence=self._whole(fatal).text)
+
+    def _whole(self, fatal: Problem) -> Problem:
+        """The problem with all that the kernel says of it, where that does not take too long."""
+        end = time.monotonic() + _REPORT_SECONDS
+        seen = ""
+        while fatal.text != seen and time.monotonic() < end:
+            seen = fatal.text
+            time.sleep(_ON_ITS_WAY_SECONDS)
+            fatal = self._watch.fatal or fatal
+        return fatal
 
     def wait_ready(self, deadline_seconds: float) -> None:
         """Wait until init says that SSH answers.

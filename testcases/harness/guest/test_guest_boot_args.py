@@ -32,9 +32,16 @@ def test_intel_iommu_is_on_unless_it_is_not_used(mode: DmaMode) -> None:
     assert [word for word in words(IommuKind.INTEL, mode) if word.startswith("intel_iommu=")] == [wanted]
 
 
-@pytest.mark.parametrize("mode", DmaMode)
-def test_amd_iommu_is_told_nothing_unless_it_is_not_used(mode: DmaMode) -> None:
-    wanted = ["amd_iommu=off"] if mode is DmaMode.OFF else []
+@pytest.mark.parametrize(
+    ("mode", "wanted"),
+    [
+        (DmaMode.STRICT, ["amd_iommu=fullflush"]),
+        (DmaMode.LAZY, []),
+        (DmaMode.PASSTHROUGH, []),
+        (DmaMode.OFF, ["amd_iommu=off"]),
+    ],
+)
+def test_amd_iommu_is_told_what_differs_from_its_default(mode: DmaMode, wanted: list[str]) -> None:
     assert [word for word in words(IommuKind.AMD, mode) if word.startswith(("amd_iommu", "intel_iommu"))] == wanted
 
 

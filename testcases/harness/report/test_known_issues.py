@@ -85,6 +85,33 @@ def test_a_failure_is_known_when_every_finding_is_described_and_there_is_one(
     assert load(tmp_path, _ENTRY).judge(failed, _FACTS).verdict is verdict
 
 
+_OOPS = "the guest kernel: oops: BUG: NULL pointer\nRIP: 0010:probe_device+0x58/0x310"
+
+
+@pytest.mark.parametrize(
+    ("findings", "crashes", "verdict"),
+    [
+        ((), (_OOPS,), Verdict.KNOWN),
+        ((), (_OOPS, _OOPS), Verdict.KNOWN),
+        ((_NO_GROUP,), (_OOPS,), Verdict.KNOWN),
+        ((_NO_GROUP,), (), Verdict.KNOWN),
+        ((), (_OOPS, "the guest kernel: panic"), Verdict.FAIL),
+        ((_OTHER_GROUP,), (_OOPS,), Verdict.FAIL),
+        ((), (_OOPS.replace("probe", "other"),), Verdict.FAIL),
+        ((), (), Verdict.FAIL),
+    ],
+)
+def test_a_crash_is_known_when_it_is_described_and_all_that_is_beside_it(
+    tmp_path: Path, findings: tuple[Finding, ...], crashes: tuple[str, ...], verdict: Verdict
+) -> None:
+    issues = load(tmp_path, _ENTRY + 'crashes = ["the guest kernel: oops: *RIP: 0010:probe_device*"]\n')
+    assert issues.judge(replace(case(), findings=findings), {}, crashes).verdict is verdict
+
+
+def test_a_crash_is_not_known_by_the_findings_of_an_issue(tmp_path: Path) -> None:
+    assert load(tmp_path, _ENTRY).judge(case(), {}, (_OOPS,)).verdict is Verdict.FAIL
+
+
 def test_brackets_in_a_pattern_of_findings_stand_for_themselves(tmp_path: Path) -> None:
     finding = Finding(subject="a [b] c", expected="x", seen="y")
     issues = load(tmp_path, _ENTRY.replace("IOMMU group of *: expected a group of *, saw no group", "a [b] *"))
@@ -164,7 +191,7 @@ def test_a_file_without_entries_changes_nothing(tmp_path: Path) -> None:
         (_ENTRY.replace('["CH-4", "testcases/test_rogue.py::test_*[virtio]"]', "[]"), "'cases' is empty"),
         (_ENTRY.replace('"bypass"', '""'), "'id' is empty"),
         (re.sub("(?m)^findings = .*$", "findings = []", _ENTRY), "'findings' is empty"),
-        (re.sub("(?m)^findings = .*$", "", _ENTRY), "`findings`"),
+        (re.sub("(?m)^findings = .*$", "", _ENTRY), "'findings' is empty, and so is 'crashes'"),
         (_ENTRY + '[issue.when]\narch = "amd64"\n', r"when\.arch"),
         (_ENTRY + '[issue.when]\ndma_mode = "strict"\n', r"when\.dma_mode"),
         (_ENTRY + _ENTRY, "entry 2: field 'id': 'bypass'"),
