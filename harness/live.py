@@ -235,18 +235,20 @@ class LiveMachine:
 
     def virtio_features(self, id: str) -> frozenset[int]:
         """Numbers of the feature bits that a virtio device and its driver agreed on, from the guest's sysfs."""
-        base = f"/sys/bus/pci/devices/{self.address(id)}"
-        bits = self.guest.run(f"cat {base}/virtio*/features").stdout.strip()
-        return frozenset(number for number, bit in enumerate(bits) if bit == "1")
+        return self.agent.virtio_device(self.address(id)).features
 
-    def load_vfio(self) -> None:
-        """Have the guest load VFIO's modules.
+    def load_modules(self, *names: str) -> None:
+        """Have the guest load modules that are in its image, those that are not there yet.
 
         Raises:
-            Unsupported: its kernel has none; the message names the option.
+            Unsupported: its kernel has not got one; the message names the option.
         """
-        self._require_modules(*_VFIO)
-        self.agent.modprobe(*_VFIO)
+        self._require_modules(*names)
+        self.agent.modprobe(*names)
+
+    def load_vfio(self) -> None:
+        """Have the guest load VFIO's modules; errors as of `load_modules`."""
+        self.load_modules(*_VFIO)
 
     def give_to_vfio(self, id: str, *, beside: str | None = None, by: Agent | None = None) -> None:
         """Bind a device to vfio-pci and open it.

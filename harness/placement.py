@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.errors import SpecError
-from harness.spec import Device, Iommu, IommuKind, Machine
+from harness.spec import Device, Interface, Iommu, IommuKind, Machine
 
 __all__ = ["AGENT_NUMBER", "OUTSIDE_BUS", "Placement", "Port", "Root", "Slot", "place"]
 
@@ -41,6 +41,7 @@ class Root(StrEnum):
 
 
 # Device numbers of what a spec asks for; on the main root the others are the harness's own and the chipset's.
+_IO_PORTS = 4  # of 4 KiB each, out of 64 KiB
 _NUMBERS = {Root.MAIN: range(0x04, AGENT_NUMBER), Root.OUTSIDE: range(0x1F)}
 
 
@@ -59,6 +60,15 @@ class Port:
     root: Root
     number: int
     index: int
+
+    @property
+    def has_io(self) -> bool:
+        """Whether firmware is to keep I/O ports for what is plugged here.
+
+        Linux finds some for a port of the main root when it needs them. Of an outside root it is told the I/O ports
+        that firmware has given to what is below it (QEMU, hw/i386/acpi-build.c, build_crs), and no other.
+        """
+        return self.root is Root.OUTSIDE and self.number < _IO_PORTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +149,11 @@ def place(machine: Machine) -> Placement:
         bus = main if root is Root.MAIN else outer
         port = bus.add_port(device.id) if needs else None
         number = 0 if port else bus.take(device.id)
+        if device.interface is Interface.LEGACY and root is Root.OUTSIDE and port is not None and not port.has_io:
+            raise SpecError(
+                f"{device.id}: virtio=legacy needs I/O ports, which only the first {_IO_PORTS} devices outside have",
+                hint="name it before the others, or use virtio=transitional",
+            )
         slots.append(Slot(device=device, root=root, number=number, port=port))
     main.fill_up(machine.ports.inside)
     outer.fill_up(machine.ports.outside)

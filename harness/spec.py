@@ -9,8 +9,8 @@ A spec is data: frozen, checked when it is made, and the same after a trip throu
 True
 
 `iommu=on|off` has the sense that cloud-hypervisor gives it (docs/iommu.md there): *on* puts the device behind
-the virtual IOMMU, *off*, the default, does not. Which bus a device then stands on is `harness.placement`'s to say,
-and which QEMU arguments make it so is `harness.vmm.qemu.command`'s.
+the virtual IOMMU, *off*, the default, does not. What else there is to a device is in `harness.device`. Which bus it
+then stands on is `harness.placement`'s to say, and which QEMU arguments make it so is `harness.vmm.qemu.devices`'s.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ import tomllib
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import tomli_w
 
 from harness import strict
+from harness.device import Device, DeviceKind, Interface
 from harness.errors import SpecError, Unsupported
 
-__all__ = ["Arch", "Device", "DeviceKind", "DmaMode", "Iommu", "IommuKind", "Machine", "Ports"]
+__all__ = ["Arch", "Device", "DeviceKind", "DmaMode", "Interface", "Iommu", "IommuKind", "Machine", "Ports"]
 
 
 class Arch(StrEnum):
@@ -61,19 +62,6 @@ class DmaMode(StrEnum):
     """`iommu=pt`: devices of the kernel's own drivers are not translated. Group type `identity`."""
     OFF = "off"
     """The guest does not use its IOMMU at all: `intel_iommu=off`, `amd_iommu=off`; not with a virtio-iommu."""
-
-
-class DeviceKind(StrEnum):
-    """The devices that the harness can attach, by QEMU's name without `-pci`."""
-
-    VIRTIO_BLK = "virtio-blk"
-    VIRTIO_NET = "virtio-net"
-    EDU = "edu"
-
-    @property
-    def is_virtio(self) -> bool:
-        """Whether VIRTIO_F_ACCESS_PLATFORM decides if its DMA goes through the platform's IOMMU."""
-        return self in (DeviceKind.VIRTIO_BLK, DeviceKind.VIRTIO_NET)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,59 +103,6 @@ class Iommu:
                 f"iommu {self.kind} was asked for with aw_bits={self.aw_bits}",
                 hint="choose 39 or 48" if self.kind is IommuKind.INTEL else "choose 32 to 64",
             )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """One device of a machine.
-
-    Attributes:
-        kind: what it is.
-        iommu: whether it stands behind the virtual IOMMU.
-        hotplug: absent at boot, plugged by QMP into the running guest.
-        id: its name in QMP and in reports; when empty, the machine gives it one (`edu0`, `virtio-blk1`...).
-    """
-
-    kind: DeviceKind
-    iommu: bool = False
-    hotplug: bool = False
-    id: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read `KIND[,iommu=on|off][,hotplug=on|off][,id=NAME]`.
-
-        Raises:
-            SpecError: an unknown kind, key or value; the message lists those that there are.
-        """
-        name, *options = text.split(",")
-        try:
-            kind = DeviceKind(name)
-        except ValueError:
-            known = ", ".join(DeviceKind)
-            raise SpecError(f"device {name!r} is not known", hint=f"choose one of: {known}") from None
-        device = cls(kind=kind)
-        for option in options:
-            key, _, value = option.partition("=")
-            match key:
-                case "iommu":
-                    device = replace(device, iommu=_on_off(text, key, value))
-                case "hotplug":
-                    device = replace(device, hotplug=_on_off(text, key, value))
-                case "id" if value:
-                    device = replace(device, id=value)
-                case _:
-                    raise SpecError(
-                        f"device {text!r}: option {option!r} is not known",
-                        hint="write iommu=on|off, hotplug=on|off or id=NAME",
-                    )
-        return device
-
-    def __str__(self) -> str:
-        text = f"{self.kind},iommu={'on' if self.iommu else 'off'}"
-        if self.hotplug:
-            text += ",hotplug=on"
-        return f"{text},id={self.id}" if self.id else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +162,9 @@ class Machine:
                 "dma_mode=off was asked for with a virtio-iommu: Linux has no option that leaves one unused",
                 hint="use dma_mode=passthrough, or a machine without an IOMMU",
             )
+        balloons = [device.id for device in self.devices if device.kind is DeviceKind.VIRTIO_BALLOON]
+        if len(balloons) > 1:
+            raise SpecError(f"{', '.join(balloons)}: QEMU takes one balloon a machine", hint="leave the others out")
         if self.iommu.kind is IommuKind.NONE:
             tagged = [device.id for device in self.devices if device.iommu]
             if tagged:
@@ -289,12 +227,6 @@ _TAKEN = (
 )  # functions of every machine, harness.model.topology; the VMM's own ids have a '.'
 
 
-def _on_off(text: str, key: str, value: str) -> bool:
-    if value not in ("on", "off"):
-        raise SpecError(f"device {text!r}: {key}={value!r}", hint=f"write {key}=on or {key}=off")
-    return value == "on"
-
-
 def _named(devices: tuple[Device, ...]) -> tuple[Device, ...]:
     """The devices, each with an id of its own."""
     numbers: Counter[DeviceKind] = Counter()
@@ -316,6 +248,11 @@ def _named(devices: tuple[Device, ...]) -> tuple[Device, ...]:
     return tuple(named)
 
 
-def _without_none(value: object) -> dict[str, object]:
-    assert isinstance(value, dict)
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in value.items() if v is not None}
+def _without_none(value: Any) -> Any:
+    match value:
+        case dict():
+            return {k: _without_none(v) for k, v in value.items() if v is not None}
+        case list() | tuple():
+            return [_without_none(v) for v in value]
+        case _:
+            return value

@@ -1,4 +1,4 @@
-"""Devices at work: writing and reading a disk, sending and receiving frames."""
+"""Devices at work: writing and reading a disk, sending and receiving frames, and the path that their DMA takes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import random
 import time
 from collections.abc import Iterator
 
-from harness.checks.work import check_driver, check_platform_access, check_translated
+from harness.checks.work import (
+    check_driver,
+    check_identity,
+    check_platform_access,
+    check_translated,
+    check_untranslated,
+)
 from harness.errors import GuestUnreachable
 from harness.live import LiveMachine
+from harness.model.access import AccessKind
+from harness.model.virtio.dma_path import DmaPath
 from harness.report.record import Finding
 
-__all__ = ["check_disk", "check_network"]
+__all__ = ["check_disk", "check_network", "check_path"]
 
 _BLOCK = 256 * 1024
 _ETHERTYPE = bytes.fromhex("88b5")
@@ -22,8 +30,8 @@ _NETWORK_SECONDS = 20.0
 
 
 def check_disk(live: LiveMachine, id: str) -> Iterator[Finding]:
-    """Write to a virtio-blk, look at it from the host, read it back; what was wrong."""
-    yield from _check_driver_and_path(live, id)
+    """Write to a virtio disk, look at it from the host, read it back; what was wrong."""
+    yield from check_path(live, id)
     node = live.agent.block_device(live.address(id))
     offset, seed = 4096 * random.randrange(64), random.getrandbits(48)
     try:
@@ -43,7 +51,7 @@ def check_disk(live: LiveMachine, id: str) -> Iterator[Finding]:
 
 def check_network(live: LiveMachine, id: str) -> Iterator[Finding]:
     """Send frames through a virtio-net in both directions; what was wrong."""
-    yield from _check_driver_and_path(live, id)
+    yield from check_path(live, id)
     address, cable = live.address(id), live.vmm.network(id)
     mac = bytes.fromhex(live.agent.net_open(address).replace(":", ""))
     out = [_PEER + mac + _ETHERTYPE + random.randbytes(size) for size in _SIZES]
@@ -61,12 +69,19 @@ def check_network(live: LiveMachine, id: str) -> Iterator[Finding]:
     yield from _different(f"frames to {id}", back, live.agent.net_receive(address, len(back)))
 
 
-def _check_driver_and_path(live: LiveMachine, id: str) -> Iterator[Finding]:
-    device = live.spec.device(id)
+def check_path(live: LiveMachine, id: str) -> Iterator[Finding]:
+    """Look at a virtio device at work: its driver, what was negotiated, and the path that its DMA takes."""
+    device, path = live.spec.device(id), live.topology.dma_path(id)
     yield from check_driver(live.function(id), live.agent.pci_functions(), "virtio-pci")
-    yield from check_platform_access(id, live.virtio_features(id), expected=device.iommu)
-    if device.iommu:
-        yield from check_translated(id, live.mappings(id))
+    yield from check_platform_access(id, live.virtio_features(id), expected=device.access_platform)
+    match path:
+        case DmaPath.TRANSLATED:
+            yield from check_translated(id, live.mappings(id))
+        case DmaPath.IDENTITY:
+            page = live.allocate(1, b"identity")
+            yield from check_identity(id, *live.expect(id, page.frames[0], AccessKind.WRITE, 64))
+        case _:
+            yield from check_untranslated(id, live.mappings(id))
 
 
 def _different(subject: str, wanted: list[bytes], seen: list[bytes]) -> Iterator[Finding]:

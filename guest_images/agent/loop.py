@@ -22,6 +22,7 @@ import memory
 import network
 import pci
 import vfio
+import virtio
 import wake
 
 OPERATIONS: dict[str, Callable[..., object]] = {
@@ -33,6 +34,7 @@ OPERATIONS: dict[str, Callable[..., object]] = {
     **network.OPERATIONS,
     **pci.OPERATIONS,
     **vfio.OPERATIONS,
+    **virtio.OPERATIONS,
     **wake.OPERATIONS,
 }
 

@@ -7,17 +7,19 @@ from collections.abc import Callable, Collection, Iterator
 
 from harness.errors import AgentError
 from harness.guest.agent import Function
-from harness.model.access import Mapping
+from harness.model.access import Access, Fault, Mapping, Outcome
 from harness.model.topology import PciFunction
 from harness.report.record import Finding
 
 __all__ = [
     "check_driver",
+    "check_identity",
     "check_platform_access",
     "check_refused",
     "check_same_mappings",
     "check_translated",
     "check_untranslated",
+    "check_unused",
 ]
 
 _ACCESS_PLATFORM = 33  # VIRTIO_F_ACCESS_PLATFORM, virtio 1.3, 6 (reserved feature bits)
@@ -37,7 +39,7 @@ def check_platform_access(what: str, features: frozenset[int], *, expected: bool
     Args:
         what: name of the device.
         features: numbers of the feature bits that were negotiated.
-        expected: whether it must have: where the device is tagged `iommu=on`.
+        expected: whether it must have.
     """
     negotiated = _ACCESS_PLATFORM in features
     if negotiated != expected:
@@ -63,6 +65,19 @@ def check_untranslated(what: str, mappings: Collection[Mapping]) -> Iterator[Fin
     """The driver of a device that works has no mapping: its DMA goes around the IOMMU."""
     for mapping in mappings:
         yield Finding(subject=f"what the model finds mapped for {what}", expected="nothing", seen=str(mapping))
+
+
+def check_identity(what: str, access: Access, outcome: Outcome, walk: str) -> Iterator[Finding]:
+    """A device whose guest lets it pass reaches each address as itself."""
+    if isinstance(outcome, Fault) or outcome.address != access.iova:
+        subject = f"{what}, whose group is of type identity: {access}"
+        yield Finding(subject=subject, expected=f"it goes to {access.iova:#x}", seen=str(outcome), detail=walk)
+
+
+def check_unused(what: str, driver: str) -> Iterator[Finding]:
+    """No driver has a virtio device: it or its driver has declined the other's features."""
+    if driver:
+        yield Finding(subject=f"driver of {what}", expected="none: features were declined", seen=driver)
 
 
 def check_refused(what: str, why: str, attempt: Callable[..., object], *arguments: object) -> Iterator[Finding]:

@@ -19,7 +19,18 @@ from harness.errors import AgentError, GuestUnreachable
 from harness.guest.shortened import SHOWN, shortened
 from harness.vmm.protocol import Port
 
-__all__ = ["PAGE", "Agent", "ChildAgent", "Function", "Group", "LogRecord", "Pages", "VfioLimits"]
+__all__ = [
+    "PAGE",
+    "Agent",
+    "ChildAgent",
+    "Function",
+    "Group",
+    "LogRecord",
+    "Pages",
+    "Screen",
+    "VfioLimits",
+    "VirtioDevice",
+]
 
 PAGE = 4096
 """Bytes of a page."""
@@ -82,6 +93,22 @@ class VfioLimits:
     page_sizes: _Count
     ranges: tuple[tuple[_Count, _Count], ...]
     mappings: _Count
+
+
+@dataclass(frozen=True, slots=True)
+class VirtioDevice:
+    """A virtio device as its driver has it: name of the driver ("" for none), numbers of the negotiated features."""
+
+    driver: str
+    features: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Pixels in a line of a display, and bytes from one line to the next."""
+
+    width: int
+    stride: int
 
 
 class Agent:
@@ -228,8 +255,8 @@ class Agent:
         return ChildAgent(self, self._call("child_start", {}, int))
 
     def block_device(self, address: str) -> str:
-        """Device node of a virtio-blk."""
-        return self._call("block_device", {"address": address}, str)
+        """Device node of the disk of a virtio-blk or virtio-scsi."""
+        return self._call("block_device", {"address": address}, str, 15.0)
 
     def block_write(self, device: str, offset: int, seed: int, size: int) -> str:
         """Write data that follows from a seed, past the page cache; its SHA-256."""
@@ -239,6 +266,35 @@ class Agent:
     def block_read(self, device: str, offset: int, size: int) -> str:
         """SHA-256 of what stands on a disk, read past the page cache."""
         return self._call("block_read", {"device": device, "offset": offset, "size": size}, str, 30.0)
+
+    def virtio_device(self, address: str) -> VirtioDevice:
+        """Driver and negotiated features of a virtio device."""
+        return self._call("virtio_device", {"address": address}, VirtioDevice)
+
+    def random_read(self, size: int) -> bytes:
+        """Bytes of the machine's only virtio-rng."""
+        return _bytes(self._call("random_read", {"size": size}, str))
+
+    def port_echo(self, address: str, size: int) -> None:
+        """Have the guest take bytes from the port of a virtio-serial and send them back in reverse, with a newline."""
+        self._call("port_echo", {"address": address, "size": size}, type(None), 15.0)
+
+    def keyboard_open(self, address: str) -> None:
+        """Listen to a keyboard."""
+        self._call("keyboard_open", {"address": address}, type(None), 15.0)
+
+    def keyboard_read(self, address: str, count: int) -> tuple[int, ...]:
+        """Linux's codes of that many keys, in the order in which they were pressed."""
+        return self._call("keyboard_read", {"address": address, "count": count}, tuple[int, ...], 15.0)
+
+    def screen_paint(self, address: str, seed: int, rows: int) -> Screen:
+        """Paint the first rows of a display with bytes that follow from a seed (SHAKE-128 of its 8 bytes)."""
+        return self._call("screen_paint", {"address": address, "seed": seed, "rows": rows}, Screen, 15.0)
+
+    def encrypt(self, algorithm: str, key: bytes, vector: bytes, data: bytes) -> bytes:
+        """Encrypt with a cipher of the guest's kernel, by its driver's name."""
+        arguments = {"algorithm": algorithm, "key": key.hex(), "vector": vector.hex(), "data": data.hex()}
+        return _bytes(self._call("encrypt", arguments, str, 30.0))
 
     def net_open(self, address: str) -> str:
         """Bring up a network device; its MAC address."""

@@ -12,9 +12,10 @@ from harness.model.pci.functions import Acs, AcsCapability, Function, PortType
 from harness.model.pci.groups import iommu_groups
 from harness.model.pci.platform import Platform, Unit, UnitPlace
 from harness.model.pci.tree import PciTree, RootBus
+from harness.model.virtio.dma_path import DmaPath, VirtioGuest, VirtioOffer, dma_path
 from harness.pci import Address
 from harness.placement import AGENT_NUMBER, OUTSIDE_BUS, Placement, Port, Root, place
-from harness.spec import DeviceKind, DmaMode, IommuKind, Machine
+from harness.spec import DeviceKind, DmaMode, Interface, IommuKind, Machine
 
 __all__ = ["AMDVI_REGISTERS", "VTD_REGISTERS", "ExpectedGroup", "PciFunction", "Topology", "topology"]
 
@@ -86,6 +87,17 @@ class Topology:
             if function.what == what:
                 return function
         raise KeyError(what)
+
+    def dma_path(self, id: str) -> DmaPath:
+        """What becomes of the DMA of a virtio device of the spec."""
+        device = self.machine.device(id)
+        offer = VirtioOffer(
+            interface=device.interface,
+            access_platform=device.access_platform,
+            behind=self.function(id).covered,
+        )
+        accepts = device.kind is not DeviceKind.VIRTIO_BALLOON
+        return dma_path(offer, VirtioGuest(dma_mode=self.machine.dma_mode, accepts=accepts))
 
     def only(self, what: str) -> Topology:
         """The same with no other function than that one."""
@@ -159,11 +171,45 @@ _IOMMU_FUNCTIONS = {
     _VIRTIO_IOMMU: (_VIRTIO, 0x1057, 0x00FF),
     _AMD_IOMMU: (0x1022, 0x1419, 0x0806),
 }
-_DEVICES = {
-    DeviceKind.VIRTIO_NET: (_VIRTIO, 0x1041, 0x0200),
-    DeviceKind.VIRTIO_BLK: (_VIRTIO, 0x1042, 0x0100),
-    DeviceKind.EDU: (0x1234, 0x11E8, 0x00FF),
+_CLASSES = {
+    DeviceKind.VIRTIO_NET: 0x0200,
+    DeviceKind.VIRTIO_BLK: 0x0100,
+    DeviceKind.VIRTIO_SCSI: 0x0100,
+    DeviceKind.VIRTIO_RNG: 0x00FF,
+    DeviceKind.VIRTIO_SERIAL: 0x0780,
+    DeviceKind.VIRTIO_BALLOON: 0x00FF,
+    DeviceKind.VIRTIO_GPU: 0x0380,
+    DeviceKind.VIRTIO_KEYBOARD: 0x0900,
+    DeviceKind.VIRTIO_CRYPTO: 0x00FF,
 }
+_MODERN_IDS = {
+    DeviceKind.VIRTIO_NET: 0x1041,
+    DeviceKind.VIRTIO_BLK: 0x1042,
+    DeviceKind.VIRTIO_SERIAL: 0x1043,
+    DeviceKind.VIRTIO_RNG: 0x1044,
+    DeviceKind.VIRTIO_BALLOON: 0x1045,
+    DeviceKind.VIRTIO_SCSI: 0x1048,
+    DeviceKind.VIRTIO_GPU: 0x1050,
+    DeviceKind.VIRTIO_KEYBOARD: 0x1052,
+    DeviceKind.VIRTIO_CRYPTO: 0x1054,
+}
+_LEGACY_IDS = {
+    DeviceKind.VIRTIO_NET: 0x1000,
+    DeviceKind.VIRTIO_BLK: 0x1001,
+    DeviceKind.VIRTIO_BALLOON: 0x1002,
+    DeviceKind.VIRTIO_SERIAL: 0x1003,
+    DeviceKind.VIRTIO_SCSI: 0x1004,
+    DeviceKind.VIRTIO_RNG: 0x1005,
+}
+
+
+def _ids(kind: DeviceKind, interface: Interface = Interface.MODERN) -> tuple[int, int, int]:
+    """Vendor, device and class of a device: a transitional one has the id of a legacy one (virtio 1.3, 4.1.2.1)."""
+    if kind is DeviceKind.EDU:
+        return 0x1234, 0x11E8, 0x00FF
+    ids = _MODERN_IDS if interface is Interface.MODERN else _LEGACY_IDS
+    return _VIRTIO, ids[kind], _CLASSES[kind]
+
 
 _ROOT_PORT_ACS = AcsCapability(
     Acs.SOURCE_VALIDATION
@@ -188,8 +234,8 @@ def _chipset(plan: Placement, kind: IommuKind) -> list[_Part]:
         _Part(on_root_bus(0x1F, 0, multifunction=True), (_INTEL, 0x2918, 0x0601), "LPC bridge"),
         _Part(on_root_bus(0x1F, 2, multifunction=True), (_INTEL, 0x2922, 0x0106), "SATA controller"),
         _Part(on_root_bus(0x1F, 3, multifunction=True), (_INTEL, 0x2930, 0x0C05), "SMBus"),
-        _Part(on_root_bus(plan.management_number), _DEVICES[DeviceKind.VIRTIO_NET], "management NIC", goes_around=True),
-        _Part(on_root_bus(AGENT_NUMBER), (_VIRTIO, 0x1043, 0x0780), "agent port", goes_around=True),
+        _Part(on_root_bus(plan.management_number), _ids(DeviceKind.VIRTIO_NET), "management NIC", goes_around=True),
+        _Part(on_root_bus(AGENT_NUMBER), _ids(DeviceKind.VIRTIO_SERIAL), "agent port", goes_around=True),
     ]
     if plan.iommu_number is not None:
         what = _AMD_IOMMU if kind is IommuKind.AMD else _VIRTIO_IOMMU
@@ -221,10 +267,11 @@ def _devices(machine: Machine, plan: Placement, plugged: Collection[str]) -> lis
             continue
         address = Address(secondary[slot.port] if slot.port else _root_bus(slot.root), slot.number)
         # A virtio device is PCIe below a port and conventional on a root bus (QEMU, hw/virtio/virtio-pci.c,
-        # `virtio_pci_realize`); edu is conventional everywhere.
-        is_pcie = device.kind.is_virtio and slot.port is not None
+        # `virtio_pci_realize`); edu is conventional everywhere, and so is a legacy device (`virtio_pci_dc_realize`).
+        is_pcie = device.kind.is_virtio and device.interface is not Interface.LEGACY and slot.port is not None
         function = Function(address=address, port_type=PortType.ENDPOINT if is_pcie else None)
-        parts.append(_Part(function, _DEVICES[device.kind], device.id, goes_around=not device.iommu))
+        around = device.kind.is_virtio and not device.access_platform
+        parts.append(_Part(function, _ids(device.kind, device.interface), device.id, goes_around=around))
     return parts
 
 

@@ -191,6 +191,9 @@ class RunningMachine(Protocol):
     def network(self, device_id: str) -> Cable:
         """The other end of the cable of a NIC of the spec."""
 
+    def port(self, device_id: str) -> Port:
+        """The other end of the port on a virtio-serial of the spec."""
+
     def disk(self, device_id: str) -> Path:
         """The raw image behind a disk of the spec."""
 

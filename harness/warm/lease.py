@@ -23,7 +23,7 @@ from harness.live_amdvi import read_interrupt, write_interrupt
 from harness.spec import IommuKind, Machine
 from harness.vmm.protocol import LinuxBoot, SavedMachine
 from harness.vmm.qemu.machine import QemuMachine, command_by_hand
-from harness.warm.shape import leased, template_of
+from harness.warm.shape import leased, template_of, unpluggable
 from harness.warm.store import Entry, Manifest, Store
 
 __all__ = ["Leases"]
@@ -52,7 +52,8 @@ class Leases:
     def start(self, asked: Machine) -> Iterator[LiveMachine]:
         """Start a machine whose guest is up, with all devices in their places that are not to be hot-plugged later.
 
-        Where QEMU cannot save its template it is booted; `LiveMachine.origin` says which it was, and why.
+        Where QEMU cannot save its template, or a device cannot be plugged, it is booted; `LiveMachine.origin` says
+        which it was, and why.
 
         Raises:
             Unsupported: as `Lab.require`.
@@ -63,12 +64,20 @@ class Leases:
         """
         self._lab.require(asked)
         with ExitStack() as stack:
-            try:
-                machine = self._restore(asked, stack)
-            except NotSaved as error:
+            if fixed := unpluggable(asked):
                 machine = stack.enter_context(self._lab.boot(asked))
-                machine.origin = f"booted, since it could not be saved: {error.message}"
+                machine.origin = f"booted, since {', '.join(fixed)} cannot be plugged"
+            else:
+                machine = self._restore_or_boot(asked, stack)
             yield machine
+
+    def _restore_or_boot(self, asked: Machine, stack: ExitStack) -> LiveMachine:
+        try:
+            return self._restore(asked, stack)
+        except NotSaved as error:
+            machine = stack.enter_context(self._lab.boot(asked))
+            machine.origin = f"booted, since it could not be saved: {error.message}"
+            return machine
 
     def _restore(self, asked: Machine, stack: ExitStack) -> LiveMachine:
         lab, spec = self._lab, leased(asked)

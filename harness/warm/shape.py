@@ -2,7 +2,8 @@
 
 A template has none of the devices of a spec, and free root ports for them: so a few templates serve all specs. Every
 device is plugged into one of these ports, also one that the spec does not call hot-plugged: that it then stands behind
-a port, and not on the root bus, is the one difference between a leased machine and one that is booted.
+a port, and not on the root bus, is the one difference between a leased machine and one that is booted. A spec with a
+device that cannot be plugged is not leased.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ from dataclasses import replace
 from harness.placement import Root, place
 from harness.spec import Machine, Ports
 
-__all__ = ["leased", "template_of"]
+__all__ = ["leased", "template_of", "unpluggable"]
 
 _PORTS = 4
 """Root ports that a template has at least on each root complex that it has at all: what the most specs do with."""
+
+
+def unpluggable(spec: Machine) -> tuple[str, ...]:
+    """Ids of the devices of a spec that no template takes: where there is one, the machine has to be booted."""
+    return tuple(device.id for device in spec.devices if not device.kind.can_be_plugged)
 
 
 def leased(spec: Machine) -> Machine:
     """The machine that stands for a spec: all of its devices are plugged into a template's ports.
 
     Raises:
-        SpecError: it has more devices than there is room for.
+        SpecError: it has more devices than there is room for, or one that cannot be plugged.
     """
     devices = tuple(replace(device, hotplug=True) for device in spec.devices)
     needed = [port.root for port in place(replace(spec, devices=devices)).ports]

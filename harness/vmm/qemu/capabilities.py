@@ -20,9 +20,10 @@ import msgspec
 from harness.artifacts.qemu import QemuBuild
 from harness.errors import HostError, Unsupported, VmmStartError
 from harness.placement import Root, place
-from harness.spec import IommuKind, Machine
+from harness.spec import DeviceKind, IommuKind, Machine
 from harness.vmm.qemu import command
 from harness.vmm.qemu.arguments import Arguments
+from harness.vmm.qemu.devices import front_end
 from harness.vmm.qemu.listener import Listener
 from harness.vmm.qemu.process import QemuProcess
 from harness.vmm.qemu.qmp import Qmp, QmpError
@@ -33,7 +34,7 @@ __all__ = ["PC", "Capabilities", "ask", "cached", "require"]
 PC = "q35"
 """The machine that guests run on."""
 _DEADLINE = 30.0
-_SCHEMA = 7  # of the cache entry
+_SCHEMA = 8  # of the cache entry
 # Types whose properties are recorded. Not those of all types: QEMU 7.2 ends when it is asked for the properties of one
 # that it lists and whose module is not installed (virtio-gpu-gl-device).
 _ASKED = (
@@ -47,10 +48,9 @@ _ASKED = (
     "pcie-root-port",
     "pxb-pcie",
     "riscv-iommu-pci",
-    "virtio-blk-pci",
+    "scsi-hd",
+    *(f"{kind}-pci" for kind in DeviceKind if kind.is_virtio),
     "virtio-iommu-pci",
-    "virtio-net-pci",
-    "virtio-serial-pci",
     "virtserialport",
 )
 
@@ -117,7 +117,7 @@ def require(machine: Machine, capabilities: Capabilities) -> None:
             hint="use another QEMU; one before 6.1 does so without being told",
         )
     outside = [slot.device.id for slot in placement.slots if slot.root is Root.OUTSIDE]
-    hotplugged = [command.device(slot) for slot in placement.slots if slot.device.hotplug]
+    hotplugged = [part for slot in placement.slots if slot.device.hotplug for part in front_end(slot)]
     for front in (*command.front_ends(machine, placement), *hotplugged):
         if front.driver in capabilities.refusals:
             raise Unsupported(

@@ -1,8 +1,6 @@
 """From a spec to a QEMU command line: the one place that knows which QEMU arguments make a device stand where it must.
 
-`device(...)` makes the front end of one device, for the command line and for hot-plug alike, so that a device that is
-plugged cannot differ from one that was there at boot. All back ends are made at the start, also for what is plugged
-later.
+What one device of the spec is made of is in `harness.vmm.qemu.devices`.
 """
 
 from __future__ import annotations
@@ -12,12 +10,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from harness.placement import AGENT_NUMBER, OUTSIDE_BUS, Placement, Port, Root, Slot, place
-from harness.spec import DeviceKind, Iommu, IommuKind, Machine
+from harness.placement import AGENT_NUMBER, OUTSIDE_BUS, Placement, Port, Root, place
+from harness.spec import Interface, Iommu, IommuKind, Machine
 from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, MovedMachine, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties, Value
+from harness.vmm.qemu.devices import back_end, front_end, virtio_interface
 from harness.vmm.qemu.migration import INCOMING
-from harness.vmm.qemu.wiring import AGENT_CHANNEL, Wiring, disk_node, netdev_name
+from harness.vmm.qemu.wiring import AGENT_CHANNEL, Wiring, netdev_name
 
 __all__ = [
     "ACPI_HOTPLUG",
@@ -28,7 +27,6 @@ __all__ = [
     "Accelerator",
     "Options",
     "command_line",
-    "device",
     "front_ends",
     "machine_arguments",
 ]
@@ -52,6 +50,7 @@ ACPI_HOTPLUG = ("ICH9-LPC", "acpi-pci-hotplug-with-bridge-support")
 _SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
 
 _AGENT = "agent.0"
+_PORT_IO_BYTES = 4096  # the least that a bridge forwards
 
 
 class Accelerator(StrEnum):
@@ -121,7 +120,7 @@ def command_line(
     pairs += wiring.channels()
     pairs += wiring.management(netdev_name(MANAGEMENT))
     for slot in placement.slots:
-        pairs += _back_end(slot, wiring)
+        pairs += back_end(slot.device, wiring)
     plugged = boot.plugged if isinstance(boot, MovedMachine) else ()
     fronts: Iterable[Properties | None] = front_ends(machine, placement, plugged)
     if options.alter is not None:
@@ -164,29 +163,10 @@ def front_ends(machine: Machine, placement: Placement, plugged: Collection[str] 
         fronts.append(_outside(placement.outside_number))
     fronts += [_port(port) for port in placement.ports]
     fronts += [_management(placement.management_number), *_agent()]
-    fronts += [device(slot) for slot in placement.slots if not slot.device.hotplug or slot.device.id in plugged]
+    for slot in placement.slots:
+        if not slot.device.hotplug or slot.device.id in plugged:
+            fronts += front_end(slot)
     return tuple(fronts)
-
-
-def device(slot: Slot) -> Properties:
-    """The front end of one device of the spec, for `-device` and for `device_add`."""
-    id = slot.device.id
-    values: dict[str, Value] = {"bus": slot.bus, "addr": hex(slot.number)}
-    match slot.device.kind:
-        case DeviceKind.VIRTIO_BLK:
-            return Properties("virtio-blk-pci", id, values | {"drive": disk_node(id)} | _platform(slot.device.iommu))
-        case DeviceKind.VIRTIO_NET:
-            # No option ROM: nothing boots from it, and firmware would spend time on running it.
-            backend: dict[str, Value] = {"netdev": netdev_name(id), "romfile": ""}
-            return Properties("virtio-net-pci", id, values | backend | _platform(slot.device.iommu))
-        case DeviceKind.EDU:
-            # Its default mask of 28 bits would turn an address that it was never given into another one.
-            return Properties("edu", id, values | {"dma_mask": (1 << 64) - 1})
-
-
-def _platform(iommu: bool) -> dict[str, Value]:
-    """VIRTIO_F_ACCESS_PLATFORM, virtio 1.3, 6 (reserved feature bits); without it a virtio device avoids any IOMMU."""
-    return {"iommu_platform": iommu, "disable-legacy": "on"}
 
 
 def _iommu(iommu: Iommu, placement: Placement) -> list[Properties]:
@@ -231,12 +211,16 @@ def _outside(number: int) -> Properties:
 
 def _port(port: Port) -> Properties:
     values: dict[str, Value] = {"bus": port.root.value, "addr": hex(port.number)}
+    if port.has_io:
+        values["io-reserve"] = _PORT_IO_BYTES
     return Properties("pcie-root-port", port.id, values | {"chassis": port.index, "slot": port.index})
 
 
 def _management(number: int) -> Properties:
     values: dict[str, Value] = {"bus": Root.MAIN.value, "addr": hex(number), "netdev": netdev_name(MANAGEMENT)}
-    return Properties("virtio-net-pci", MANAGEMENT, values | {"romfile": ""} | _platform(iommu=False))
+    return Properties(
+        "virtio-net-pci", MANAGEMENT, values | {"romfile": ""} | virtio_interface(Interface.MODERN, platform=False)
+    )
 
 
 def _agent() -> tuple[Properties, ...]:
@@ -244,19 +228,9 @@ def _agent() -> tuple[Properties, ...]:
     at: dict[str, Value] = {"bus": Root.MAIN.value, "addr": hex(AGENT_NUMBER), "max_ports": 2}  # 0 is for a console
     port: dict[str, Value] = {"bus": f"{_AGENT}.0", "nr": 1, "chardev": AGENT_CHANNEL, "name": AGENT_PORT}
     return (
-        Properties("virtio-serial-pci", _AGENT, at | _platform(iommu=False)),
+        Properties("virtio-serial-pci", _AGENT, at | virtio_interface(Interface.MODERN, platform=False)),
         Properties("virtserialport", f"{_AGENT}.port", port),
     )
-
-
-def _back_end(slot: Slot, wiring: Wiring) -> list[tuple[str, ...]]:
-    match slot.device.kind:
-        case DeviceKind.VIRTIO_BLK:
-            return wiring.disk(slot.device.id)
-        case DeviceKind.VIRTIO_NET:
-            return wiring.cable(slot.device.id)
-        case DeviceKind.EDU:
-            return []
 
 
 def _boot(boot: Boot, memory_mib: int) -> list[tuple[str, ...]]:

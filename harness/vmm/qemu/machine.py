@@ -18,17 +18,18 @@ from harness.spec import DeviceKind, Machine
 from harness.vmm.protocol import Boot, MovedMachine, SavedMachine
 from harness.vmm.qemu import migration
 from harness.vmm.qemu.capabilities import Capabilities, require
-from harness.vmm.qemu.command import Options, command_line, device
+from harness.vmm.qemu.command import Options, command_line
 from harness.vmm.qemu.console import SerialConsole
+from harness.vmm.qemu.devices import front_end
 from harness.vmm.qemu.listener import Listener
 from harness.vmm.qemu.network import NetworkCable
 from harness.vmm.qemu.port import SerialPort
-from harness.vmm.qemu.prepare import devices_of, prepare
+from harness.vmm.qemu.prepare import DISKS, devices_of, prepare
 from harness.vmm.qemu.process import QemuProcess
 from harness.vmm.qemu.qmp import Qmp
 from harness.vmm.qemu.qtest import Qtest
 from harness.vmm.qemu.trace import TraceGuard, TraceReader
-from harness.vmm.qemu.wiring import AGENT_CHANNEL, CHANNELS, HandWiring, HarnessWiring
+from harness.vmm.qemu.wiring import AGENT_CHANNEL, CHANNELS, HandWiring, HarnessWiring, port_channel
 from harness.vmm.rundir import RunDirectory
 
 __all__ = ["QemuMachine", "command_by_hand"]
@@ -66,6 +67,7 @@ class QemuMachine:
         process: QemuProcess,
         wiring: HarnessWiring,
         cables: dict[str, NetworkCable],
+        ports: dict[str, SerialPort],
         qmp: Qmp,
         qtest: Qtest,
         console: SerialConsole,
@@ -91,6 +93,7 @@ class QemuMachine:
         self._stack = ExitStack()
         self._wiring = wiring
         self._cables = cables
+        self._ports = ports
         self._placement = place(spec)
         self._evidence: Evidence | None = None
         self.ssh_port = self._forwarded_port()
@@ -129,7 +132,9 @@ class QemuMachine:
             cables = {d.id: stack.enter_context(NetworkCable(d.id)) for d in devices_of(spec, DeviceKind.VIRTIO_NET)}
             wiring = HarnessWiring(directory.path, {id: cable.guest_end for id, cable in cables.items()})
             boot_here = prepare(spec, boot, wiring)
-            listeners = {channel: stack.enter_context(Listener(wiring.socket(channel))) for channel in CHANNELS}
+            serials = [d.id for d in devices_of(spec, DeviceKind.VIRTIO_SERIAL)]
+            channels = (*CHANNELS, *map(port_channel, serials))
+            listeners = {channel: stack.enter_context(Listener(wiring.socket(channel))) for channel in channels}
             arguments = command_line(spec, boot_here, wiring, options, _trace_log(directory.path))
             by_hand = command_by_hand(asked or spec, build, boot, options)
             start_time = time.monotonic()
@@ -156,8 +161,10 @@ class QemuMachine:
             stack.callback(console.close)
             qtest = Qtest(connections["qtest"], process)
             stack.callback(qtest.close)
+            ports = {id: SerialPort(connections[port_channel(id)], process) for id in serials}
             agent_port = SerialPort(connections[AGENT_CHANNEL], process)
-            stack.callback(agent_port.close)
+            for port in (agent_port, *ports.values()):
+                stack.callback(port.close)
             guard = TraceGuard(_trace_log(directory.path), qmp)
             stack.callback(guard.close)
             trace = TraceReader(_trace_log(directory.path), before.trace, guard)
@@ -167,6 +174,7 @@ class QemuMachine:
                 process,
                 wiring,
                 cables,
+                ports,
                 qmp,
                 qtest,
                 console,
@@ -213,7 +221,8 @@ class QemuMachine:
         slot = self._placement.slot(device_id)
         if not slot.device.hotplug:
             raise SpecError(f"{device_id} is there from the start", hint=f"ask for {slot.device},hotplug=on")
-        self.qmp.execute("device_add", device(slot).json(), deadline=deadline)
+        for part in front_end(slot):
+            self.qmp.execute("device_add", part.json(), deadline=deadline)
 
     def unplug(self, device_id: str, *, deadline: float = 10.0) -> None:
         """Have the guest let go of a device, and wait until it is gone.
@@ -304,10 +313,22 @@ class QemuMachine:
         Raises:
             SpecError: there is no such disk.
         """
-        disks = [d.id for d in devices_of(self.spec, DeviceKind.VIRTIO_BLK)]
+        disks = [d.id for d in devices_of(self.spec, *DISKS)]
         if device_id not in disks:
             raise SpecError(f"no disk {device_id!r} in this machine", hint=f"it has: {', '.join(disks) or 'none'}")
         return self._wiring.image(device_id)
+
+    def port(self, device_id: str) -> SerialPort:
+        """The other end of the port on a virtio-serial of the spec.
+
+        Raises:
+            SpecError: there is no such device.
+        """
+        if device_id not in self._ports:
+            raise SpecError(
+                f"no virtio-serial {device_id!r} in this machine", hint=f"it has: {', '.join(self._ports) or 'none'}"
+            )
+        return self._ports[device_id]
 
     def evidence(self) -> Evidence:
         """What there is to show of it; once it is closed, what there was at that moment."""

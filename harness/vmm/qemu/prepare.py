@@ -11,7 +11,10 @@ from harness.spec import Device, DeviceKind, Machine
 from harness.vmm.protocol import Boot, LinuxBoot, MovedMachine
 from harness.vmm.qemu.wiring import DISK_BYTES, HarnessWiring
 
-__all__ = ["devices_of", "prepare"]
+__all__ = ["DISKS", "devices_of", "prepare"]
+
+DISKS = (DeviceKind.VIRTIO_BLK, DeviceKind.VIRTIO_SCSI)
+"""The kinds with a disk behind them."""
 
 
 def prepare(spec: Machine, boot: Boot, wiring: HarnessWiring) -> Boot:
@@ -24,7 +27,7 @@ def prepare(spec: Machine, boot: Boot, wiring: HarnessWiring) -> Boot:
         HostError: no space, no permission, or a file that is not there.
     """
     try:
-        for disk in devices_of(spec, DeviceKind.VIRTIO_BLK):
+        for disk in devices_of(spec, *DISKS):
             if isinstance(boot, MovedMachine):
                 wiring.image(disk.id).hardlink_to(boot.source.disk(disk.id))
                 continue
@@ -53,6 +56,6 @@ def _join(initrd: Path | None, overlay: bytes, whole: Path) -> None:
         out.write(overlay)
 
 
-def devices_of(spec: Machine, kind: DeviceKind) -> tuple[Device, ...]:
-    """The devices of a spec that are of that kind, in its order."""
-    return tuple(d for d in spec.devices if d.kind is kind)
+def devices_of(spec: Machine, *kinds: DeviceKind) -> tuple[Device, ...]:
+    """The devices of a spec that are of one of the kinds, in its order."""
+    return tuple(d for d in spec.devices if d.kind in kinds)

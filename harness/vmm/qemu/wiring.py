@@ -16,10 +16,11 @@ __all__ = [
     "Wiring",
     "disk_node",
     "netdev_name",
+    "port_channel",
 ]
 
 DISK_BYTES = 16 * 1024 * 1024
-"""Size of the disk behind each virtio-blk, bytes."""
+"""Size of each disk, bytes."""
 
 AGENT_CHANNEL = "agent"
 """Id of the character device behind the port of the in-guest agent."""
@@ -41,6 +42,11 @@ def netdev_name(device_id: str) -> str:
     return f"{device_id}-net"
 
 
+def port_channel(device_id: str) -> str:
+    """Id of the character device behind the port of a virtio-serial."""
+    return f"{device_id}-port"
+
+
 class Wiring(Protocol):
     """The back ends of a machine."""
 
@@ -53,6 +59,9 @@ class Wiring(Protocol):
     def cable(self, device_id: str) -> list[tuple[str, ...]]:
         """The network back end `netdev_name(device_id)` of a NIC of the spec."""
 
+    def port(self, device_id: str) -> list[tuple[str, ...]]:
+        """The character device `port_channel(device_id)`."""
+
     def management(self, netdev: str) -> list[tuple[str, ...]]:
         """The network back end of the NIC that SSH goes through."""
 
@@ -62,7 +71,7 @@ class HarnessWiring:
     """Everything leads to the harness.
 
     Attributes:
-        directory: the run directory, with a socket for each of `CHANNELS`, and the disks.
+        directory: the run directory, with a socket for each of `CHANNELS` and of the ports, and the disks.
         cables: for each NIC of the spec, the file descriptor of QEMU's end of its cable.
     """
 
@@ -70,7 +79,7 @@ class HarnessWiring:
     cables: Mapping[str, int]
 
     def socket(self, channel: str) -> Path:
-        """Where QEMU connects for one of `CHANNELS`."""
+        """Where QEMU connects for a character device."""
         return self.directory / f"{channel}.sock"
 
     def image(self, device_id: str) -> Path:
@@ -80,7 +89,7 @@ class HarnessWiring:
     def channels(self) -> list[tuple[str, ...]]:
         """See `Wiring`."""
         return [
-            *(("-chardev", f"socket,id={channel},path={_text(self.socket(channel))}") for channel in CHANNELS),
+            *map(self._channel, CHANNELS),
             ("-serial", "chardev:console"),
             ("-qmp", "chardev:qmp"),
             ("-qtest", "chardev:qtest"),
@@ -99,9 +108,16 @@ class HarnessWiring:
         """See `Wiring`."""
         return [("-netdev", f"socket,id={netdev_name(device_id)},fd={self.cables[device_id]}")]
 
+    def port(self, device_id: str) -> list[tuple[str, ...]]:
+        """See `Wiring`."""
+        return [self._channel(port_channel(device_id))]
+
     def management(self, netdev: str) -> list[tuple[str, ...]]:
         """See `Wiring`."""
         return [("-netdev", f"user,id={netdev},{_FORWARD}")]
+
+    def _channel(self, channel: str) -> tuple[str, str]:
+        return ("-chardev", f"socket,id={channel},path={_text(self.socket(channel))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +135,10 @@ class HandWiring:
     def cable(self, device_id: str) -> list[tuple[str, ...]]:
         """See `Wiring`."""
         return [("-netdev", f"user,id={netdev_name(device_id)},restrict=on")]
+
+    def port(self, device_id: str) -> list[tuple[str, ...]]:
+        """See `Wiring`."""
+        return [("-chardev", f"null,id={port_channel(device_id)}")]
 
     def management(self, netdev: str) -> list[tuple[str, ...]]:
         """See `Wiring`."""

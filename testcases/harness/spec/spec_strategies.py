@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from harness.spec import Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine, Ports
+from harness.spec import Device, DeviceKind, DmaMode, Interface, Iommu, IommuKind, Machine, Ports
 
 IMPOSSIBLE = ((IommuKind.VIRTIO, DmaMode.OFF),)
 _maybe = st.none() | st.booleans()
@@ -33,22 +33,48 @@ def iommus(draw: st.DrawFn) -> Iommu:
 
 
 @st.composite
-def devices(draw: st.DrawFn, iommu: bool = True) -> Device:
-    """A device of any kind; behind an IOMMU only where there is one."""
+def devices(draw: st.DrawFn, iommu: bool = True, pluggable: bool = False) -> Device:
+    """A device of any kind, or any that can be plugged; behind an IOMMU only where there is one."""
+    kinds = [kind for kind in DeviceKind if kind.can_be_plugged or not pluggable]
+    kind: DeviceKind = draw(st.sampled_from(kinds))
+    interface = draw(st.sampled_from(Interface)) if kind.has_legacy else Interface.MODERN
+    behind = iommu and draw(st.booleans())
+    if interface is not Interface.MODERN:
+        platform = False if behind else draw(st.sampled_from([None, False]))
+    else:
+        platform = draw(_maybe) if kind.is_virtio else None
     return Device(
-        kind=draw(st.sampled_from(DeviceKind)),
-        iommu=iommu and draw(st.booleans()),
-        hotplug=draw(st.booleans()),
+        kind=kind,
+        iommu=behind,
+        hotplug=kind.can_be_plugged and draw(st.booleans()),
+        interface=interface,
+        platform=platform,
         id=draw(st.just("") | _names),
     )
 
 
+def _one_balloon(device: Device) -> object:
+    """Equal for two balloons, and for no other devices."""
+    return DeviceKind.VIRTIO_BALLOON if device.kind is DeviceKind.VIRTIO_BALLOON else object()
+
+
 @st.composite
-def machines(draw: st.DrawFn) -> Machine:
-    """A machine with up to 20 devices, which always have room, and up to 26 root ports."""
+def machines(draw: st.DrawFn, pluggable: bool = False) -> Machine:
+    """A machine with up to 20 devices, which always have room, and up to 26 root ports.
+
+    Args:
+        draw: Hypothesis's.
+        pluggable: whether all of its devices can be plugged.
+    """
     iommu = draw(iommus())
     behind = iommu.kind is not IommuKind.NONE
-    some = draw(st.lists(devices(iommu=behind), max_size=20, unique_by=lambda device: device.id or object()))
+    some = draw(
+        st.lists(
+            devices(iommu=behind, pluggable=pluggable),
+            max_size=20,
+            unique_by=(lambda device: device.id or object(), _one_balloon),
+        )
+    )
     return Machine(
         iommu=iommu,
         devices=tuple(some),

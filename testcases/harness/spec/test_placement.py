@@ -65,7 +65,7 @@ def test_each_root_has_the_ports_that_its_devices_need_and_those_asked_for(machi
         assert sum(port.root is root for port in plan.ports) == max(needed, asked)
 
 
-@given(machines())
+@given(machines(pluggable=True))
 def test_devices_to_be_plugged_change_nothing_where_there_are_ports_for_them(machine: Machine) -> None:
     later = replace(machine, devices=tuple(replace(device, hotplug=True) for device in machine.devices))
     ports = [port.root for port in place(later).ports]

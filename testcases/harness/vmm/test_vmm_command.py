@@ -11,7 +11,8 @@ from harness.placement import Root, place
 from harness.spec import Device, Iommu, IommuKind, Machine
 from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties
-from harness.vmm.qemu.command import Accelerator, Options, command_line, device
+from harness.vmm.qemu.command import Accelerator, Options, command_line
+from harness.vmm.qemu.devices import front_end
 from harness.vmm.qemu.wiring import HandWiring, HarnessWiring
 
 _BOOT = FirmwareBoot(image=Path("/rom"))
@@ -86,7 +87,7 @@ def test_a_device_for_hotplug_has_its_back_end_and_is_not_there_yet() -> None:
 
 def test_hotplug_takes_the_same_properties_as_the_command_line() -> None:
     machine = spec("virtio-net,iommu=on,hotplug=on", iommu=IommuKind.INTEL)
-    front = device(place(machine).slot("virtio-net0"))
+    (front,) = front_end(place(machine).slot("virtio-net0"))
     words = dict(word.split("=") for word in front.text().split(",")[1:])
     on_off: dict[object, object] = {True: "on", False: "off"}
     assert {k: on_off.get(v, v) for k, v in front.json().items() if k != "driver"} == words

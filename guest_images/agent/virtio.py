@@ -1,0 +1,121 @@
+"""Virtio devices: what was negotiated, and a small use of those that are neither disk nor network card."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import hashlib
+import os
+import select
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+_WAIT_SECONDS = 10.0
+_HW_RANDOM = "/sys/class/misc/hw_random"
+_EVENT = struct.Struct("llHHi")  # struct input_event: time, type, code, value
+_EV_KEY = 1
+_keyboards: dict[str, int] = {}
+
+
+def virtio_device(address: str) -> dict[str, object]:
+    """The driver of the virtio device at a PCI address ("" for none), and the feature bits that it has negotiated."""
+    (path,) = glob.glob(f"/sys/bus/pci/devices/{address}/virtio*")
+    driver = f"{path}/driver"
+    with open(f"{path}/features") as file:
+        bits = file.read().strip()
+    return {
+        "driver": os.path.basename(os.readlink(driver)) if os.path.islink(driver) else "",
+        "features": [number for number, bit in enumerate(bits) if bit == "1"],
+    }
+
+
+def random_read(size: int) -> str:
+    """Bytes of the only virtio-rng, in hex."""
+    with open(f"{_HW_RANDOM}/rng_available") as file:
+        (name,) = (name for name in file.read().split() if name.startswith("virtio_rng"))
+    with open(f"{_HW_RANDOM}/rng_current", "w") as file:
+        file.write(name)
+    data = b""
+    with open("/dev/hwrng", "rb", buffering=0) as source:
+        while len(data) < size:
+            data += source.read(size - len(data))
+    return data.hex()
+
+
+def port_echo(address: str, size: int) -> None:
+    """Take `size` bytes from the port of a virtio-serial, and send them back the other way round, with a newline."""
+    (path,) = _wait_for(f"/sys/bus/pci/devices/{address}/virtio*/virtio-ports/*")
+    fd = os.open(f"/dev/{os.path.basename(path)}", os.O_RDWR | os.O_NONBLOCK)
+    try:
+        data = b""
+        while len(data) < size:
+            _wait_readable(fd, path)
+            data += os.read(fd, size - len(data))
+        os.write(fd, data[::-1] + b"\n")
+    finally:
+        os.close(fd)
+
+
+def keyboard_open(address: str) -> None:
+    """Listen to a virtio keyboard from now on."""
+    (path,) = _wait_for(f"/sys/bus/pci/devices/{address}/virtio*/input/input*/event*")
+    _keyboards[address] = os.open(f"/dev/input/{os.path.basename(path)}", os.O_RDONLY | os.O_NONBLOCK)
+
+
+def keyboard_read(address: str, count: int) -> list[int]:
+    """Codes of the next `count` keys that are pressed (include/uapi/linux/input-event-codes.h)."""
+    fd, codes = _keyboards[address], []
+    while len(codes) < count:
+        _wait_readable(fd, address)
+        data = os.read(fd, 64 * _EVENT.size)
+        codes += [code for _, _, kind, code, value in _EVENT.iter_unpack(data) if (kind, value) == (_EV_KEY, 1)]
+    return codes
+
+
+def screen_paint(address: str, seed: int, rows: int) -> dict[str, int]:
+    """Paint the first rows of a virtio-gpu's framebuffer with bytes that follow from `seed`; its width and stride."""
+    (path,) = _wait_for(
+        f"/sys/bus/pci/devices/{address}/virtio*/graphics/fb*", f"/sys/bus/pci/devices/{address}/graphics/fb*"
+    )
+    with open(f"{path}/stride") as file:
+        stride = int(file.read())
+    with open(f"{path}/virtual_size") as file:
+        width = int(file.read().split(",")[0])
+    with open(f"/dev/{os.path.basename(path)}", "wb", buffering=0) as screen:
+        screen.write(hashlib.shake_128(seed.to_bytes(8, "little")).digest(rows * stride))
+    return {"width": width, "stride": stride}
+
+
+def encrypt(algorithm: str, key: str, vector: str, data: str) -> str:
+    """Encrypt with a cipher of the kernel, named as /proc/crypto has it under `driver`; all in hex."""
+    with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as cipher:
+        cipher.bind(("skcipher", algorithm))
+        cipher.setsockopt(socket.SOL_ALG, socket.ALG_SET_KEY, bytes.fromhex(key))
+        operation, _ = cipher.accept()
+        with operation:
+            operation.sendmsg_afalg([bytes.fromhex(data)], op=socket.ALG_OP_ENCRYPT, iv=bytes.fromhex(vector))
+            return operation.recv(len(data) // 2).hex()
+
+
+def _wait_for(*patterns: str) -> list[str]:
+    """What matches one of the patterns: a driver makes its children a moment after it has bound."""
+    end = time.monotonic() + _WAIT_SECONDS
+    while not (found := [path for pattern in patterns for path in glob.glob(pattern)]):
+        if time.monotonic() > end:
+            raise TimeoutError(errno.ETIMEDOUT, f"there is no {' or '.join(patterns)}")
+        time.sleep(0.02)
+    return found
+
+
+def _wait_readable(fd: int, what: str) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    if not poll.poll(_WAIT_SECONDS * 1000):
+        raise TimeoutError(errno.ETIMEDOUT, f"{what}: nothing came within {_WAIT_SECONDS} s")
+
+
+OPERATIONS: dict[str, Callable[..., object]] = {
+    f.__name__: f for f in (virtio_device, random_read, port_echo, keyboard_open, keyboard_read, screen_paint, encrypt)
+}

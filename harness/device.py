@@ -1,0 +1,189 @@
+"""One device as it is asked for: what it is, where it stands and, of a virtio device, what it shows of itself.
+
+>>> device = Device.parse("virtio-blk,iommu=on")
+>>> device.access_platform, device.interface
+(True, <Interface.MODERN: 'modern'>)
+
+What becomes of a virtio device's DMA is `harness.model.virtio.dma_path`'s to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from harness.errors import SpecError, Unsupported
+
+__all__ = ["Device", "DeviceKind", "Interface"]
+
+
+class DeviceKind(StrEnum):
+    """The devices that the harness can attach, by QEMU's name without `-pci`."""
+
+    VIRTIO_BLK = "virtio-blk"
+    VIRTIO_NET = "virtio-net"
+    VIRTIO_SCSI = "virtio-scsi"
+    """A SCSI host with one disk on it."""
+    VIRTIO_RNG = "virtio-rng"
+    VIRTIO_SERIAL = "virtio-serial"
+    """A console device with one generic port, which leads to the harness."""
+    VIRTIO_BALLOON = "virtio-balloon"
+    VIRTIO_GPU = "virtio-gpu"
+    VIRTIO_KEYBOARD = "virtio-keyboard"
+    VIRTIO_CRYPTO = "virtio-crypto"
+    EDU = "edu"
+
+    @property
+    def is_virtio(self) -> bool:
+        """Whether VIRTIO_F_ACCESS_PLATFORM decides if its DMA goes through the platform's IOMMU."""
+        return self is not DeviceKind.EDU
+
+    @property
+    def has_legacy(self) -> bool:
+        """Whether it was there before virtio 1.0: whether it has a transitional PCI id (virtio 1.3, 4.1.2.1)."""
+        return self in (
+            DeviceKind.VIRTIO_BLK,
+            DeviceKind.VIRTIO_NET,
+            DeviceKind.VIRTIO_SCSI,
+            DeviceKind.VIRTIO_RNG,
+            DeviceKind.VIRTIO_SERIAL,
+            DeviceKind.VIRTIO_BALLOON,
+        )
+
+    @property
+    def can_be_plugged(self) -> bool:
+        """Whether a machine that runs takes it (QEMU, hw/display/virtio-gpu-pci.c: `hotpluggable`)."""
+        return self is not DeviceKind.VIRTIO_GPU
+
+
+class Interface(StrEnum):
+    """Which of its two register layouts a virtio device on PCI has (virtio 1.3, 4.1)."""
+
+    MODERN = "modern"
+    """That of virtio 1.0 alone."""
+    TRANSITIONAL = "transitional"
+    """Both, under the PCI id of a legacy device."""
+    LEGACY = "legacy"
+    """That from before virtio 1.0 alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One device of a machine.
+
+    Attributes:
+        kind: what it is.
+        iommu: whether it stands behind the virtual IOMMU.
+        hotplug: absent at boot, plugged by QMP into the running guest.
+        interface: of a virtio device.
+        platform: whether a virtio device offers VIRTIO_F_ACCESS_PLATFORM; where it stands decides when None.
+        id: its name in QMP and in reports; when empty, the machine gives it one (`edu0`, `virtio-blk1`...).
+    """
+
+    kind: DeviceKind
+    iommu: bool = False
+    hotplug: bool = False
+    interface: Interface = Interface.MODERN
+    platform: bool | None = None
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        name = self.id or self.kind
+        if not self.kind.is_virtio and (self.interface is not Interface.MODERN or self.platform is not None):
+            raise SpecError(f"{name}: {self.kind} is no virtio device", hint="leave virtio= and platform= out")
+        if self.interface is not Interface.MODERN and not self.kind.has_legacy:
+            raise SpecError(
+                f"{name}: virtio={self.interface} was asked for, and {self.kind} came with virtio 1.0: it has no "
+                "legacy interface (virtio 1.3, section 4.1.2.1)",
+                hint="use virtio=modern",
+            )
+        if self.interface is not Interface.MODERN and self.access_platform:
+            asked = "iommu=on" if self.platform is None else "platform=on"
+            raise SpecError(
+                f"{name}: {asked} was asked for with virtio={self.interface}: QEMU refuses VIRTIO_F_ACCESS_PLATFORM of "
+                "a device with a legacy interface, whose drivers know of no such bit",
+                hint="use virtio=modern; or platform=off, for a device behind the IOMMU that goes around it",
+            )
+        if self.hotplug and not self.kind.can_be_plugged:
+            raise SpecError(f"{name}: QEMU does not plug a {self.kind} into a running machine", hint="use hotplug=off")
+
+    @property
+    def access_platform(self) -> bool:
+        """Whether it offers VIRTIO_F_ACCESS_PLATFORM."""
+        return self.kind.is_virtio and (self.iommu if self.platform is None else self.platform)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `KIND[,iommu=on|off][,hotplug=on|off][,virtio=INTERFACE][,platform=on|off][,id=NAME]`.
+
+        Raises:
+            SpecError: an unknown kind, key or value; the message lists those that there are.
+            Unsupported: a kind that the harness cannot attach; the message says what it would take.
+        """
+        name, *options = text.split(",")
+        if name in _VSOCK:
+            raise Unsupported(
+                f"device {name!r}: QEMU has a vsock only with its queues in the host's kernel (/dev/vhost-vsock) or in "
+                "another process, and the harness drives neither",
+                hint="leave it out",
+            )
+        try:
+            kind = DeviceKind(name)
+        except ValueError:
+            known = ", ".join(DeviceKind)
+            raise SpecError(f"device {name!r} is not known", hint=f"choose one of: {known}") from None
+        iommu, hotplug, interface, platform, id = False, False, Interface.MODERN, None, ""
+        for option in options:
+            key, _, value = option.partition("=")
+            match key:
+                case "iommu":
+                    iommu = _on_off(text, key, value)
+                case "hotplug":
+                    hotplug = _on_off(text, key, value)
+                case "virtio":
+                    interface = _interface(text, value)
+                case "platform":
+                    platform = _on_off(text, key, value)
+                case "id" if value:
+                    id = value
+                case _:
+                    raise SpecError(
+                        f"device {text!r}: option {option!r} is not known",
+                        hint="write iommu=on|off, hotplug=on|off, platform=on|off, id=NAME, or "
+                        "virtio=modern|transitional|legacy",
+                    )
+        return cls(kind=kind, iommu=iommu, hotplug=hotplug, interface=interface, platform=platform, id=id)
+
+    def __str__(self) -> str:
+        words = [self.kind.value, f"iommu={_word(self.iommu)}"]
+        if self.hotplug:
+            words.append("hotplug=on")
+        if self.interface is not Interface.MODERN:
+            words.append(f"virtio={self.interface}")
+        if self.platform is not None:
+            words.append(f"platform={_word(self.platform)}")
+        if self.id:
+            words.append(f"id={self.id}")
+        return ",".join(words)
+
+
+_VSOCK = ("virtio-vsock", "vhost-vsock")
+
+
+def _word(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _on_off(text: str, key: str, value: str) -> bool:
+    if value not in ("on", "off"):
+        raise SpecError(f"device {text!r}: {key}={value!r}", hint=f"write {key}=on or {key}=off")
+    return value == "on"
+
+
+def _interface(text: str, value: str) -> Interface:
+    try:
+        return Interface(value)
+    except ValueError:
+        known = ", ".join(Interface)
+        raise SpecError(f"device {text!r}: virtio={value!r}", hint=f"choose one of: {known}") from None
