@@ -1,7 +1,7 @@
 """The truth table of virtio and the IOMMU: interface, VIRTIO_F_ACCESS_PLATFORM, place, and the guest's DMA mode.
 
-What must become of each combination is `harness.model.virtio.dma_path`'s to say. The device must work where it can, with
-the features negotiated that it says, and with what the model finds in the live tables as it says.
+What must become of each combination is `harness.model.virtio.dma_path`'s to say. The device must work where it can,
+with the features negotiated that it says, and with what the model finds in the live tables as it says.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from harness.checks.judge import judge
 from harness.checks.work import check_platform_access
 from harness.guest.lspci import lspci
 from harness.live import LiveMachine
-from harness.model.virtio.dma_path import DmaPath
+from harness.placement import place
 from harness.plugin import Lease
 from harness.report.record import Finding
 from harness.spec import DeviceKind, DmaMode, Interface, IommuKind
+from harness.vmm.qemu.devices import front_end, virtio_interface
 from harness.vmm.qemu.qmp import QmpError
 
 _BLK = tuple(
@@ -95,16 +96,25 @@ def test_virtio_gpus_take_the_path_of_the_truth_table(machine: LiveMachine) -> N
 
 
 @pytest.mark.claim("VQ-2", "VQ-3")
-@pytest.mark.machine(devices=["virtio-rng,iommu=on"])
+@pytest.mark.machine(devices=["virtio-rng,iommu=on,hotplug=on,id=refused"])
 @pytest.mark.parametrize("interface", [Interface.TRANSITIONAL, Interface.LEGACY], ids=str)
 def test_qemu_refuses_access_platform_of_a_legacy_interface(machine: LiveMachine, interface: Interface) -> None:
     """A device that a driver from before virtio 1.0 could use is never translated: QEMU does not make it."""
+    (front,) = front_end(place(machine.spec).slot("refused"))
+    try:
+        machine.vmm.qmp.execute("device_add", front.json() | virtio_interface(interface, platform=True))
+        seen = "it was made"
+    except QmpError as error:
+        seen = error.message
+    if "neither legacy nor transitional" not in seen:
+        subject = f"a {interface} virtio-rng with iommu_platform=on"
+        judge([Finding(subject=subject, expected="a refusal: it is not modern alone", seen=seen)])
 
 
 @pytest.mark.claim("VQ-2")
 @pytest.mark.machine(iommu=IommuKind.VIRTIO, devices=["virtio-blk,iommu=on"])
 def test_the_virtio_iommu_goes_around_itself(machine: LiveMachine) -> None:
-    """A virtio-iommu, a virtio device too, works without VIRTIO_F_ACCESS_PLATFORM: its queues are not its to translate."""
+    """A virtio-iommu works without VIRTIO_F_ACCESS_PLATFORM, in no group: its own queues are not its to translate."""
     id = "virtio-iommu"
     judge(check_platform_access(id, machine.virtio_features(id), expected=False))
     address = machine.address(id)

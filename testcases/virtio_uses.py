@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from traffic import check_disk, check_network, check_path
 
 from harness.checks.work import check_driver, check_unused
@@ -24,7 +23,7 @@ _RANDOM_BYTES = 64
 _BALLOON_BYTES = 16 << 20
 _KEYS = {"a": 30, "b": 48, "c": 46, "d": 32, "e": 18, "f": 33}  # QEMU's qcodes, Linux's KEY_*
 _ROWS = 16
-_CIPHER_BLOCK = 16
+_CIPHER = "virtio_crypto_aes_cbc"
 
 
 def check_use(live: LiveMachine, id: str) -> Iterator[Finding]:
@@ -90,7 +89,10 @@ def _keyboard(live: LiveMachine, id: str) -> Iterator[Finding]:
 
 
 def _screen(live: LiveMachine, id: str) -> Iterator[Finding]:
-    """QEMU shows what the guest has painted."""
+    """QEMU shows what the guest has painted.
+
+    The driver maps its pictures whether or not the device is translated (docs/findings.md, F-99).
+    """
     seed = random.getrandbits(48)
     screen = live.agent.screen_paint(live.address(id), seed, _ROWS)
     painted = hashlib.shake_128(seed.to_bytes(8, "little")).digest(_ROWS * screen.stride)
@@ -104,24 +106,28 @@ def _screen(live: LiveMachine, id: str) -> Iterator[Finding]:
     def look() -> bytes:
         live.vmm.qmp.execute("screendump", {"filename": str(picture), "device": id})
         _, _, _, pixels = picture.read_bytes().split(b"\n", 3)
-        return pixels[: len(expected)]
+        return pixels[-len(expected) :]
 
     seen = _until(look, expected)
-    yield from check_path(live, id)
+    yield from check_path(live, id, maps_anyway=True)
     if seen != expected:
         wrong = sum(a != b for a, b in zip(seen, expected, strict=True))
-        yield Finding(subject=f"the top of {id}'s screen", expected="what was painted", seen=f"{wrong} bytes differ")
+        yield Finding(
+            subject=f"the last rows of {id}'s screen", expected="what was painted", seen=f"{wrong} bytes differ"
+        )
 
 
 def _cipher(live: LiveMachine, id: str) -> Iterator[Finding]:
-    """AES of random data by a random key gives what it gives on the host."""
-    key, vector, data = random.randbytes(16), random.randbytes(_CIPHER_BLOCK), random.randbytes(64 * _CIPHER_BLOCK)
-    seen = live.agent.encrypt("virtio_crypto_aes_cbc", key, vector, data)
+    """The kernel, which tests each cipher with known answers before it uses it, has tested the device's with success.
+
+    User space has no way to it: AF_ALG no longer gives what works asynchronously (Linux 7.2).
+    """
+    test = live.agent.cipher_test(live.address(id), _CIPHER)
     yield from check_path(live, id)
-    encryptor = Cipher(algorithms.AES(key), modes.CBC(vector)).encryptor()
-    expected = encryptor.update(data) + encryptor.finalize()
-    if seen != expected:
-        yield Finding(subject=f"AES-CBC by {id}", expected=expected.hex(), seen=seen.hex())
+    if test.result != "passed":
+        yield Finding(subject=f"the kernel's test of {_CIPHER} by {id}", expected="passed", seen=test.result)
+    if not test.interrupts:
+        yield Finding(subject=f"interrupts of {id}'s queues during that test", expected="some", seen="none")
 
 
 _MODULES: Mapping[DeviceKind, tuple[str, ...]] = {
@@ -130,7 +136,7 @@ _MODULES: Mapping[DeviceKind, tuple[str, ...]] = {
     DeviceKind.VIRTIO_BALLOON: ("virtio_balloon",),
     DeviceKind.VIRTIO_GPU: ("virtio_gpu",),
     DeviceKind.VIRTIO_KEYBOARD: ("virtio_input", "evdev"),
-    DeviceKind.VIRTIO_CRYPTO: ("virtio_crypto", "algif_skcipher"),
+    DeviceKind.VIRTIO_CRYPTO: ("virtio_crypto",),
 }
 """What a guest has not loaded already."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import itertools
 import os
+import re
 import select
-import socket
 import struct
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ _WAIT_SECONDS = 10.0
 _HW_RANDOM = "/sys/class/misc/hw_random"
 _EVENT = struct.Struct("llHHi")  # struct input_event: time, type, code, value
 _EV_KEY = 1
+_FIELD = re.compile(r"^(\w+) *: (.*)$", re.MULTILINE)
 _keyboards: dict[str, int] = {}
 
 
@@ -66,7 +68,8 @@ def keyboard_open(address: str) -> None:
 
 def keyboard_read(address: str, count: int) -> list[int]:
     """Codes of the next `count` keys that are pressed (include/uapi/linux/input-event-codes.h)."""
-    fd, codes = _keyboards[address], []
+    fd = _keyboards[address]
+    codes: list[int] = []
     while len(codes) < count:
         _wait_readable(fd, address)
         data = os.read(fd, 64 * _EVENT.size)
@@ -75,28 +78,40 @@ def keyboard_read(address: str, count: int) -> list[int]:
 
 
 def screen_paint(address: str, seed: int, rows: int) -> dict[str, int]:
-    """Paint the first rows of a virtio-gpu's framebuffer with bytes that follow from `seed`; its width and stride."""
-    (path,) = _wait_for(
-        f"/sys/bus/pci/devices/{address}/virtio*/graphics/fb*", f"/sys/bus/pci/devices/{address}/graphics/fb*"
-    )
+    """Paint the last rows of a virtio-gpu's framebuffer with bytes that follow from `seed`; its width and stride.
+
+    The console, which may have the framebuffer too, writes from the top.
+    """
+    base = f"/sys/bus/pci/devices/{address}"
+    (path,) = _wait_for(f"{base}/virtio*/graphics/fb*", f"{base}/graphics/fb*")
     with open(f"{path}/stride") as file:
         stride = int(file.read())
     with open(f"{path}/virtual_size") as file:
-        width = int(file.read().split(",")[0])
+        width, height = map(int, file.read().split(","))
+    with open(f"{path}/pan", "w") as file:
+        file.write("0,0")  # has the driver light the display, also where no console is on it
     with open(f"/dev/{os.path.basename(path)}", "wb", buffering=0) as screen:
+        screen.seek((height - rows) * stride)
         screen.write(hashlib.shake_128(seed.to_bytes(8, "little")).digest(rows * stride))
     return {"width": width, "stride": stride}
 
 
-def encrypt(algorithm: str, key: str, vector: str, data: str) -> str:
-    """Encrypt with a cipher of the kernel, named as /proc/crypto has it under `driver`; all in hex."""
-    with socket.socket(socket.AF_ALG, socket.SOCK_SEQPACKET) as cipher:
-        cipher.bind(("skcipher", algorithm))
-        cipher.setsockopt(socket.SOL_ALG, socket.ALG_SET_KEY, bytes.fromhex(key))
-        operation, _ = cipher.accept()
-        with operation:
-            operation.sendmsg_afalg([bytes.fromhex(data)], op=socket.ALG_OP_ENCRYPT, iv=bytes.fromhex(vector))
-            return operation.recv(len(data) // 2).hex()
+def cipher_test(address: str, algorithm: str) -> dict[str, object]:
+    """What the kernel's test of a cipher came to, and how often the queues of its virtio device have interrupted since.
+
+    The cipher is named as /proc/crypto has it under `driver`.
+    """
+    (path,) = glob.glob(f"/sys/bus/pci/devices/{address}/virtio*")
+    name = os.path.basename(path)
+    with open("/proc/crypto") as file:
+        entries = [dict(_FIELD.findall(entry)) for entry in file.read().split("\n\n")]
+    (result,) = (
+        entry["selftest"] for entry in entries if entry.get("driver") == algorithm and entry["type"] != "larval"
+    )
+    with open("/proc/interrupts") as file:
+        lines = [line.split() for line in file if f" {name}-" in line and f" {name}-config" not in line]
+    counts = [int(word) for line in lines for word in itertools.takewhile(str.isdigit, line[1:])]
+    return {"result": result, "interrupts": sum(counts)}
 
 
 def _wait_for(*patterns: str) -> list[str]:
@@ -117,5 +132,6 @@ def _wait_readable(fd: int, what: str) -> None:
 
 
 OPERATIONS: dict[str, Callable[..., object]] = {
-    f.__name__: f for f in (virtio_device, random_read, port_echo, keyboard_open, keyboard_read, screen_paint, encrypt)
+    f.__name__: f
+    for f in (virtio_device, random_read, port_echo, keyboard_open, keyboard_read, screen_paint, cipher_test)
 }

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from harness.checks.work import check_driver, check_platform_access, check_translated, check_untranslated
+from harness.checks.work import (
+    check_driver,
+    check_identity,
+    check_platform_access,
+    check_translated,
+    check_untranslated,
+    check_unused,
+)
 from harness.guest.agent import Function
-from harness.model.access import Mapping, Permissions
+from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Mapping, Permissions, Translated
 from harness.model.topology import topology
 from harness.spec import Device, Iommu, IommuKind, Machine
 
@@ -51,3 +58,19 @@ def test_a_device_at_work_without_mappings_or_with_identity_is_not_translated() 
 def test_a_mapping_of_a_device_that_goes_around_the_iommu_is_found() -> None:
     assert list(check_untranslated("NIC", [])) == []
     assert len(list(check_untranslated("NIC", [_mapping(0x1000, 0x2000)]))) == 1
+
+
+def test_a_device_whose_group_is_identity_reaches_each_address_as_itself() -> None:
+    access = Access(requester=0x20, iova=0x5000, length=64, kind=AccessKind.WRITE)
+    passes = Bypassed(0x5000, BypassReason.PASS_THROUGH)
+    same, elsewhere = (Translated(at, 4096, Permissions.READ | Permissions.WRITE) for at in (0x5000, 0x9000))
+    assert list(check_identity("disk", access, passes, "")) == []
+    assert list(check_identity("disk", access, same, "")) == []
+    (moved,) = check_identity("disk", access, elsewhere, "the walk")
+    assert (moved.expected, moved.detail) == ("it goes to 0x5000", "the walk")
+
+
+def test_a_driver_of_a_device_that_must_have_none_is_found() -> None:
+    assert list(check_unused("balloon", "")) == []
+    (held,) = check_unused("balloon", "virtio_balloon")
+    assert held.seen == "virtio_balloon"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from harness.model.pci.functions import PortType
 from harness.model.pci.platform import UnitPlace
 from harness.model.topology import PciFunction, Topology, topology
+from harness.model.virtio.dma_path import DmaPath
 from harness.pci import Address
 from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
 
@@ -205,3 +207,57 @@ def test_addresses_reach_all_memory(memory_mib: int, bits: int) -> None:
     """From 2816 MiB on there are 2 GiB of RAM below 4 GiB and the rest above."""
     spec = Machine(iommu=INTEL, memory_mib=memory_mib)
     assert topology(spec).platform.address_width == bits
+
+
+@pytest.mark.parametrize(
+    ("kind", "modern", "transitional"),
+    [
+        ("virtio-net", 0x1041, 0x1000),
+        ("virtio-blk", 0x1042, 0x1001),
+        ("virtio-balloon", 0x1045, 0x1002),
+        ("virtio-serial", 0x1043, 0x1003),
+        ("virtio-scsi", 0x1048, 0x1004),
+        ("virtio-rng", 0x1044, 0x1005),
+    ],
+)
+def test_a_device_with_a_legacy_interface_has_the_id_of_a_legacy_device(
+    kind: str, modern: int, transitional: int
+) -> None:
+    for interface, id in (("modern", modern), ("transitional", transitional), ("legacy", transitional)):
+        function = topology(machine(INTEL, f"{kind},iommu=on,platform=off,virtio={interface},id=it")).function("it")
+        assert (function.vendor, function.device) == (0x1AF4, id)
+
+
+@pytest.mark.parametrize(
+    ("text", "covered", "translated", "path"),
+    [
+        ("virtio-rng,iommu=on", True, True, DmaPath.TRANSLATED),
+        ("virtio-rng,iommu=on,platform=off", True, False, DmaPath.BYPASSES),
+        ("virtio-rng,iommu=on,platform=off,virtio=legacy", True, False, DmaPath.BYPASSES),
+        ("virtio-rng,iommu=off", False, False, DmaPath.BYPASSES),
+        ("virtio-rng,iommu=off,platform=on", False, False, DmaPath.BYPASSES),
+        ("virtio-balloon,iommu=on", True, True, DmaPath.REFUSED_BY_DEVICE),
+        ("virtio-balloon,iommu=on,platform=off", True, False, DmaPath.BYPASSES),
+    ],
+)
+def test_a_virtio_device_is_translated_where_it_offers_access_platform_behind_the_iommu(
+    text: str, covered: bool, translated: bool, path: DmaPath
+) -> None:
+    found = topology(machine(INTEL, f"{text},id=it"))
+    function = found.function("it")
+    assert (function.covered, function.translated) == (covered, translated)
+    assert found.dma_path("it") is path
+
+
+def test_a_virtio_device_of_a_guest_in_passthrough_mode_reaches_memory_as_it_is() -> None:
+    found = topology(machine(VIRTIO, "virtio-rng,iommu=on,id=it", mode=DmaMode.PASSTHROUGH))
+    assert found.dma_path("it") is DmaPath.IDENTITY
+
+
+@pytest.mark.parametrize(("interface", "express"), [("modern", True), ("transitional", True), ("legacy", False)])
+def test_a_legacy_device_below_a_port_is_a_conventional_one(interface: str, express: bool) -> None:
+    text = f"virtio-rng,iommu=on,platform=off,virtio={interface},hotplug=on,id=it"
+    found = topology(machine(INTEL, text), ("it",))
+    address = found.function("it").address
+    (function,) = [function for function in found.platform.tree if function.address == address]
+    assert (function.port_type is PortType.ENDPOINT) == express

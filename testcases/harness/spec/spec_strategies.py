@@ -75,6 +75,8 @@ def machines(draw: st.DrawFn, pluggable: bool = False) -> Machine:
             unique_by=(lambda device: device.id or object(), _one_balloon),
         )
     )
+    legacy = [device for device in some if device.interface is Interface.LEGACY]
+    some = legacy[:4] + [device for device in some if device not in legacy]  # outside, more find no I/O ports
     return Machine(
         iommu=iommu,
         devices=tuple(some),

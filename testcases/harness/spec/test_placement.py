@@ -124,3 +124,13 @@ def test_slot_is_found_by_id() -> None:
     assert plan.slot("x") is plan.slots[1]
     with pytest.raises(SpecError, match="no device 'y'"):
         plan.slot("y")
+
+
+def test_a_legacy_device_outside_has_a_port_with_room_for_its_registers() -> None:
+    legacy = Device.parse("virtio-blk,virtio=legacy")
+    plan = place(Machine(iommu=INTEL, devices=(legacy,) * 4))
+    assert all(port.has_io for port in plan.ports)
+    with pytest.raises(SpecError, match="virtio-blk4: virtio=legacy needs I/O ports"):
+        place(Machine(iommu=INTEL, devices=(legacy,) * 5))
+    inside = Device.parse("virtio-blk,virtio=legacy,iommu=on,platform=off,hotplug=on")
+    assert not any(port.has_io for port in place(Machine(iommu=INTEL, devices=(inside,))).ports)

@@ -43,6 +43,8 @@ def test_iommu_is_off_unless_it_is_asked_for() -> None:
         ("edu,iommu=yes", "iommu='yes'"),
         ("edu,iommu", "iommu=''"),
         ("edu,hotplug=1", "hotplug='1'"),
+        ("virtio-blk,virtio=1.0", "virtio='1.0'"),
+        ("virtio-blk,platform=1", "platform='1'"),
         ("edu,iomu=on", "'iomu=on' is not known"),
         ("edu,id=", "'id=' is not known"),
         ("edu,", "'' is not known"),
@@ -208,3 +210,61 @@ def test_device_is_found_by_its_id() -> None:
 @pytest.mark.parametrize("kind", DeviceKind)
 def test_virtio_devices_are_those_by_name(kind: DeviceKind) -> None:
     assert kind.is_virtio == kind.value.startswith("virtio-")
+
+
+@pytest.mark.parametrize(
+    ("text", "offers"),
+    [
+        ("virtio-blk,iommu=on", True),
+        ("virtio-blk,iommu=off", False),
+        ("virtio-blk,iommu=on,platform=off", False),
+        ("virtio-blk,iommu=off,platform=on", True),
+        ("virtio-blk,iommu=on,virtio=legacy,platform=off", False),
+        ("edu,iommu=on", False),
+    ],
+)
+def test_access_platform_is_offered_where_the_device_stands_behind_the_iommu_unless_it_is_told(
+    text: str, offers: bool
+) -> None:
+    assert Device.parse(text).access_platform == offers
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DeviceKind if kind.has_legacy])
+@pytest.mark.parametrize("interface", ["transitional", "legacy"])
+@pytest.mark.parametrize(("options", "asked"), [("iommu=on", "iommu=on"), ("platform=on", "platform=on")])
+def test_access_platform_of_a_legacy_interface_is_refused(
+    kind: DeviceKind, interface: str, options: str, asked: str
+) -> None:
+    with pytest.raises(SpecError, match=f"disk: {asked} was asked for with virtio={interface}"):
+        Device.parse(f"{kind},{options},virtio={interface},id=disk")
+    assert Device.parse(f"{kind},virtio={interface},iommu=on,platform=off").interface == interface
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DeviceKind if kind.is_virtio and not kind.has_legacy])
+@pytest.mark.parametrize("interface", ["transitional", "legacy"])
+def test_a_device_that_came_with_virtio_1_has_no_legacy_interface(kind: DeviceKind, interface: str) -> None:
+    with pytest.raises(SpecError, match=f"virtio={interface} was asked for, and {kind} came with virtio 1.0"):
+        Device.parse(f"{kind},virtio={interface}")
+
+
+@pytest.mark.parametrize("option", ["virtio=legacy", "platform=on", "platform=off"])
+def test_options_of_virtio_are_refused_of_another_device(option: str) -> None:
+    with pytest.raises(SpecError, match="edu is no virtio device"):
+        Device.parse(f"edu,{option}")
+
+
+@pytest.mark.parametrize("name", ["virtio-vsock", "vhost-vsock"])
+def test_a_vsock_is_unsupported_and_the_message_says_what_it_would_take(name: str) -> None:
+    with pytest.raises(Unsupported, match="/dev/vhost-vsock"):
+        Device.parse(f"{name},iommu=on")
+
+
+def test_a_display_is_not_plugged_into_a_running_machine() -> None:
+    assert Device.parse("virtio-gpu,iommu=on").iommu
+    with pytest.raises(SpecError, match="does not plug a virtio-gpu"):
+        Device.parse("virtio-gpu,hotplug=on")
+
+
+def test_a_second_balloon_is_refused() -> None:
+    with pytest.raises(SpecError, match="virtio-balloon0, second: QEMU takes one balloon"):
+        Machine(iommu=INTEL, devices=(Device.parse("virtio-balloon"), Device.parse("virtio-balloon,id=second")))

@@ -9,7 +9,7 @@ from vmm_rig import Start, spec
 
 from harness.artifacts.qemu import QemuBuild
 from harness.errors import Unsupported, VmmStartError
-from harness.spec import Iommu, IommuKind, Machine
+from harness.spec import DeviceKind, Iommu, IommuKind, Machine
 from harness.vmm.qemu import capabilities as module
 from harness.vmm.qemu.capabilities import Capabilities, ask, cached, require
 
@@ -37,8 +37,13 @@ def test_a_build_says_what_it_has(capabilities: Capabilities) -> None:
 def test_everything_that_a_build_has_is_accepted_by_it(
     start: Start, capabilities: Capabilities, kind: IommuKind
 ) -> None:
-    devices = [f"{kind},iommu={tag}" for kind in ("edu", "virtio-blk", "virtio-net") for tag in ("on", "off")]
-    machine = spec(*devices, iommu=kind)
+    devices = [f"{each},iommu=on" for each in DeviceKind] + [
+        f"{each},iommu=off" for each in ("edu", "virtio-blk", "virtio-net")
+    ]
+    legacy = [
+        f"{each},virtio=legacy" for each in DeviceKind if each.has_legacy and each is not DeviceKind.VIRTIO_BALLOON
+    ]
+    machine = spec(*legacy[:4], *devices, iommu=kind)
     try:
         require(machine, capabilities)
     except Unsupported as error:

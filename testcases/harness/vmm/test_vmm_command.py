@@ -8,7 +8,7 @@ import pytest
 from vmm_rig import spec
 
 from harness.placement import Root, place
-from harness.spec import Device, Iommu, IommuKind, Machine
+from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine
 from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties
 from harness.vmm.qemu.command import Accelerator, Options, command_line
@@ -37,7 +37,7 @@ def test_iommu_off_is_no_platform_device_behind_the_root_that_bypasses() -> None
     devices = _devices(machine)
     root, (port,) = Root.OUTSIDE.value, place(machine).ports
     assert f"pxb-pcie,id={root},bus=pcie.0,addr=0x3,bus_nr=0x80,bypass_iommu=on" in devices
-    assert f"pcie-root-port,id={port.id},bus={root},addr=0x0,chassis=1,slot=1" in devices
+    assert f"pcie-root-port,id={port.id},bus={root},addr=0x0,io-reserve=0x1000,chassis=1,slot=1" in devices
     (blk,) = [d for d in devices if "blk" in d]
     assert f"bus={port.id},addr=0x0," in blk
     assert blk.endswith("iommu_platform=off,disable-legacy=on")
@@ -159,3 +159,50 @@ def test_every_device_has_an_id_and_an_address() -> None:
 def test_a_disk_of_a_machine_run_by_hand_leads_to_no_file() -> None:
     replaced = replace(spec("virtio-blk"), memory_mib=256)
     assert any("null-co" in word for word in _line(replaced))
+
+
+@pytest.mark.parametrize(
+    ("options", "properties"),
+    [
+        ("iommu=on", "iommu_platform=on,disable-legacy=on"),
+        ("iommu=on,platform=off", "iommu_platform=off,disable-legacy=on"),
+        ("platform=on", "iommu_platform=on,disable-legacy=on"),
+        ("virtio=transitional", "iommu_platform=off,disable-legacy=off"),
+        ("virtio=legacy", "iommu_platform=off,disable-legacy=off,disable-modern=on"),
+    ],
+)
+def test_interface_and_access_platform_are_on_the_command_line(options: str, properties: str) -> None:
+    (rng,) = [d for d in _devices(spec(f"virtio-rng,{options}", iommu=IommuKind.INTEL)) if "virtio-rng" in d]
+    assert rng.endswith(f"rng=virtio-rng0-backend,{properties}")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DeviceKind if kind.can_be_plugged])
+def test_what_is_plugged_is_what_would_have_been_there_at_boot(kind: DeviceKind) -> None:
+    machine = spec(f"{kind},hotplug=on,id=it")
+    there = replace(machine, devices=(replace(machine.devices[0], hotplug=False),))
+    parts = front_end(place(machine).slot("it"))
+    assert parts[0].driver == ("edu" if kind is DeviceKind.EDU else f"{kind}-pci")
+    assert parts[0].id == "it"
+    at_boot = front_end(place(there).slot("it"))
+    assert [part.driver for part in parts] == [part.driver for part in at_boot]
+    assert [part.values for part in parts[1:]] == [part.values for part in at_boot[1:]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [
+        ("virtio-scsi", "-blockdev", "node-name=it-disk"),
+        ("virtio-serial", "-chardev", "id=it-port"),
+        ("virtio-rng", "-object", "rng-builtin,id=it-backend"),
+        ("virtio-crypto", "-object", "cryptodev-backend-builtin,id=it-backend"),
+    ],
+)
+def test_a_device_that_is_plugged_later_has_its_back_end_from_the_start(kind: str, option: str, value: str) -> None:
+    line = _line(spec(f"{kind},hotplug=on,id=it"))
+    assert any(pair[0] == option and value in pair[1] for pair in line.pairs)
+
+
+def test_the_first_ports_outside_keep_room_for_legacy_registers() -> None:
+    machine = spec(*("edu,iommu=off",) * 6, iommu=IommuKind.INTEL)
+    ports = [d for d in _devices(machine) if d.startswith("pcie-root-port")]
+    assert [",io-reserve=0x1000," in d for d in ports] == [True] * 4 + [False] * 2
