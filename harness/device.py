@@ -9,6 +9,7 @@ What becomes of a virtio device's DMA is `harness.model.virtio.dma_path`'s to sa
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
@@ -78,6 +79,8 @@ class Device:
         hotplug: absent at boot, plugged by QMP into the running guest.
         interface: of a virtio device.
         platform: whether a virtio device offers VIRTIO_F_ACCESS_PLATFORM; where it stands decides when None.
+        bridge: name of the conventional bridge that it stands behind, with all that name the same; none when empty.
+        slot: name of the slot that it is one function of, with all that name the same; one of its own when empty.
         id: its name in QMP and in reports; when empty, the machine gives it one (`edu0`, `virtio-blk1`...).
     """
 
@@ -86,6 +89,8 @@ class Device:
     hotplug: bool = False
     interface: Interface = Interface.MODERN
     platform: bool | None = None
+    bridge: str = ""
+    slot: str = ""
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -105,8 +110,19 @@ class Device:
                 "a device with a legacy interface, whose drivers know of no such bit",
                 hint="use virtio=modern; or platform=off, for a device behind the IOMMU that goes around it",
             )
+        if self.bridge or self.slot:
+            self._check_shared(name)
         if self.hotplug and not self.kind.can_be_plugged:
             raise SpecError(f"{name}: QEMU does not plug a {self.kind} into a running machine", hint="use hotplug=off")
+
+    def _check_shared(self, name: str) -> None:
+        if not self.iommu or self.hotplug or (self.bridge and self.slot):
+            raise SpecError(
+                f"{name}: a bridge or a slot is shared by devices behind the IOMMU that are there from the start",
+                hint="use iommu=on and hotplug=off with either bridge= or slot=",
+            )
+        if not _SHARED.fullmatch(self.bridge or self.slot):
+            raise SpecError(f"{name}: {self.bridge or self.slot!r} is no name", hint="use up to 32 letters and digits")
 
     @property
     def access_platform(self) -> bool:
@@ -115,7 +131,7 @@ class Device:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `KIND[,iommu=on|off][,hotplug=on|off][,virtio=INTERFACE][,platform=on|off][,id=NAME]`.
+        """Read `KIND[,KEY=VALUE]...`; keys are the other fields, with `virtio` for the interface.
 
         Raises:
             SpecError: an unknown kind, key or value; the message lists those that there are.
@@ -133,7 +149,8 @@ class Device:
         except ValueError:
             known = ", ".join(DeviceKind)
             raise SpecError(f"device {name!r} is not known", hint=f"choose one of: {known}") from None
-        iommu, hotplug, interface, platform, id = False, False, Interface.MODERN, None, ""
+        iommu, hotplug, interface, platform = False, False, Interface.MODERN, None
+        names = {"bridge": "", "slot": "", "id": ""}
         for option in options:
             key, _, value = option.partition("=")
             match key:
@@ -145,15 +162,15 @@ class Device:
                     interface = _interface(text, value)
                 case "platform":
                     platform = _on_off(text, key, value)
-                case "id" if value:
-                    id = value
+                case "bridge" | "slot" | "id" if value:
+                    names[key] = value
                 case _:
                     raise SpecError(
                         f"device {text!r}: option {option!r} is not known",
-                        hint="write iommu=on|off, hotplug=on|off, platform=on|off, id=NAME, or "
+                        hint="write iommu=on|off, hotplug=on|off, platform=on|off, bridge=NAME, slot=NAME, id=NAME, or "
                         "virtio=modern|transitional|legacy",
                     )
-        return cls(kind=kind, iommu=iommu, hotplug=hotplug, interface=interface, platform=platform, id=id)
+        return cls(kind=kind, iommu=iommu, hotplug=hotplug, interface=interface, platform=platform, **names)
 
     def __str__(self) -> str:
         words = [self.kind.value, f"iommu={_word(self.iommu)}"]
@@ -163,11 +180,12 @@ class Device:
             words.append(f"virtio={self.interface}")
         if self.platform is not None:
             words.append(f"platform={_word(self.platform)}")
-        if self.id:
-            words.append(f"id={self.id}")
+        names = {"bridge": self.bridge, "slot": self.slot, "id": self.id}
+        words += [f"{key}={name}" for key, name in names.items() if name]
         return ",".join(words)
 
 
+_SHARED = re.compile(r"[A-Za-z0-9]{1,32}")
 _VSOCK = ("virtio-vsock", "vhost-vsock")
 
 

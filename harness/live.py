@@ -33,6 +33,7 @@ _PAGE = 4096
 _ECAM = re.compile(r"^\s*([0-9a-f]+)-[0-9a-f]+ : PCI (?:ECAM|MMCONFIG) 0000 ", re.MULTILINE)
 _PLUG_SECONDS = 30.0
 _MARK = b"the very page"
+_UIO = "uio_pci_generic"
 _VFIO = ("vfio_iommu_type1", "vfio_pci")
 _FAULT_SECONDS = 3.0
 _QUIET_SECONDS = 0.2
@@ -147,7 +148,7 @@ class LiveMachine:
     def expect(self, id: str, iova: int, kind: AccessKind, length: int) -> tuple[Access, Outcome, str]:
         """What the model says of an access of a device: the access, its outcome, and the walk for a person to read."""
         function = self.function(id)
-        access = Access(requester=function.address.requester, iova=iova, length=length, kind=kind)
+        access = Access(requester=function.requester, iova=iova, length=length, kind=kind)
         if not function.translated:
             return access, Bypassed(iova, BypassReason.NOT_BEHIND), f"{id} does not stand behind the IOMMU"
         explanation = self.engine.explain(access)
@@ -159,7 +160,7 @@ class LiveMachine:
         Those of a virtio device go through the IOMMU with or without VIRTIO_F_ACCESS_PLATFORM: they are its function's.
         """
         function = self.function(id)
-        write = MsiWrite(requester=function.address.requester, address=address, data=data)
+        write = MsiWrite(requester=function.requester, address=address, data=data)
         if not function.covered:
             return write, Interrupt(address, data, remapped=False), f"{id} does not stand behind the IOMMU"
         return write, *self.engine.interrupt(write)
@@ -231,7 +232,7 @@ class LiveMachine:
 
     def mappings(self, id: str) -> tuple[Mapping, ...]:
         """What the model finds mapped for a device, or a part of the chipset, now."""
-        return tuple(self.engine.iter_mappings(self.function(id).address.requester))
+        return tuple(self.engine.iter_mappings(self.function(id).requester))
 
     def virtio_features(self, id: str) -> frozenset[int]:
         """Numbers of the feature bits that a virtio device and its driver agreed on, from the guest's sysfs."""
@@ -269,6 +270,17 @@ class LiveMachine:
         self.agent.write_file(UNSAFE_INTERRUPTS, "N" if remapped else "Y")
         self.agent.pci_bind(self.address(id), "vfio-pci")
         (by or self.agent).vfio_open(self.address(id), self.address(beside) if beside else None)
+
+    def give_to_uio(self, id: str) -> None:
+        """Bind a device to uio_pci_generic.
+
+        Raises:
+            Unsupported: the kernel has no UIO; the message names the option.
+        """
+        self._require_modules(_UIO)
+        self.agent.modprobe(_UIO)
+        # It takes no device by driver_override alone, but any whose id it is told (Linux, driver-api/uio-howto.rst).
+        self.agent.pci_bind(self.address(id), _UIO)
 
     def log_mark(self) -> int:
         """Sequence number of the last record in the guest's kernel log."""

@@ -24,7 +24,7 @@ from enum import StrEnum
 from harness.errors import SpecError
 from harness.spec import Device, Interface, Iommu, IommuKind, Machine
 
-__all__ = ["AGENT_NUMBER", "OUTSIDE_BUS", "Placement", "Port", "Root", "Slot", "place"]
+__all__ = ["AGENT_NUMBER", "OUTSIDE_BUS", "Bridge", "Placement", "Port", "Root", "Slot", "place"]
 
 OUTSIDE_BUS = 0x80
 """Bus number of the root complex that bypasses the IOMMU."""
@@ -42,6 +42,7 @@ class Root(StrEnum):
 
 # Device numbers of what a spec asks for; on the main root the others are the harness's own and the chipset's.
 _IO_PORTS = 4  # of 4 KiB each, out of 64 KiB
+_CONVENTIONAL_NUMBERS, _FUNCTIONS = range(0x20), range(8)
 _NUMBERS = {Root.MAIN: range(0x04, AGENT_NUMBER), Root.OUTSIDE: range(0x1F)}
 
 
@@ -72,6 +73,19 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Bridge:
+    """A PCIe-to-PCI bridge on the main root bus, with a conventional bus below it.
+
+    Attributes:
+        id: its QEMU id, which is also the name of the bus below it.
+        number: its device number on the root bus.
+    """
+
+    id: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """Where one device stands.
 
@@ -79,18 +93,27 @@ class Slot:
         device: the device, as in the spec.
         root: the root complex above it.
         number: its device number on the bus it sits on (0 behind a port).
-        port: the root port above it; None for an integrated endpoint.
+        port: the root port above it; None for one that is not behind a port.
+        bridge: the conventional bridge above it; None for one that is not behind a bridge.
+        function: its function number.
     """
 
     device: Device
     root: Root
     number: int
-    port: Port | None
+    port: Port | None = None
+    bridge: Bridge | None = None
+    function: int = 0
+
+    @property
+    def above(self) -> Port | Bridge | None:
+        """What it stands behind; None for an integrated endpoint."""
+        return self.port or self.bridge
 
     @property
     def bus(self) -> str:
         """Name of the QEMU bus that the device plugs into."""
-        return self.port.id if self.port else self.root.value
+        return self.above.id if self.above else self.root.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +124,7 @@ class Placement:
         slots: one for each device of the spec, in its order.
         ports: root ports, in the order of their index: those on the main root, then those outside. A device that needs
             one takes the next free one of its root.
+        bridges: conventional bridges, in the order in which devices name them.
         iommu_number: device number of the IOMMU's own function on bus 0; None where it has none, as VT-d.
         management_number: device number of the management NIC on bus 0.
         outside_number: device number on bus 0 of the host bridge that carries the outside root complex;
@@ -113,6 +137,7 @@ class Placement:
 
     slots: tuple[Slot, ...]
     ports: tuple[Port, ...]
+    bridges: tuple[Bridge, ...]
     iommu_number: int | None
     management_number: int
     outside_number: int | None
@@ -146,6 +171,9 @@ def place(machine: Machine) -> Placement:
     outer = _Bus(Root.OUTSIDE, ports_before=max(inside, machine.ports.inside))
     slots: list[Slot] = []
     for device, root, needs in zip(machine.devices, roots, needs_port, strict=True):
+        if device.bridge or device.slot:
+            slots.append(main.share(device))
+            continue
         bus = main if root is Root.MAIN else outer
         port = bus.add_port(device.id) if needs else None
         number = 0 if port else bus.take(device.id)
@@ -162,6 +190,7 @@ def place(machine: Machine) -> Placement:
     return Placement(
         slots=tuple(slots),
         ports=(*main.ports, *outer.ports),
+        bridges=tuple(main.bridges.values()),
         iommu_number=1 if machine.iommu.kind in (IommuKind.VIRTIO, IommuKind.AMD) else None,
         management_number=2,
         outside_number=3 if outside else None,
@@ -192,6 +221,8 @@ class _Bus:
 
     def __init__(self, root: Root, ports_before: int = 0) -> None:
         self.ports: list[Port] = []
+        self.bridges: dict[str, Bridge] = {}
+        self._shared: dict[str, list[Slot]] = {}
         self._root = root
         self._ports_before = ports_before
         self._next = _NUMBERS[root].start
@@ -213,6 +244,26 @@ class _Bus:
         port = Port(id=f"port.{index}", root=self._root, number=self.take(what), index=index)
         self.ports.append(port)
         return port
+
+    def share(self, device: Device) -> Slot:
+        """The next place behind the bridge, or the next function of the slot, that a device names.
+
+        Raises:
+            SpecError: there is none left.
+        """
+        if device.bridge:
+            bridge = self.bridges.get(device.bridge) or Bridge(f"bridge.{device.bridge}", self.take(device.id))
+            self.bridges[device.bridge] = bridge
+            beside = self._shared.setdefault(bridge.id, [])
+            slot = Slot(device, self._root, 1 + len(beside), bridge=bridge)  # 0 may be the hot-plug controller's
+        else:
+            beside = self._shared.setdefault(device.slot, [])
+            number = beside[0].number if beside else self.take(device.id)
+            slot = Slot(device, self._root, number, function=len(beside))
+        if slot.number not in _CONVENTIONAL_NUMBERS or slot.function not in _FUNCTIONS:
+            raise SpecError(f"{device.id}: there is no room left where it asks to stand", hint="name another one")
+        beside.append(slot)
+        return slot
 
     def fill_up(self, least: int) -> None:
         """Add free root ports until there are so many."""

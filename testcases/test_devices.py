@@ -7,6 +7,7 @@ from machines import spec
 from rogue import canary
 from traffic import check_disk, check_network
 
+from harness.checks.hotplug import check_nothing_left
 from harness.checks.inventory import check_groups
 from harness.checks.judge import judge
 from harness.checks.work import check_platform_access, check_untranslated
@@ -32,6 +33,18 @@ def test_virtio_net_carries_traffic_both_ways(lease: Lease, iommu: IommuKind, ta
     """virtio-net works: frames of random content arrive unchanged, from the guest and to it."""
     live = lease(spec(iommu, f"virtio-net,iommu={tag}"))
     judge(check_network(live, "virtio-net0"))
+
+
+@pytest.mark.claim("VQ-8", "IV-7")
+@pytest.mark.machine(devices=["virtio-blk,iommu=on"])
+def test_a_driver_that_is_bound_again_starts_afresh(machine: LiveMachine) -> None:
+    """When a driver is unbound nothing of what it had mapped is left; bound again, its device works as before."""
+    judge(check_disk(machine, "virtio-blk0"))
+    mapped = machine.mappings("virtio-blk0")
+    machine.agent.pci_bind(machine.address("virtio-blk0"), "")
+    judge(check_nothing_left("virtio-blk0", mapped, machine.mappings("virtio-blk0")))
+    machine.agent.pci_bind(machine.address("virtio-blk0"), "virtio-pci")
+    judge(check_disk(machine, "virtio-blk0"))
 
 
 @pytest.mark.claim("VQ-2")

@@ -76,7 +76,7 @@ def test_unplugged_devices_leave_their_groups(lease: Lease, iommu: IommuKind, na
     for device in live.spec.devices:
         live.plug(device.id)
     for device in live.spec.devices:
-        requester, mapped = live.function(device.id).address.requester, live.mappings(device.id) if device.iommu else ()
+        requester, mapped = live.function(device.id).requester, live.mappings(device.id) if device.iommu else ()
         live.unplug(device.id)
         judge(check_functions(live.topology, lspci(live.guest.ssh)))
         judge(check_groups(live.topology, live.agent.iommu_groups()))
@@ -115,7 +115,7 @@ def test_a_device_is_unplugged_in_the_middle_of_its_dma(lease: Lease, iommu: Iom
     live.plug("busy")
     pattern, mark = canary(), live.log_mark()
     page = live.allocate(1, pattern)
-    requester, device = live.function("busy").address.requester, live.rogue("busy")
+    requester, device = live.function("busy").requester, live.rogue("busy")
     writes: list[float] = []
     gone = threading.Event()
 

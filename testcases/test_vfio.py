@@ -19,6 +19,7 @@ from harness.guest.agent import PAGE, Pages
 from harness.live import LiveMachine
 from harness.model.access import AccessKind
 from harness.report.record import Finding
+from harness.spec import DmaMode
 from harness.vmm.qemu.qtest import Width
 
 _SOURCE, _TARGET = 0x40000000, 0x7FFFE000
@@ -323,6 +324,23 @@ def test_nothing_is_left_of_a_mapping_that_ended_during_dma(machine: LiveMachine
     for iova in (_TARGET + 2048, page.frames[0] + 2048):
         why = f"{end} of what was mapped"
         judge(write(machine, "edu0", iova, page.frames[0] + 2048, page, blocked=True, why=why, count=4))
+
+
+@pytest.mark.claim("QD-4", "VQ-7")
+@pytest.mark.machine(devices=["edu,iommu=on,id=vfio", "edu,iommu=on,id=uio"], dma_mode=DmaMode.PASSTHROUGH)
+def test_a_user_space_driver_is_safe_through_vfio_only(machine: LiveMachine) -> None:
+    """In one guest, with iommu=pt, a device in VFIO's hands is held to its mappings, and one in UIO's is not.
+
+    The kernel asks for nothing more of UIO, since nothing that it knows of protects the guest from the device.
+    """
+    page = machine.allocate(2, canary())
+    machine.give_to_vfio("vfio")
+    machine.agent.vfio_map(machine.address("vfio"), page, _TARGET, offset=0, size=PAGE)
+    machine.give_to_uio("uio")
+    aim = page.frames[1] + 512
+    judge(write(machine, "vfio", _TARGET, page.frames[0], page, blocked=False, why="mapped by VFIO"))
+    judge(write(machine, "vfio", aim, aim, page, blocked=True, why="not mapped by VFIO", count=4))
+    judge(write(machine, "uio", aim, aim, page, blocked=False, why="UIO maps nothing: the group is passed through"))
 
 
 @contextmanager

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from harness.model.pci.aliases import seen_as
 from harness.model.pci.functions import Acs, AcsCapability, Function, PortType
 from harness.model.pci.groups import iommu_groups
 from harness.model.pci.platform import Platform, Unit, UnitPlace
 from harness.model.pci.tree import PciTree, RootBus
 from harness.model.virtio.dma_path import DmaPath, VirtioGuest, VirtioOffer, dma_path
 from harness.pci import Address
-from harness.placement import AGENT_NUMBER, OUTSIDE_BUS, Placement, Port, Root, place
+from harness.placement import AGENT_NUMBER, OUTSIDE_BUS, Bridge, Placement, Port, Root, place
 from harness.spec import DeviceKind, DmaMode, Interface, IommuKind, Machine
 
 __all__ = ["AMDVI_REGISTERS", "VTD_REGISTERS", "ExpectedGroup", "PciFunction", "Topology", "topology"]
@@ -39,6 +40,7 @@ class PciFunction:
         covered: whether the firmware's tables put it behind the IOMMU, so that the guest makes a group for it.
         translated: whether its DMA passes the IOMMU. A virtio device without VIRTIO_F_ACCESS_PLATFORM is covered
             and not translated (virtio 1.3, section 6.1).
+        requester: requester id that its DMA carries when it reaches the IOMMU: its own, or one that a bridge gives it.
     """
 
     address: Address
@@ -48,6 +50,7 @@ class PciFunction:
     what: str
     covered: bool
     translated: bool
+    requester: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ def topology(machine: Machine, plugged: Collection[str] = ()) -> Topology:
             what=part.what,
             covered=part.function.address in behind,
             translated=part.function.address in behind and not part.goes_around,
+            requester=seen_as(platform.tree, part.function).requester,
         )
         for part in parts
     )
@@ -261,15 +265,21 @@ def _devices(machine: Machine, plan: Placement, plugged: Collection[str]) -> lis
         )
         for port in plan.ports
     ]
+    for bridge in plan.bridges:
+        at, below = Address(_root_bus(Root.MAIN), bridge.number), secondary[bridge]
+        function = Function(address=at, port_type=PortType.PCIE_TO_PCI_BRIDGE, secondary=below)
+        parts.append(_Part(function, (_RED_HAT, 0x000E, 0x0604), bridge.id))
     for slot in plan.slots:
         device = slot.device
         if device.hotplug and device.id not in plugged:
             continue
-        address = Address(secondary[slot.port] if slot.port else _root_bus(slot.root), slot.number)
+        bus = secondary[slot.above] if slot.above else _root_bus(slot.root)
+        address = Address(bus, slot.number, slot.function)
         # A virtio device is PCIe below a port and conventional on a root bus (QEMU, hw/virtio/virtio-pci.c,
         # `virtio_pci_realize`); edu is conventional everywhere, and so is a legacy device (`virtio_pci_dc_realize`).
         is_pcie = device.kind.is_virtio and device.interface is not Interface.LEGACY and slot.port is not None
-        function = Function(address=address, port_type=PortType.ENDPOINT if is_pcie else None)
+        kind = PortType.ENDPOINT if is_pcie else None
+        function = Function(address=address, port_type=kind, multifunction=bool(device.slot))
         around = device.kind.is_virtio and not device.access_platform
         parts.append(_Part(function, _ids(device.kind, device.interface), device.id, goes_around=around))
     return parts
@@ -321,12 +331,14 @@ def _root_bus(root: Root) -> int:
     return 0 if root is Root.MAIN else OUTSIDE_BUS
 
 
-def _secondary_buses(plan: Placement) -> dict[Port, int]:
-    """Bus number below each root port: firmware counts up from the root bus, port by port (SeaBIOS, fw/pciinit.c)."""
-    buses: dict[Port, int] = {}
+def _secondary_buses(plan: Placement) -> dict[Port | Bridge, int]:
+    """Bus number below each port and bridge: firmware counts up from the root bus (SeaBIOS, fw/pciinit.c)."""
+    buses: dict[Port | Bridge, int] = {}
     for root in Root:
-        ports = sorted((port for port in plan.ports if port.root is root), key=lambda port: port.number)
-        buses |= {port: _root_bus(root) + count for count, port in enumerate(ports, start=1)}
+        above: list[Port | Bridge] = [port for port in plan.ports if port.root is root]
+        above += plan.bridges if root is Root.MAIN else ()
+        above.sort(key=lambda port: port.number)
+        buses |= {port: _root_bus(root) + count for count, port in enumerate(above, start=1)}
     return buses
 
 

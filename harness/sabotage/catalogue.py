@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from unittest.mock import patch
@@ -86,12 +86,11 @@ def _without(*drivers: str) -> Callable[[Properties], Properties | None]:
     return lambda front: None if front.driver in drivers else front
 
 
-def _with(which: str, **values: Value) -> Callable[[Properties], Properties | None]:
+def _with(which: str, values: Mapping[str, Value]) -> Callable[[Properties], Properties | None]:
     """Other values for the device of that id, or the devices of that driver."""
-    named = {name.replace("_", "-") if name != "iommu_platform" else name: value for name, value in values.items()}
 
     def alter(front: Properties) -> Properties:
-        return replace(front, values={**front.values, **named}) if which in (front.id, front.driver) else front
+        return replace(front, values={**front.values, **values}) if which in (front.id, front.driver) else front
 
     return alter
 
@@ -142,19 +141,19 @@ SABOTAGES = (
         says="the driver of the virtio-iommu is not loaded, with boot-bypass on",
         iommus=(IommuKind.VIRTIO,),
         kernel_args=("module_blacklist=virtio_iommu", "deferred_probe_timeout=1"),
-        alter=_with("virtio-iommu-pci", boot_bypass=True),
+        alter=_with("virtio-iommu-pci", {"boot-bypass": True}),
         cases=(_GROUPS,),
     ),
     Sabotage(
         name="interrupts-not-remapped",
         says="the IOMMU remaps no interrupts",
-        alter=_with("intel-iommu", intremap="off"),
+        alter=_with("intel-iommu", {"intremap": "off"}),
         cases=(_ITS_ALONE,),
     ),
     Sabotage(
         name="interrupts-remapped",
         says="the IOMMU remaps interrupts where it must not",
-        alter=_with("intel-iommu", intremap="on"),
+        alter=_with("intel-iommu", {"intremap": "on"}),
         cases=("test_interrupts.py::test_without_interrupt_remapping_vfio_refuses_devices",),
     ),
     Sabotage(
@@ -198,7 +197,7 @@ SABOTAGES = (
         name="outside-is-inside",
         says="the root complex outside the IOMMU does not bypass it",
         iommus=_EVERY,
-        alter=_with("pxb-pcie", bypass_iommu=False),
+        alter=_with("pxb-pcie", {"bypass_iommu": False}),
         cases=(
             "test_rogue_device.py::test_a_device_outside_the_iommu_reaches_all_memory",
             "test_firmware.py::test_functions_show_what_their_groups_follow_from",
@@ -213,14 +212,14 @@ SABOTAGES = (
     Sabotage(
         name="platform-bit-set",
         says="the device that goes around the IOMMU offers VIRTIO_F_ACCESS_PLATFORM",
-        alter=_with(MANAGEMENT, iommu_platform=True),
+        alter=_with(MANAGEMENT, {"iommu_platform": True}),
         cases=("test_devices.py::test_virtio_without_access_platform_goes_around_the_iommu",),
     ),
     Sabotage(
         name="platform-bit-missing",
         says="virtio-blk does not offer VIRTIO_F_ACCESS_PLATFORM",
         iommus=_EVERY,
-        alter=_with("virtio-blk-pci", iommu_platform=False),
+        alter=_with("virtio-blk-pci", {"iommu_platform": False}),
         cases=("test_devices.py::test_virtio_blk_reads_back_what_was_written[*on]",),
     ),
     Sabotage(

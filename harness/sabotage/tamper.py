@@ -82,7 +82,7 @@ def forget_write_permission(live: LiveMachine, said: tuple[Access, Outcome, str]
 
 def _entries(live: LiveMachine, id: str, iova: int) -> list[tuple[str, int, int]]:
     """What is read for a DMA: the name of each entry, where it stands, and what stands there."""
-    access = Access(requester=live.function(id).address.requester, iova=iova, length=4, kind=AccessKind.READ)
+    access = Access(requester=live.function(id).requester, iova=iova, length=4, kind=AccessKind.READ)
     steps = live.engine.explain(access).steps
     return [(s.what, s.address, s.value) for s in steps if s.address is not None and s.value is not None]
 

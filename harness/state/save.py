@@ -58,7 +58,7 @@ def save_state(live: LiveMachine, directory: Path, comment: str = "") -> Path:
     live.vmm.qmp.execute("stop")
     engine.refresh()
     devices = {device.id for device in live.spec.devices}
-    names = {f.what: f.address.requester for f in live.topology.functions if f.what in devices and f.translated}
+    names = {f.what: f.requester for f in live.topology.functions if f.what in devices and f.translated}
     try:
         with _whole(directory) as partial:
             memory = partial / _MEMORY

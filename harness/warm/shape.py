@@ -21,7 +21,7 @@ _PORTS = 4
 
 def unpluggable(spec: Machine) -> tuple[str, ...]:
     """Ids of the devices of a spec that no template takes: where there is one, the machine has to be booted."""
-    return tuple(device.id for device in spec.devices if not device.kind.can_be_plugged)
+    return tuple(d.id for d in spec.devices if not d.kind.can_be_plugged or d.bridge or d.slot)
 
 
 def leased(spec: Machine) -> Machine:

@@ -34,7 +34,7 @@ __all__ = ["PC", "Capabilities", "ask", "cached", "require"]
 PC = "q35"
 """The machine that guests run on."""
 _DEADLINE = 30.0
-_SCHEMA = 8  # of the cache entry
+_SCHEMA = 9  # of the cache entry
 # Types whose properties are recorded. Not those of all types: QEMU 7.2 ends when it is asked for the properties of one
 # that it lists and whose module is not installed (virtio-gpu-gl-device).
 _ASKED = (
@@ -45,6 +45,7 @@ _ASKED = (
     "edu",
     "intel-iommu",
     "iommu-testdev",
+    "pcie-pci-bridge",
     "pcie-root-port",
     "pxb-pcie",
     "riscv-iommu-pci",

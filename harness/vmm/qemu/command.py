@@ -162,6 +162,7 @@ def front_ends(machine: Machine, placement: Placement, plugged: Collection[str] 
     if placement.outside_number is not None:
         fronts.append(_outside(placement.outside_number))
     fronts += [_port(port) for port in placement.ports]
+    fronts += [Properties("pcie-pci-bridge", it.id, _on_root_bus(it.number)) for it in placement.bridges]
     fronts += [_management(placement.management_number), *_agent()]
     for slot in placement.slots:
         if not slot.device.hotplug or slot.device.id in plugged:
@@ -199,7 +200,7 @@ def _iommu(iommu: Iommu, placement: Placement) -> list[Properties]:
 
 
 def _on_root_bus(number: int | None) -> dict[str, Value]:
-    """Where the IOMMU's own function stands."""
+    """Where something on the main root bus stands."""
     assert number is not None
     return {"bus": Root.MAIN.value, "addr": hex(number)}
 

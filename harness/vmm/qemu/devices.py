@@ -21,6 +21,8 @@ def front_end(slot: Slot) -> tuple[Properties, ...]:
     """A device of the spec, and behind it what sits on a bus of its own."""
     id = slot.device.id
     where: dict[str, Value] = {"bus": slot.bus, "addr": hex(slot.number)}
+    if slot.device.slot:
+        where |= {"addr": f"{slot.number:#x}.{slot.function}", "multifunction": True}
     match slot.device.kind:
         case DeviceKind.VIRTIO_BLK:
             return (_virtio(slot.device, where | {"drive": disk_node(id)}),)
