@@ -21,7 +21,7 @@ from harness.sabotage.catalogue import SABOTAGES, Sabotage
 from harness.spec import IommuKind
 from harness.verdict import Verdict
 
-__all__ = ["Caught", "SabotageFigures", "run_sabotages"]
+__all__ = ["Caught", "SabotageFigures", "judge_cases", "run_sabotages"]
 
 _DEADLINE_SECONDS = 900.0
 
@@ -111,10 +111,11 @@ def _run(sabotage: Sabotage, kind: IommuKind, qemu: str, kernel: str) -> Caught:
         record = Path(directory) / "results.json"
         if not record.exists():
             raise HarnessError(f"pytest ran no case of {sabotage.name}", evidence=done.stdout + done.stderr)
-        return _caught(sabotage, kind, Run.from_json(record.read_text()).cases)
+        return judge_cases(sabotage, kind, Run.from_json(record.read_text()).cases)
 
 
-def _caught(sabotage: Sabotage, kind: IommuKind, cases: Iterable[Case]) -> Caught:
+def judge_cases(sabotage: Sabotage, kind: IommuKind, cases: Iterable[Case]) -> Caught:
+    """What cases say of a sabotage: each must fail by a finding, which neither a time-out nor a crash is."""
     cases = tuple(cases)
     noticed = [case for case in cases if case.verdict is Verdict.FAIL and case.findings]
     missed = [f"{case.id}: {case.verdict}: {case.message}"[:400] for case in cases if case not in noticed]

@@ -261,3 +261,24 @@ def test_a_legacy_device_below_a_port_is_a_conventional_one(interface: str, expr
     address = found.function("it").address
     (function,) = [function for function in found.platform.tree if function.address == address]
     assert (function.port_type is PortType.ENDPOINT) == express
+
+
+def test_devices_behind_a_bridge_are_one_group_and_have_one_requester_id() -> None:
+    found = topology(machine(INTEL, "virtio-blk,iommu=on,bridge=b,id=disk", "edu,iommu=on,bridge=b,id=rogue"))
+    bridge, disk, rogue = (found.function(what) for what in ("bridge.b", "disk", "rogue"))
+    assert [str(one.address) for one in (bridge, disk, rogue)] == ["0000:00:04.0", "0000:01:01.0", "0000:01:02.0"]
+    assert {disk.requester, rogue.requester} == {0x0100}
+    assert frozenset({bridge.address, disk.address, rogue.address}) in {group.members for group in found.groups}
+
+
+def test_functions_of_a_slot_are_one_group_and_have_ids_of_their_own() -> None:
+    found = topology(machine(INTEL, "edu,iommu=on,slot=s,id=first", "edu,iommu=on,slot=s,id=second"))
+    first, second = found.function("first"), found.function("second")
+    assert (first.requester, second.requester) == (0x20, 0x21)
+    assert frozenset({first.address, second.address}) in {group.members for group in found.groups}
+
+
+def test_buses_below_ports_and_bridges_are_numbered_in_the_order_of_their_devices() -> None:
+    devices = "edu,iommu=on,bridge=b,id=a", "edu,iommu=on,hotplug=on,id=late", "edu,iommu=on,bridge=c,id=z"
+    found = topology(machine(INTEL, *devices), ["late"])
+    assert [found.function(what).address.bus for what in ("a", "late", "z")] == [1, 2, 3]

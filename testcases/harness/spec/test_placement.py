@@ -134,3 +134,32 @@ def test_a_legacy_device_outside_has_a_port_with_room_for_its_registers() -> Non
         place(Machine(iommu=INTEL, devices=(legacy,) * 5))
     inside = Device.parse("virtio-blk,virtio=legacy,iommu=on,platform=off,hotplug=on")
     assert not any(port.has_io for port in place(Machine(iommu=INTEL, devices=(inside,))).ports)
+
+
+def test_devices_that_name_a_bridge_stand_behind_one_bridge() -> None:
+    devices = "edu,iommu=on,bridge=b", "edu,iommu=on", "edu,iommu=on,bridge=b", "edu,iommu=on,bridge=c"
+    plan = place(machine(INTEL, *devices))
+    assert [(bridge.id, bridge.number) for bridge in plan.bridges] == [("bridge.b", 4), ("bridge.c", 6)]
+    assert [(slot.bus, slot.number) for slot in plan.slots] == [
+        ("bridge.b", 1),
+        ("pcie.0", 5),
+        ("bridge.b", 2),
+        ("bridge.c", 1),
+    ]
+
+
+def test_devices_that_name_a_slot_are_its_functions() -> None:
+    plan = place(machine(INTEL, "edu,iommu=on,slot=s", "edu,iommu=on", "virtio-blk,iommu=on,slot=s"))
+    assert [(slot.bus, slot.number, slot.function) for slot in plan.slots] == [
+        ("pcie.0", 4, 0),
+        ("pcie.0", 5, 0),
+        ("pcie.0", 4, 1),
+    ]
+
+
+@pytest.mark.parametrize(("place_of_all", "most"), [("slot=s", 8), ("bridge=b", 31)])
+def test_more_devices_than_share_a_place_are_refused_by_name(place_of_all: str, most: int) -> None:
+    text = f"edu,iommu=on,{place_of_all}"
+    assert len(place(machine(INTEL, *[text] * most)).slots) == most
+    with pytest.raises(SpecError, match=f"edu{most}: there is no room left"):
+        place(machine(INTEL, *[text] * (most + 1)))

@@ -268,3 +268,27 @@ def test_a_display_is_not_plugged_into_a_running_machine() -> None:
 def test_a_second_balloon_is_refused() -> None:
     with pytest.raises(SpecError, match="virtio-balloon0, second: QEMU takes one balloon"):
         Machine(iommu=INTEL, devices=(Device.parse("virtio-balloon"), Device.parse("virtio-balloon,id=second")))
+
+
+@pytest.mark.parametrize("text", ["edu,iommu=on,bridge=b,id=x", "virtio-blk,iommu=on,slot=s2,id=x"])
+def test_a_shared_place_is_read_and_written_back(text: str) -> None:
+    assert str(Device.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "edu,iommu=off,bridge=b",
+        "edu,iommu=on,hotplug=on,slot=s",
+        "edu,iommu=on,bridge=b,slot=s",
+    ],
+)
+def test_a_shared_place_is_for_devices_behind_the_iommu_from_the_start(text: str) -> None:
+    with pytest.raises(SpecError, match="a bridge or a slot is shared"):
+        Device.parse(text)
+
+
+@pytest.mark.parametrize("name", ["a.b", "a b", "x" * 33])
+def test_the_name_of_a_shared_place_is_plain(name: str) -> None:
+    with pytest.raises(SpecError, match="is no name"):
+        Device.parse(f"edu,iommu=on,bridge={name}")
