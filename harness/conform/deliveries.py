@@ -282,7 +282,7 @@ def _name(sender: _Sender) -> str:
     if sender.request is None:
         if sender.own is None:
             return "message of nobody"
-        occasion = f" when {sender.occasion}" if sender.occasion else ""
+        occasion = f" ({sender.occasion})" if sender.occasion else ""
         return f"{'disabled ' if sender.own is Sending.DISABLED else ''}message of the IOMMU's own{occasion}"
     match sender.request.outcome:
         case Fault(code=code):

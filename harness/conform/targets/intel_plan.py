@@ -55,9 +55,16 @@ _WEIGHTS = {
 }
 
 
-def draw_oddities(random: Random) -> frozenset[Oddity]:
-    """Those of one program: few, so that none hides the others."""
-    return frozenset(each for each, weight in _WEIGHTS.items() if random.random() < weight)
+def draw_oddities(random: Random, *, messages: bool = False) -> frozenset[Oddity]:
+    """Those of one program: few, so that none hides the others.
+
+    Args:
+        random: to choose by.
+        messages: devices send interrupts. Builds record them with another requester, by which they tell what one record
+            stands for: so none is left standing.
+    """
+    found = frozenset(each for each, weight in _WEIGHTS.items() if random.random() < weight)
+    return found - {Oddity.OVERFLOW} if messages else found
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class Generation:
         self._random = random
         self._registers = registers
         self._plan = plan
-        self._oddities = draw_oddities(random)
+        self._oddities = draw_oddities(random, messages=plan.messages)
         self._writer = ProgramWriter(name, seed, 0)
         self._levels = random.choice(sorted(registers.supported_levels & WIDTHS.keys()))
         self._setup: Setup = plan.setup(self._writer.memory, registers, random, self._levels)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from harness.model.access import Access
 from harness.model.explanation import Explanation, Step
 from harness.model.invalidation import Invalidation
-from harness.model.smmuv3.capabilities import Smmuv3Capabilities
+from harness.model.smmuv3.capabilities import ADDRESS_SIZES, Smmuv3Capabilities
 from harness.model.smmuv3.structures import CD, STE
 
 __all__ = ["with_circumstances"]
 
 _VA_BITS = 48
-_STAGE1 = 0b001  # of STE.Config
+_STAGE1, _STAGE2 = 0b001, 0b010  # of STE.Config
 
 
 def with_circumstances(
@@ -46,8 +46,15 @@ def _circumstances(explanation: Explanation, capabilities: Smmuv3Capabilities) -
         yield "S1CDMAX"
     if ste is not None and STE["S1STALLD"].get(ste) and not STE["CONFIG"].get(ste) & _STAGE1:
         yield "S1STALLD"
+    if ste is not None and STE["CONFIG"].get(ste) & _STAGE2 and _input_bits(ste) > ADDRESS_SIZES[STE["S2PS"].get(ste)]:
+        yield "S2T0SZ beyond S2PS"
     if cd is not None and not CD["EPD1"].get(cd):
         yield "TTB1"
+
+
+def _input_bits(ste: int) -> int:
+    """Width of the addresses that stage 2 of an STE translates."""
+    return 64 - STE["S2T0SZ"].get(ste)
 
 
 def _value(steps: Sequence[Step], name: str) -> int | None:

@@ -43,10 +43,12 @@ def descriptor_name(bits: int, error: Enum | None) -> str:
     return " ".join(words)
 
 
-def queue_circumstance(bits: int, *, has_device_tlbs: bool) -> str:
+def queue_circumstance(bits: int | None, *, has_device_tlbs: bool) -> str:
     """What tells where the queue stands from other places, by the last descriptor; as a rule nothing."""
+    if bits is None or has_device_tlbs:
+        return ""
     for_device_tlb = descriptor_type(bits) in (DescriptorType.DEVICE_TLB, DescriptorType.PASID_DEVICE_TLB)
-    return " (no device TLBs)" if for_device_tlb and not has_device_tlbs else ""
+    return "no device TLBs" if for_device_tlb else ""
 
 
 def register_command_name(key: str, bits: int) -> str:

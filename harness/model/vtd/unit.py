@@ -284,7 +284,10 @@ class VtdUnit:
                 self._last_descriptor = step.descriptor
             self._obey(step.result)
         file.take(run.registers)
-        self._interrupts += (replace(message, occasion=occasion) for message in run.interrupts)
+        self._interrupts += (replace(each, occasion=self._queue_circumstance() or occasion) for each in run.interrupts)
+
+    def _queue_circumstance(self) -> str:
+        return queue_circumstance(self._last_descriptor, has_device_tlbs=self._file.now.extended.device_tlbs)
 
     def _is_quiesced(self) -> bool:
         """Whether the queue is empty, and a wait descriptor was the last that it completed (VT-d 6.5.2)."""
@@ -378,9 +381,8 @@ class VtdUnit:
         register = self._file.find(offset)
         if register is None:
             return None
-        name = register.name
-        if register.key in ("fsts", "iqh") and self._last_descriptor is not None:
-            name += queue_circumstance(self._last_descriptor, has_device_tlbs=self._file.now.extended.device_tlbs)
+        circumstance = self._queue_circumstance() if register.key in ("fsts", "iqh") else ""
+        name = f"{register.name} ({circumstance})" if circumstance else register.name
         return Place(name, register.offset, register.size, register.layout)
 
     def structure_at(self, address: int) -> Place | None:

@@ -192,7 +192,7 @@ def test_messages_of_the_iommu_itself_are_compared() -> None:
 
 def test_a_message_of_the_iommu_that_is_missing_is_named_after_its_occasion() -> None:
     own = [MsiWrite(requester=0, address=_RANGE, data=0x60, occasion="the queue goes on")]
-    missing = "message of the IOMMU's own when the queue goes on did not arrive"
+    missing = "message of the IOMMU's own (the queue goes on) did not arrive"
     assert _found([_request(_message(0x41))], _told(0x41), own=own) == [missing]
 
 

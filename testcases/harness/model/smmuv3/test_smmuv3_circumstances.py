@@ -52,8 +52,15 @@ def test_s1cdmax_is_named_where_there_are_no_substreams() -> None:
 
 
 def test_s1stalld_is_named_where_there_is_no_stage_1() -> None:
-    assert _reason(ste={"S1STALLD": 1, "CONFIG": _STAGE2}) == "S1STALLD"
+    assert _reason(ste={"S1STALLD": 1, "CONFIG": _STAGE2, "S2PS": 5, "S2T0SZ": 25}) == "S1STALLD"
     assert not _reason(ste={"S1STALLD": 1, "CONFIG": _STAGE1})
+
+
+@pytest.mark.parametrize(("encoding", "is_named"), [(0, True), (2, True), (3, False), (5, False)])
+def test_an_input_range_of_stage_2_above_its_output_size_is_named(encoding: int, is_named: bool) -> None:
+    fields = {"S2T0SZ": 64 - 42, "S2PS": encoding}
+    assert _reason(ste={**fields, "CONFIG": _STAGE2}) == ("S2T0SZ beyond S2PS" if is_named else "")
+    assert not _reason(ste={**fields, "CONFIG": _STAGE1})
 
 
 def test_a_context_with_an_upper_half_is_named() -> None:

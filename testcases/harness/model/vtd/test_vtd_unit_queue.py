@@ -134,6 +134,10 @@ def test_a_queue_that_goes_on_and_stops_again_says_on_what_occasion_its_message_
     alive.write(Offset.FSTS, IQE, 4)
     assert alive.read(Offset.FSTS, 4) == IQE
     assert [each.occasion for each in alive.unit.take_interrupts()] == ["", "the queue goes on"]
+    alive.submit(DescriptorType.DEVICE_TLB)
+    alive.unit.store(QUEUE, bytes.fromhex("0500 0000 0000 0000 0000 0000 0000 0000"))
+    alive.write(Offset.FSTS, IQE, 4)
+    assert [each.occasion for each in alive.unit.take_interrupts()] == ["no device TLBs"]
 
 
 def test_the_tail_is_no_reason_to_run_while_the_queue_is_disabled() -> None:
