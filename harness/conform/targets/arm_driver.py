@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from harness.conform.board import ARM
+from harness.conform.command import RAM_BYTES
 from harness.conform.memory import QUEUES
 from harness.conform.targets.arm_commands import answers
 from harness.conform.writer import ProgramWriter
@@ -17,9 +18,12 @@ from harness.model.smmuv3.tables import Smmuv3Tables
 __all__ = ["Driver"]
 
 _OP = Smmuv3Opcode
+_OUTSIDE = ARM.ram + RAM_BYTES  # nothing answers there
 _COMMANDS, _EVENTS = ARM.ram + QUEUES.start, ARM.ram + QUEUES.start + 0x1_0000
 _SMMUEN, _EVENTQEN, _CMDQEN = (CR0[name].mask for name in ("SMMUEN", "EVENTQEN", "CMDQEN"))
 _OVERFLOW = 1 << 31
+_ALLOCATE = 1 << 62
+_ATTRIBUTES = sum(GBPA[name].mask for name in ("MEMATTR", "MTCFG", "ALLOCCFG", "SHCFG", "PRIVCFG", "INSTCFG"))
 _EVERY_STREAM = 31  # RANGE of CMD_CFGI_ALL
 _UNDEFINED = (0x30, 0x38, 0x4C, 0x58, 0x7C, 0x8C, 0x300, 0x8020)
 _EVENT_BITS = (10, 10, 11)
@@ -65,19 +69,24 @@ class Driver:
 
     # Setting up.
 
-    def set_up(self, streams: Smmuv3Tables) -> None:
-        """After a reset: everything that has to be written before something is enabled."""
+    def set_up(self, streams: Smmuv3Tables, *, records_unknown: float) -> None:
+        """After a reset: everything that has to be written before something is enabled.
+
+        Args:
+            streams: the stream table.
+            records_unknown: how often streams without an STE are to be recorded, 0 to 1.
+        """
         random = self._random
         self._waiting.clear()
         self._acknowledged = self._enables = 0
         self._command_bits = random.choice((1, 2, 3, 5, 8))
         self._event_bits = random.choice((0, 1, 2, 3, 9) if self._overflows else _EVENT_BITS)
         self.write("CR1", random.choice((0, 0xD75, random.getrandbits(12))))
-        cr2 = (CR2["RECINVSID"].mask if random.random() < 0.7 else 0) | (
+        cr2 = (CR2["RECINVSID"].mask if random.random() < records_unknown else 0) | (
             CR2["PTM"].mask if random.random() < 0.3 else 0
         )
         self.write("CR2", cr2)
-        self.write_wide("STRTAB_BASE", streams.strtab_base | random.choice((0, 1 << 62)))
+        self.write_wide("STRTAB_BASE", streams.strtab_base | random.choice((0, _ALLOCATE)))
         self.write("STRTAB_BASE_CFG", streams.strtab_base_cfg)
         self._start_commands()
         self._start_events()
@@ -95,17 +104,28 @@ class Driver:
         self._set_enables(self._enables & ~_SMMUEN)
 
     def global_abort(self, *, on: bool, with_update: bool) -> None:
-        """GBPA.ABORT."""
-        self.write("GBPA", (GBPA["ABORT"].mask if on else 0) | (GBPA["UPDATE"].mask if with_update else 0))
+        """GBPA.ABORT, with attributes of what is let through or without."""
+        attributes = self._random.getrandbits(32) & _ATTRIBUTES if self._random.random() < 0.5 else 0
+        flags = (GBPA["ABORT"].mask if on else 0) | (GBPA["UPDATE"].mask if with_update else 0)
+        self.write("GBPA", flags | attributes)
         self.read("GBPA")
 
-    def restart_events(self) -> None:
-        """Empty the Event queue, with its indexes anywhere, or near the end."""
+    def restart_events(self, base: int = _EVENTS) -> None:
+        """Empty the Event queue, which may be elsewhere, with its indexes anywhere, or near the end."""
         self._events = 0
         self._set_enables(self._enables & ~_EVENTQEN)
         self._event_bits = self._random.choice(_EVENT_BITS)
-        self._start_events()
+        self._start_events(base)
         self._set_enables(self._enables | _EVENTQEN)
+
+    def move_events_away(self) -> None:
+        """Start the Event queue where there is no memory: the first event makes an error active."""
+        self.restart_events(_OUTSIDE)
+
+    def acknowledge_lost_events(self) -> None:
+        """Acknowledge that error."""
+        self.read("GERROR")
+        self._acknowledge("EVENTQ_ABT_ERR")
 
     def make_room(self, events: int) -> None:
         """Empty the Event queue where it may not have room for that many more."""
@@ -118,14 +138,14 @@ class Driver:
         random = self._random
         # Bits of the base below the size of the queue are ignored.
         low = random.choice((0, 0, 0x20 if self._command_bits > 2 else 0))
-        self.write_wide("CMDQ_BASE", _COMMANDS | low | self._command_bits)
+        self.write_wide("CMDQ_BASE", _COMMANDS | low | self._command_bits | random.choice((0, _ALLOCATE)))
         self._producer = random.randrange(2 << self._command_bits)
         self.write("CMDQ_PROD", self._producer)
         self.write("CMDQ_CONS", self._producer)
 
-    def _start_events(self) -> None:
+    def _start_events(self, base: int = _EVENTS) -> None:
         random = self._random
-        self.write_wide("EVENTQ_BASE", _EVENTS | self._event_bits | random.choice((0, 1 << 62)))
+        self.write_wide("EVENTQ_BASE", base | self._event_bits | random.choice((0, _ALLOCATE)))
         index = random.choice((0, random.randrange(2 << self._event_bits), (1 << self._event_bits) - 1))
         flag = _OVERFLOW if self._overflows and random.random() < 0.3 else 0
         self.write("EVENTQ_PROD", index | flag)
@@ -248,9 +268,12 @@ class Driver:
         for name in ("CMDQ_CONS", "GERROR"):
             self.read(name)
         self._store(index, command_bits(_OP.CMD_SYNC))
-        self._acknowledged ^= GERROR["CMDQ_ERR"].mask
-        self.write("GERRORN", self._acknowledged)
+        self._acknowledge("CMDQ_ERR")
         self.read("CMDQ_CONS")
+
+    def _acknowledge(self, error: str) -> None:
+        self._acknowledged ^= GERROR[error].mask
+        self.write("GERRORN", self._acknowledged)
 
     def _hint(self) -> None:
         random = self._random

@@ -17,6 +17,7 @@ class Oddity(Enum):
 
     ODD_STREAMS = auto()
     FAR_CONTEXTS = auto()
+    LOST_STREAMS = auto()
     UPPER_HALF = auto()
     FAR_BYPASS = auto()
     PRIVILEGED_PAGES = auto()
@@ -34,6 +35,7 @@ class Oddity(Enum):
 WEIGHTS = {
     Oddity.ODD_STREAMS: 0.04,
     Oddity.FAR_CONTEXTS: 0.1,
+    Oddity.LOST_STREAMS: 0.1,
     Oddity.UPPER_HALF: 0.4,
     Oddity.FAR_BYPASS: 0.06,
     Oddity.PRIVILEGED_PAGES: 0.08,

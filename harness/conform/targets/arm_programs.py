@@ -7,7 +7,6 @@ from random import Random
 
 from harness.conform.board import ARM
 from harness.conform.layout import DEVICES, DmaDevice
-from harness.conform.memory import TABLES
 from harness.conform.targets.address_spaces import AddressSpace
 from harness.conform.targets.arm_commands import COMMAND_ERRORS, refused_for_features
 from harness.conform.targets.arm_driver import Driver
@@ -20,6 +19,7 @@ from harness.conform.targets.arm_flaws import (
     WEIGHTS,
     Oddity,
 )
+from harness.conform.targets.arm_streams import make_streams
 from harness.conform.targets.arm_tables import Space, Tables, Vm
 from harness.conform.targets.course import Course
 from harness.conform.traffic import Traffic
@@ -27,7 +27,6 @@ from harness.conform.writer import ProgramWriter
 from harness.model.smmuv3.capabilities import Smmuv3Capabilities
 from harness.model.smmuv3.commands import Smmuv3Opcode
 from harness.model.smmuv3.stream import Config
-from harness.model.smmuv3.tables import Smmuv3Tables
 
 __all__ = ["Generation"]
 
@@ -41,8 +40,6 @@ _RECORDED = 0.1
 _LAST_COMMAND = 0.4
 _EVENTS = 2  # of a DMA, of which longer ones have more, and most have none
 _WHILE_STALE = 8  # devices of a round: what may come from caches has more than one outcome
-# Streams have to reach the highest requester id of the layout.
-_STREAM_BITS = max(entry.requester for entry in DEVICES).bit_length()
 
 
 class Generation(Course):
@@ -78,15 +75,12 @@ class Generation(Course):
             # Builds before 6.0 have one event for all of a DMA that is blocked, and not one for each access.
             traffic.alignment = traffic.longest = _WORD
         super().__init__(writer, random, traffic)
-        split = random.choice((None, None, 6, 8, 10)) if capabilities.two_level_streams else None
-        bits = min(random.choice((_STREAM_BITS, _STREAM_BITS, 12, 16)), capabilities.stream_id_bits)
-        if split is None:
-            bits = min(bits, 12)
-        self.streams = Smmuv3Tables(writer.memory, ARM.ram + TABLES.start, bits=bits, split=split)
+        loses_some = self.has(Oddity.LOST_STREAMS)
+        self.streams = make_streams(random, writer.memory, capabilities, loses_some=loses_some)
         # Builds before 7.1 record the faults of the request that fetches a CD, and none of those that follow.
         records = resets or random.random() < _RECORDED
         self.tables = Tables(
-            self.streams.pages, random, capabilities, ARM.ram, frozenset(self.oddities), records=records
+            self.streams.table.pages, random, capabilities, ARM.ram, frozenset(self.oddities), records=records
         )
         self.vms: list[Vm] = []
         self.spaces: list[Space] = []
@@ -152,10 +146,10 @@ class Generation(Course):
             overrides.setdefault("S2VMID", random.getrandbits(8))  # what is cached for others does not apply
         # Devices of one address space mostly have equal STEs, as they would of one driver.
         vmid = vm.vmid if vm is not None else random.getrandbits(8) if random.random() < 0.05 else 0
-        self.streams.attach(entry.requester, contexts, table, vmid=vmid, overrides=overrides)
+        has_entry = self.streams.attach(entry.requester, contexts, table, vmid=vmid, overrides=overrides)
         self.behind[entry.requester] = space, vm
         config = overrides.get("CONFIG", 0)
-        is_passing = (space is None and vm is None) or config == Config.BYPASS
+        is_passing = has_entry and ((space is None and vm is None) or config == Config.BYPASS)
         (self.passing.add if is_passing else self.passing.discard)(entry.requester)
         for other in DEVICES:
             if other.requester == entry.requester:
@@ -173,7 +167,7 @@ class Generation(Course):
 
     def set_up(self) -> None:
         """See `Course`."""
-        self.driver.set_up(self.streams)
+        self.driver.set_up(self.streams.table, records_unknown=0.98 if self.has(Oddity.LOST_STREAMS) else 0.7)
 
     def look(self) -> None:
         """See `Course`."""
@@ -200,6 +194,8 @@ class Generation(Course):
         draw = random.random()
         if draw < 0.1:
             self.switch()
+        elif draw < 0.15:
+            self.lose_events()
         elif draw < 0.25:
             self.driver.restart_events()
         elif draw < 0.5:
@@ -226,6 +222,22 @@ class Generation(Course):
         if self.has(Oddity.RESET):
             self.set_up()
         self.turn_on()
+
+    def lose_events(self) -> None:
+        """Record events where there is no memory, acknowledge the error, and go on as before."""
+        if self.has(Oddity.OVERFLOW):
+            return
+        # Of one device there is an event for certain.
+        entry = self.random.choice([each for each in DEVICES if not each.bus])
+        self.streams.attach(entry.requester, None, None, vmid=0, overrides={"V": 0})
+        self.invalidate_all()
+        self.driver.move_events_away()
+        self.traffic.one(entry)
+        self.burst()
+        self.driver.acknowledge_lost_events()
+        self.driver.restart_events()
+        self.attach(entry)
+        self.invalidate_all()
 
     # Traffic.
 
@@ -302,6 +314,9 @@ class Generation(Course):
         self.driver.sync()
         if random.random() < 0.8:
             self.driver.submit_with_sync(_OP.CMD_TLBI_NSNH_ALL)
+        if self.has(Oddity.BLOCK_LEVELS):
+            # What builds take for a Block is told by the walk, and not by one that caches know the CD of.
+            self.invalidate_all()
 
     def change_stage1(self) -> None:
         """Map, unmap, spoil or mend a page of stage 1."""

@@ -21,6 +21,7 @@ UNREACHABLE = {
     ("fault", "F_STREAM_DISABLED"): _NO_SUBSTREAMS,
     ("fault", "C_BAD_SUBSTREAMID"): _NO_SUBSTREAMS,
     ("register", "IRQ_CTRL.PRIQ_IRQEN"): "QEMU has no PRI queue",
+    ("register", "CMDQ_CONS.ERR"): "the SMMU alone gives it a meaning; it is compared where a command is refused",
 }
 """What no program reaches, with the reason."""
 

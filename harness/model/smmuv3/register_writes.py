@@ -180,6 +180,9 @@ class RegisterWrites:
                 file.write(word, value & ~_UPDATE)
             case _ if word == _GERRORN:
                 self._acknowledge(value)
+            case _ if word == _CMDQ_CONS:
+                file.write(word, value)
+                self._forget_command_error()
             case _:
                 file.write(word, value)
         return True
@@ -250,9 +253,12 @@ class RegisterWrites:
         inactive = ~(errors ^ file.value(_GERRORN))
         file.write(_GERRORN, value)
         self.unsure = (self.unsure | toggled & inactive) & (errors ^ file.value(_GERRORN) | ~file.known(_GERROR))
+        self._forget_command_error()
+
+    def _forget_command_error(self) -> None:
+        """CMDQ_CONS.ERR is UNKNOWN while the error is not active (6.3.28)."""
         if not self.is_active("CMDQ_ERR"):
-            # 6.3.28: UNKNOWN while the error is not active.
-            file.forget(_CMDQ_CONS, QUEUE_CONS["ERR"].mask)
+            self._file.forget(_CMDQ_CONS, QUEUE_CONS["ERR"].mask)
 
 
 def _name(word: int) -> str:

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 from fake_builds import build
-from model_alone import Ran, arm_capabilities, make, run_all
+from model_alone import Ran, arm_capabilities, make, make_unit, run, run_all
 
 from harness.conform.board import ARM
 from harness.conform.command import RAM_BYTES
@@ -18,15 +18,18 @@ from harness.conform.targets.arm import ARM_TARGETS
 from harness.conform.targets.arm_commands import COMMAND_ERRORS, answers, refused_for_features
 from harness.conform.targets.arm_flaws import WEIGHTS, Oddity
 from harness.conform.targets.arm_programs import Generation
+from harness.conform.targets.arm_streams import make_streams
 from harness.conform.targets.arm_universe import UNREACHABLE, universe
 from harness.errors import Unsupported
-from harness.model.access import BypassReason
+from harness.model.access import BypassReason, Fault
 from harness.model.invalidation import EntryKind
+from harness.model.memory import MappedMemory, Region
 from harness.model.smmuv3 import Smmuv3CommandError, Smmuv3Opcode, Smmuv3Registers
 from harness.model.smmuv3.capabilities import capabilities
 from harness.model.smmuv3.commands import COMMANDS, Commands
 from harness.model.smmuv3.register_map import REGISTERS
-from harness.model.smmuv3.registers import CR0
+from harness.model.smmuv3.registers import CR0, GERROR
+from harness.model.unit import Coverage
 
 _OP = Smmuv3Opcode
 SEEDS = range(2)
@@ -66,6 +69,51 @@ def test_requests_that_stage_1_translates_have_all_of_its_addresses_and_others_t
     translated = {entry.id for entry in DEVICES if entry.requester not in generation.passing}
     steps = generation.writer.program().steps
     assert all(step.iova < oas for step in steps if isinstance(step, Dma) and step.device in translated)
+
+
+@pytest.mark.parametrize("loses_some", [False, True])
+def test_streams_behind_bridges_alone_may_have_no_place(loses_some: bool) -> None:
+    has = arm_capabilities("arm-smmuv3/stage1")
+    lost = []
+    for seed in range(40):
+        memory = MappedMemory(bytearray(RAM_BYTES), [Region(ARM.ram, RAM_BYTES)])
+        streams = make_streams(Random(seed), memory, has, loses_some=loses_some)
+        lost.append([each for each in DEVICES if not streams.attach(each.requester, None, None, vmid=0)])
+    assert all(bool(each) is loses_some for each in lost)
+    assert all(entry.bus for each in lost for entry in each)
+    assert len({len(each) for each in lost}) > 2 * loses_some
+
+
+@pytest.mark.parametrize(("leads_outside", "fault"), [(False, "C_BAD_STREAMID"), (True, "F_STE_FETCH")])
+def test_what_becomes_of_a_stream_without_a_place_is_reached(leads_outside: bool, fault: str) -> None:
+    name = "arm-smmuv3/stage1"
+    made = (Generation(name, seed, Random(seed), arm_capabilities(name)) for seed in range(500))
+    generation = next(
+        each
+        for each in made
+        if each.has(Oddity.LOST_STREAMS)
+        and any("L2PTR" in fields for fields in each.streams.bad_level1.values()) is leads_outside
+    )
+    outcomes = [outcome for _, outcome in run(generation.program(), make_unit(name, Coverage()))]
+    assert fault in {outcome.code.name for outcome in outcomes if isinstance(outcome, Fault)}
+
+
+def test_programs_acknowledge_events_that_no_memory_took() -> None:
+    generation = Generation("n", 2, Random(2), arm_capabilities("arm-smmuv3/nested"))
+    generation.oddities.discard(Oddity.OVERFLOW)
+    generation.make_tables()
+    for entry in DEVICES:
+        generation.attach(entry)
+    generation.set_up()
+    generation.turn_on()
+    generation.lose_events()
+    unit = make_unit("arm-smmuv3/nested", Coverage())
+    for _ in run(generation.writer.program(), unit):
+        pass
+    lost = GERROR["EVENTQ_ABT_ERR"].mask
+    errors, acknowledged = (unit.read(REGISTERS[name].start, 4) for name in ("SMMU_GERROR", "SMMU_GERRORN"))
+    assert errors.value & errors.known & lost
+    assert acknowledged.value & lost
 
 
 def test_of_all_cds_one_at_a_time_is_made_wrong() -> None:

@@ -33,6 +33,13 @@ def test_write_of_cmdq_prod_has_commands_taken_4_1_2() -> None:
     assert driver.cons() == 2
 
 
+def test_what_software_writes_to_err_is_unknown_6_3_28() -> None:
+    driver = Driver()
+    driver.write("CR0", 0)
+    driver.write("CMDQ_CONS", 3 << 24)
+    assert driver.known("CMDQ_CONS") == ~(0x7F << 24) & (1 << 32) - 1
+
+
 def test_queue_wraps_3_5_1() -> None:
     driver = Driver()
     for _ in range(5):
