@@ -37,7 +37,6 @@ from harness.model.explanation import Step
 from harness.model.invalidation import EVERYTHING, CachedEntry, EntryKind, Invalidation
 from harness.model.riscv.registers import IommuMode, RiscvIommuRegisters
 from harness.model.riscv.tags import HOST
-from harness.model.smmuv3.events import Smmuv3EventType
 from harness.model.smmuv3.registers import Smmuv3Registers
 from harness.model.vtd.faults import VtdFaultReason
 from harness.model.vtd.register_layouts import CAP_REG, ECAP_REG, TranslationTableMode
@@ -154,11 +153,6 @@ def _smmuv3_root(registers: Smmuv3Registers) -> Hashable | None:
     return (registers.strtab_base, registers.strtab_base_cfg) if registers.enabled else None
 
 
-def _is_of_smmuv3_page(fault: Fault) -> bool:
-    # A descriptor that gives a Translation, Address Size or Access flag fault is in no TLB (DDI 0487 D8).
-    return fault.stage == 2 or fault.code is Smmuv3EventType.F_PERMISSION
-
-
 # A translation of both stages is tagged with VMID, ASID and VA: one by IPA (CMD_TLBI_S2_IPA) need not reach it.
 SMMUV3: CachePolicy[Smmuv3Registers] = CachePolicy(
     name="SMMUv3",
@@ -167,18 +161,13 @@ SMMUV3: CachePolicy[Smmuv3Registers] = CachePolicy(
     keeps=_always,
     everything=(_DEVICES, _PROCESSES, _TABLES, _LEAVES),
     stage_2_drops_combined=False,
-    is_of_page=_is_of_smmuv3_page,
+    faults_tell_global=True,
     shares_global=True,
 )
 
 
 def _riscv_root(registers: RiscvIommuRegisters) -> int | None:
     return None if registers.iommu_mode in (IommuMode.OFF, IommuMode.BARE) else registers.ddtp
-
-
-def _is_of_riscv_page(fault: Fault) -> bool:
-    # The entry that stopped the walk, or the table it was in, counts for every address space.
-    return fault.is_global
 
 
 # IOTINVAL.VMA without GV is for addresses of the host. What guests have of a first stage goes with their second stage,
@@ -188,7 +177,7 @@ RISCV: CachePolicy[RiscvIommuRegisters] = CachePolicy(
     source="RISC-V IOMMU 3.8, 4.1",
     root=_riscv_root,
     keeps=_always,
-    is_of_page=_is_of_riscv_page,
+    faults_tell_global=True,
     everything=(
         _DEVICES,
         _PROCESSES,

@@ -39,9 +39,9 @@ class CachePolicy(Generic[RegistersT]):
             never apart from it, and of the second nothing but what leads to tables.
         stage_2_root: kind of the entry that names the root of stage 2.
         implied: what a change of the registers drops by itself.
-        is_of_page: whether a fault may come of a page that is cached, which does not allow the access, or leads to
-            a fault of stage 2; true where that is not known.
         shares_global: a translation that is marked global serves every address space of its domain.
+        faults_tell_global: a fault says whether it comes of such a one, which is cached and does not allow the access,
+            or leads to a fault of stage 2 (`Fault.is_global`).
         found_by_requester: a translation, among them one that passes through, is found by the requester and PASID
             that brought it in, and by nothing else: its domain and space are there to invalidate it.
         interrupt_root: as `root`, for interrupt tables; None while interrupts are not remapped.
@@ -56,8 +56,8 @@ class CachePolicy(Generic[RegistersT]):
     stage_2_drops_combined: bool = True
     combined_only: bool = False
     stage_2_root: EntryKind = EntryKind.DEVICE
-    is_of_page: Callable[[Fault], bool] = lambda fault: True
     shares_global: bool = False
+    faults_tell_global: bool = False
     found_by_requester: bool = False
     implied: Callable[[RegistersT, RegistersT], tuple[Invalidation, ...]] = nothing_implied
     interrupt_root: Callable[[RegistersT], Hashable | None] = lambda registers: None

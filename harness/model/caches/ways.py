@@ -144,8 +144,8 @@ class Ways(Generic[RegistersT]):
             return False
         if isinstance(theirs, Translated):
             adds_nothing = Attributes.GLOBAL not in theirs.attributes
-        elif isinstance(theirs, Fault) and not self._policy.is_of_page(theirs):
-            adds_nothing = True
+        elif isinstance(theirs, Fault) and self._policy.faults_tell_global:
+            adds_nothing = not theirs.is_global
         else:
             # It may have come from a page that is global, and does not allow the access.
             adds_nothing = not self._past.present_walk(made).is_global

@@ -159,7 +159,7 @@ def walk_fault(
             table_read=fault.table_read and is_tables_permission,
             stall=stalls,
         )
-    return _fault(access, event, record, completion, fault.stage, fault.level, tuple(writes))
+    return _fault(access, event, record, completion, fault.stage, fault.level, tuple(writes), is_global=fault.is_global)
 
 
 def no_permission(access: Access, stage: int) -> Fault:
@@ -216,6 +216,9 @@ def _fault(
     stage: int | None = None,
     level: int | None = None,
     writes: tuple[MemoryWrite, ...] = (),
+    *,
+    is_global: bool = False,
 ) -> Fault:
     is_write = access.kind is _WRITE_KIND
-    return Fault(code, access.requester, access.iova & ~0xFFF, is_write, stage, level, record, completion, writes)
+    page = access.iova & ~0xFFF
+    return Fault(code, access.requester, page, is_write, stage, level, record, completion, writes, is_global)

@@ -15,7 +15,7 @@ from harness.model.memory import Memory
 from harness.model.smmuv3.descriptors import STAGE1_LEAF
 from harness.model.smmuv3.events import Smmuv3EventClass, Smmuv3EventType
 from harness.model.smmuv3.permissions import READ, WRITE
-from harness.model.smmuv3.walk import ACCESS_FLAG, Found, Table, WalkFault, give_reason, walk
+from harness.model.smmuv3.walk import ACCESS_FLAG, Found, Table, WalkFault, give_reason, is_global_page, walk
 
 __all__ = ["Nested", "Output", "check_leaf", "translate_stage1", "translate_stage2"]
 
@@ -181,13 +181,15 @@ def translate_stage1(
             alone = check_leaf(table, found.entry, 0, needed, privileged, dirties)
             reason = "AF" if checked is _F_ACCESS else "APTable" if isinstance(alone, tuple) else "AP"
             give_reason(trace, reason, table, _IN)
-        return WalkFault(checked, 1, found.level, _IN)
+        # One with an Access flag fault is in no TLB.
+        is_global = checked is _F_PERMISSION and is_global_page(table, found.entry)
+        return WalkFault(checked, 1, found.level, _IN, is_global=is_global)
     rights, updated, clean = checked
     if updated != found.entry:
         if nested is not None:
             written = nested.update(found.table_address)
             if isinstance(written, WalkFault):
-                return written
+                return written._replace(is_global=is_global_page(table, found.entry))
         _set_flags(writes, table, found, updated)
     return Output(found.address, found.shift, rights, found.entry, clean)
 

@@ -30,7 +30,7 @@ from harness.model.smmuv3.registers import STRTAB_BASE_CFG, Smmuv3Registers
 from harness.model.smmuv3.reports import Kind, configuration_error, context_error, walk_fault
 from harness.model.smmuv3.stages import Nested, Output, translate_stage1, translate_stage2
 from harness.model.smmuv3.stream import StreamBlocked, StreamTable
-from harness.model.smmuv3.walk import NOT_GLOBAL, WalkFault
+from harness.model.smmuv3.walk import NOT_GLOBAL, WalkFault, is_global_page
 
 __all__ = ["Transactions", "register_step"]
 
@@ -108,7 +108,7 @@ class Transactions:
         iova = access.iova
         memory = self.memory
         outer = stream.stage2
-        first = None
+        first = table = None
         if context is None:
             # 3.4: stage 1 bypassed; its output is the input, and must lie within the IAS, which is the OAS.
             if iova >> self._address_bits:
@@ -152,7 +152,10 @@ class Transactions:
             writes=writes,
             trace=trace,
         )
-        return second if isinstance(second, WalkFault) else (first, second)
+        if not isinstance(second, WalkFault):
+            return first, second
+        is_global = first is not None and table is not None and is_global_page(table, first.entry)
+        return second._replace(is_global=is_global)
 
     def finish(
         self,

@@ -40,6 +40,7 @@ __all__ = [
     "WalkFault",
     "Walked",
     "give_reason",
+    "is_global_page",
     "make_table",
     "walk",
 ]
@@ -167,6 +168,7 @@ class WalkFault(NamedTuple):
         ipa: input of the stage 2 translation that failed; 0 at stage 1.
         fetch_address: of the descriptor that could not be read.
         table_read: TTRnW.
+        is_global: stage 1 has come to a page that serves every ASID, and caches may hold that.
     """
 
     event: Smmuv3EventType
@@ -176,6 +178,7 @@ class WalkFault(NamedTuple):
     ipa: int = 0
     fetch_address: int = 0
     table_read: bool = True
+    is_global: bool = False
 
 
 def make_table(
@@ -350,7 +353,7 @@ def _tags(table: Table, level: int, address: int, entry: int, *, is_leaf: bool) 
         return None
     shift = level_shift(table.granule, level)
     first = table.region | address >> shift << shift
-    is_global = is_leaf and table.space is not None and not entry & NOT_GLOBAL
+    is_global = is_leaf and is_global_page(table, entry)
     return CachedEntry(
         kind=EntryKind.LEAF if is_leaf else EntryKind.TABLE,
         domain=table.domain,
@@ -362,6 +365,11 @@ def _tags(table: Table, level: int, address: int, entry: int, *, is_leaf: bool) 
         granule=table.granule,
         level=level,
     )
+
+
+def is_global_page(table: Table, entry: int) -> bool:
+    """Whether a Block or Page descriptor of stage 1 serves every ASID."""
+    return table.space is not None and not entry & NOT_GLOBAL
 
 
 def _name(stage: int, level: int) -> str:

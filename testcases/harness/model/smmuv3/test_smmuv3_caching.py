@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from smmuv3_unit import ASID, IOVA, IPA, MOVED, OUTPUT, SID, TABLES_IPA, TABLES_SIZE, VMID, Unit
 
-from harness.model.access import Access, AccessKind, Mapping, Permissions
+from harness.model.access import Access, AccessKind, Fault, Mapping, Permissions
 from harness.model.engine import TableLoop
 from harness.model.explanation import Step
 from harness.model.invalidation import CachedEntry, EntryKind
@@ -78,6 +78,28 @@ def test_global_leaf_has_no_asid_3_17_1() -> None:
     (leaf,) = tags(unit, EntryKind.LEAF, 1)
     assert leaf.is_global
     assert leaf.space is None
+
+
+@pytest.mark.parametrize("not_global", [0, 1])
+@pytest.mark.parametrize(
+    ("inner", "outer", "is_kept"),
+    [
+        ({"AP": 0b11}, {}, True),
+        ({}, {"S2AP": 0b01}, True),
+        ({"AF": 0}, {}, False),
+        ({"VALID": 0}, {}, False),
+    ],
+    ids=["permission", "stage 2", "access flag", "not valid"],
+)
+def test_a_fault_says_whether_a_global_page_that_caches_may_hold_led_to_it(
+    not_global: int, inner: dict[str, int], outer: dict[str, int], is_kept: bool
+) -> None:
+    unit = Unit("12")
+    unit.tree.set_fields(IOVA, 1, {"NG": not_global, **inner})
+    unit.outer.set_fields(IPA, 1, outer)
+    fault = unit.engine().translate(Access(requester=SID, iova=IOVA, length=4, kind=AccessKind.WRITE))
+    assert isinstance(fault, Fault)
+    assert fault.is_global is (is_kept and not not_global)
 
 
 def test_stage_2_entries_are_tagged_with_vmid_and_ipa_3_17() -> None:
