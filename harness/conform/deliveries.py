@@ -126,6 +126,7 @@ class Deliveries:
         self._seen: list[Message] = []
         self._own: Sequence[MsiWrite] = ()
         self._own_differences: Sequence[_Difference] = ()
+        self._found: tuple[Sequence[Request], Sequence[_Difference]] | None = None  # of this round, for which requests
         self._looked_up: dict[MsiWrite, tuple[Sequence[Step], Mapping[str, tuple[int, ...]]]] = {}  # in this round
 
     def take(self, own: Sequence[MsiWrite]) -> None:
@@ -136,6 +137,7 @@ class Deliveries:
         """
         self._seen = [Message.told(text) for text in self._machine.take_interrupts()]
         self._own = own
+        self._found = None
         self._looked_up.clear()
 
     def agree(self) -> bool:
@@ -175,7 +177,13 @@ class Deliveries:
                 )
             )
 
-    def _differences(self, requests: Sequence[Request]) -> list[_Difference]:
+    def _differences(self, requests: Sequence[Request]) -> Sequence[_Difference]:
+        """What is wrong with a round; what was asked of the same requests last is not looked for again."""
+        if self._found is None or self._found[0] is not requests:
+            self._found = requests, self._find_differences(requests)
+        return self._found[1]
+
+    def _find_differences(self, requests: Sequence[Request]) -> list[_Difference]:
         if not self._machine.board.interrupts:
             return []
         own = [*self._own, *self._predictor.own] if requests else self._own

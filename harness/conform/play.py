@@ -112,6 +112,17 @@ class Play:
         self.contents.rollback()
         return self._do(attempt)
 
+    def record_faults(self, requests: Sequence[Request], missing: Collection[int]) -> None:
+        """Have the faults of the round recorded once more, but for those of requests with these numbers.
+
+        The registers that tell of faults are then as they have to be, and nothing else is: `again` or `record_again`
+        comes next.
+        """
+        self._unit.restore(self._state)
+        for number, request in enumerate(requests):
+            if request.is_recorded and number not in missing:
+                self._settle(request)
+
     def record_again(self, requests: Sequence[Request], missing: Collection[int]) -> list[Request]:
         """Have the round recorded once more, but for the faults of requests with these numbers."""
         self._unit.restore(self._state)

@@ -89,13 +89,16 @@ class Predictor:
                 left = min(left - 1, _MORE_CHOICES) if search.is_whole else left - 1
             return self._play.again(Attempt(search.result)).requests
 
-    def find_unrecorded(self, fits: Callable[[], bool]) -> tuple[list[Request], list[Request]]:
+    def find_unrecorded(
+        self, fits: Callable[[], bool], is_told: Callable[[], bool]
+    ) -> tuple[list[Request], list[Request]]:
         """Where nothing fits: whether it would, had hardware not recorded some of the faults.
 
         Only for a unit that keeps the first record: there another takes the place of one that is missing.
 
         Args:
             fits: as for `choose`, which came just before.
+            is_told: whether the registers that tell of faults do, without which it does not fit.
 
         Returns:
             Requests as they are then, and those of them whose faults have no record; as they were, and none, where
@@ -105,6 +108,10 @@ class Predictor:
         kinds = self._kinds_of_silence(requests)
 
         def fits_without(missing: Sequence[int]) -> bool:
+            # As a rule it is the registers that say no.
+            self._play.record_faults(requests, missing)
+            if not is_told():
+                return False
             self._play.record_again(requests, missing)
             return fits()
 

@@ -297,7 +297,7 @@ class Runner:
         if complete:
             return requests, is_told
         wanted = self.evidence.wanted()
-        requests, unrecorded = self._predictor.find_unrecorded(fits)
+        requests, unrecorded = self._predictor.find_unrecorded(fits, lambda: self.evidence.agrees(evidence))
         self._comparison.unrecorded(self._step, unrecorded, self.evidence.probe(wanted, evidence))
         return requests, self.evidence.agrees(evidence)
 

@@ -132,6 +132,10 @@ class _Rig:
         data = self.predictor.contents.data(request)
         self.memory.real[at : at + len(data)] = data
 
+    def is_told(self, told: tuple[FaultRecord | None, bool]) -> Callable[[], bool]:
+        """Whether hardware's registers may say that."""
+        return lambda: self.unit.told == told
+
     def fits(self, told: tuple[FaultRecord | None, bool]) -> Callable[[], bool]:
         """Whether hardware whose registers say that fits."""
         return lambda: self.unit.told == told and self.memory.agrees()
@@ -266,7 +270,7 @@ def test_faults_without_a_record_are_found(
     record = next((fault.record for fault in faults if fault.code is code), None)
     fits = rig.fits((record, others))
     rig.predictor.choose(fits)
-    requests, unrecorded = rig.predictor.find_unrecorded(fits)
+    requests, unrecorded = rig.predictor.find_unrecorded(fits, rig.is_told((record, others)))
     assert unrecorded == [requests[number] for number in missing]
     assert not any(request.is_recorded for request in unrecorded)
     assert rig.unit.told == (record, others)
@@ -278,7 +282,7 @@ def test_a_read_without_a_record_may_have_passed(rig: _Rig) -> None:
     rig.predict(Dma("edu0", AccessKind.READ, _DATA, 8, 0x900), _write("edu1", 4))
     fits = rig.fits((None, False))
     rig.predictor.choose(fits)
-    requests, unrecorded = rig.predictor.find_unrecorded(fits)
+    requests, unrecorded = rig.predictor.find_unrecorded(fits, rig.is_told((None, False)))
     assert [request.outcome for request in requests] == [_to(_DATA), replace(red, record=None)]
     assert unrecorded == requests[1:]
 
@@ -288,8 +292,23 @@ def test_what_hardware_records_once_either_way_is_not_missing(rig: _Rig) -> None
     rig.unit.allowed = {device: [_fault(device, _Code.BLUE)] for device in ("edu0", "edu1")}
     rig.predict(_write("edu0", 8), _write("edu1", 4))
     record = _fault("edu0", _Code.BLUE).record
-    requests, unrecorded = rig.predictor.find_unrecorded(rig.fits((record, False)))
+    told = record, False
+    requests, unrecorded = rig.predictor.find_unrecorded(rig.fits(told), rig.is_told(told))
     assert unrecorded == requests[2:]
+
+
+def test_the_rest_is_looked_at_where_the_registers_fit(rig: _Rig) -> None:
+    rig.unit.allowed = {device: [_fault(device)] for device in ("edu0", "edu1", "edu2")}
+    rig.predict(*(_write(device, 4) for device in rig.unit.allowed))
+    told = _fault("edu2").record, False
+    fits, looks = rig.fits(told), []
+
+    def counted() -> bool:
+        looks.append(rig.unit.told)
+        return fits()
+
+    rig.predictor.find_unrecorded(counted, rig.is_told(told))
+    assert set(looks) == {told}
 
 
 def test_what_explains_nothing_changes_nothing(rig: _Rig) -> None:
@@ -297,7 +316,7 @@ def test_what_explains_nothing_changes_nothing(rig: _Rig) -> None:
     before = rig.predict(_write("edu0", 4))
     never: Callable[[], bool] = lambda: False  # noqa: E731
     rig.predictor.choose(never)
-    assert rig.predictor.find_unrecorded(never) == (before, [])
+    assert rig.predictor.find_unrecorded(never, never) == (before, [])
     assert rig.unit.told == (_fault("edu0").record, False)
 
 
