@@ -91,7 +91,7 @@ def _keyboard(live: LiveMachine, id: str) -> Iterator[Finding]:
 def _screen(live: LiveMachine, id: str) -> Iterator[Finding]:
     """QEMU shows what the guest has painted.
 
-    The driver maps its pictures whether or not the device is translated (docs/findings.md, F-99).
+    The driver maps its pictures whether or not the device is translated (docs/findings.md, F-18).
     """
     seed = random.getrandbits(48)
     screen = live.agent.screen_paint(live.address(id), seed, _ROWS)

@@ -25,7 +25,7 @@ from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_prog
 from harness.errors import SpecError
 from harness.lab import Lab
 from harness.live import LiveMachine
-from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
+from harness.spec import Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine
 from harness.state.save import check_target
 from harness.state.save import save_state as write_state
 from harness.warm.lease import Leases
@@ -42,7 +42,10 @@ def boot(
     iommu: Annotated[str | None, typer.Option(help="intel, virtio, amd or none.", show_default=_IOMMU)] = None,
     device: Annotated[
         list[str] | None,
-        typer.Option(help="KIND[,iommu=on|off][,hotplug=on][,id=NAME]; KIND: virtio-blk, virtio-net, edu."),
+        typer.Option(
+            help="KIND, with any of: ,iommu=on|off ,hotplug=on ,virtio=modern|transitional|legacy ,platform=on|off "
+            f",id=NAME; KIND: {', '.join(DeviceKind)}."
+        ),
     ] = None,
     spec: Annotated[
         Path | None,
