@@ -88,7 +88,7 @@ def test_every_kind_takes_the_path_of_the_truth_table(
 
 
 @pytest.mark.claim("VQ-2", "VQ-3", "VQ-8")
-@pytest.mark.machine(devices=_NEVER_PLUGGED, boot="cold")
+@pytest.mark.machine(devices=_NEVER_PLUGGED)
 def test_virtio_gpus_take_the_path_of_the_truth_table(machine: LiveMachine) -> None:
     """Of two displays, one behind the IOMMU and one that goes around it, QEMU shows what the guest has painted."""
     for device in machine.spec.devices:

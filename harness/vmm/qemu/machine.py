@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from harness.artifacts.qemu import QemuBuild
 from harness.errors import GuestError, HarnessError, SpecError, VmmError, VmmTimeout
@@ -34,6 +35,7 @@ from harness.vmm.rundir import RunDirectory
 
 __all__ = ["QemuMachine", "command_by_hand"]
 
+_T = TypeVar("_T")
 _TRACE_TAIL_BYTES = 32 * 1024
 # HMP `info usernet`: "TCP[HOST_FORWARD]  9   127.0.0.1 42967   10.0.2.15    22     0     0"
 # HMP `info roms`: 'fw=genroms/pvh.bin size=0x000600 name="pvh.bin"'
@@ -301,11 +303,7 @@ class QemuMachine:
         Raises:
             SpecError: there is no such NIC.
         """
-        if device_id not in self._cables:
-            raise SpecError(
-                f"no NIC {device_id!r} in this machine", hint=f"it has: {', '.join(self._cables) or 'none'}"
-            )
-        return self._cables[device_id]
+        return _the("NIC", device_id, self._cables)
 
     def disk(self, device_id: str) -> Path:
         """The raw image behind a disk of the spec, all zeroes at first; QEMU and the host see each other's writes.
@@ -313,10 +311,7 @@ class QemuMachine:
         Raises:
             SpecError: there is no such disk.
         """
-        disks = [d.id for d in devices_of(self.spec, *DISKS)]
-        if device_id not in disks:
-            raise SpecError(f"no disk {device_id!r} in this machine", hint=f"it has: {', '.join(disks) or 'none'}")
-        return self._wiring.image(device_id)
+        return _the("disk", device_id, {d.id: self._wiring.image(d.id) for d in devices_of(self.spec, *DISKS)})
 
     def port(self, device_id: str) -> SerialPort:
         """The other end of the port on a virtio-serial of the spec.
@@ -324,11 +319,7 @@ class QemuMachine:
         Raises:
             SpecError: there is no such device.
         """
-        if device_id not in self._ports:
-            raise SpecError(
-                f"no virtio-serial {device_id!r} in this machine", hint=f"it has: {', '.join(self._ports) or 'none'}"
-            )
-        return self._ports[device_id]
+        return _the("virtio-serial", device_id, self._ports)
 
     def evidence(self) -> Evidence:
         """What there is to show of it; once it is closed, what there was at that moment."""
@@ -401,6 +392,13 @@ def _go_on(boot: Boot, qmp: Qmp, process: QemuProcess, directory: Path) -> _Befo
             return _Before((source.directory / "console.log").read_bytes(), trace)
         case _:
             return _Before()
+
+
+def _the(what: str, device_id: str, there: Mapping[str, _T]) -> _T:
+    """What a device of the spec has on the harness's side."""
+    if device_id not in there:
+        raise SpecError(f"no {what} {device_id!r} in this machine", hint=f"it has: {', '.join(there) or 'none'}")
+    return there[device_id]
 
 
 def _trace_log(directory: Path) -> Path:

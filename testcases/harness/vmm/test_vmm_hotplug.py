@@ -4,12 +4,14 @@ import pytest
 from vmm_rig import Start, spec
 
 from harness.errors import GuestError, SpecError, Unsupported
-from harness.spec import IommuKind
+from harness.placement import place
+from harness.spec import DeviceKind, Interface, IommuKind
 from harness.vmm.qemu.capabilities import Capabilities, require
+from harness.vmm.qemu.devices import front_end, virtio_interface
 from harness.vmm.qemu.qmp import QmpError
 
 
-@pytest.mark.parametrize("kind", ["virtio-blk", "virtio-net", "edu"])
+@pytest.mark.parametrize("kind", [kind.value for kind in DeviceKind if kind.can_be_plugged])
 @pytest.mark.parametrize("tag", ["on", "off"])
 def test_a_device_is_plugged_into_a_running_machine(
     start: Start, capabilities: Capabilities, kind: str, tag: str
@@ -57,3 +59,30 @@ def test_a_guest_that_does_not_let_go_is_a_guest_error(start: Start) -> None:
 def test_unplugging_what_is_not_there_is_refused(start: Start) -> None:
     with pytest.raises(QmpError, match="edu0"):
         start(spec("edu,hotplug=on")).unplug("edu0")
+
+
+@pytest.mark.parametrize("interface", [Interface.TRANSITIONAL, Interface.LEGACY], ids=str)
+@pytest.mark.parametrize("kind", [kind.value for kind in DeviceKind if kind.has_legacy])
+def test_qemu_refuses_access_platform_of_a_legacy_interface_as_specs_do(
+    start: Start, kind: str, interface: Interface
+) -> None:
+    machine = start(spec(f"{kind},hotplug=on,id=it"))
+    front = front_end(place(machine.spec).slot("it"))[0].json()
+    with pytest.raises(QmpError, match="neither legacy nor transitional"):
+        machine.qmp.execute("device_add", front | virtio_interface(interface, platform=True))
+
+
+def test_qemu_refuses_a_second_balloon_as_specs_do(start: Start) -> None:
+    machine = start(spec("virtio-balloon", "virtio-rng,hotplug=on"))
+    where = front_end(place(machine.spec).slot("virtio-rng0"))[0].json()
+    second = {"driver": "virtio-balloon-pci", "id": "second", "bus": where["bus"], "addr": where["addr"]}
+    with pytest.raises(QmpError, match=r"[Oo]nly one balloon"):
+        machine.qmp.execute("device_add", second)
+
+
+def test_qemu_refuses_to_plug_a_display_as_specs_do(start: Start) -> None:
+    machine = start(spec("virtio-rng,hotplug=on"))
+    where = front_end(place(machine.spec).slot("virtio-rng0"))[0].json()
+    display = {"driver": "virtio-gpu-pci", "id": "display", "bus": where["bus"], "addr": where["addr"]}
+    with pytest.raises(QmpError, match="hotplug"):
+        machine.qmp.execute("device_add", display)

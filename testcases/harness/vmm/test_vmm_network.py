@@ -75,3 +75,9 @@ def test_a_qemu_that_takes_no_more_frames_is_a_timeout(start: Start) -> None:
 def test_a_device_that_is_no_nic_has_no_cable(start: Start) -> None:
     with pytest.raises(SpecError, match="no NIC 'edu0'"):
         start(spec("edu")).network("edu0")
+
+
+def test_a_device_that_is_no_serial_one_has_no_port(start: Start) -> None:
+    with pytest.raises(SpecError, match="no virtio-serial 'edu0'") as caught:
+        start(spec("edu", "virtio-serial")).port("edu0")
+    assert "virtio-serial0" in caught.value.hint

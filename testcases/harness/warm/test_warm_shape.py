@@ -9,7 +9,7 @@ from spec_strategies import machines
 
 from harness.placement import Root, place
 from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine, Ports
-from harness.warm.shape import leased, template_of
+from harness.warm.shape import leased, template_of, unpluggable
 
 INTEL = Iommu(kind=IommuKind.INTEL)
 
@@ -53,3 +53,8 @@ def test_more_devices_than_a_template_usually_has_ports_for_get_a_larger_one() -
 def test_ports_that_were_asked_for_are_there() -> None:
     asked = Machine(iommu=INTEL, ports=Ports(inside=7))
     assert template_of(asked).ports == Ports(inside=7)
+
+
+def test_device_that_no_template_takes_is_named() -> None:
+    assert unpluggable(machine("virtio-gpu,iommu=on,id=screen", "edu,iommu=on", "virtio-rng,hotplug=on")) == ("screen",)
+    assert unpluggable(machine("edu,iommu=on")) == ()
