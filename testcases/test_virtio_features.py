@@ -15,8 +15,9 @@ from virtio_uses import check_refused_by_device, check_use
 from harness.checks.inventory import check_functions, check_groups
 from harness.checks.judge import judge
 from harness.checks.work import check_platform_access
-from harness.guest.lspci import lspci
+from harness.guest.lspci import ListedFunction
 from harness.live import LiveMachine
+from harness.pci import Address
 from harness.placement import place
 from harness.plugin import Lease
 from harness.report.record import Finding
@@ -48,11 +49,19 @@ def _id(interface: Interface, platform: bool, behind: bool) -> str:
     return f"{interface}-{'platform' if platform else 'plain'}-{'behind' if behind else 'outside'}"
 
 
+def _listed(live: LiveMachine) -> list[ListedFunction]:
+    """What lspci would list, without an SSH session for it."""
+    return [
+        ListedFunction(Address.parse(each.address), each.class_code >> 8, each.vendor, each.device)
+        for each in live.agent.pci_functions()
+    ]
+
+
 def _check_device(live: LiveMachine, id: str) -> Iterator[Finding]:
     """Whether it is what was asked for, in the group that it must be in, and used as the truth table has it."""
     topology = live.topology
     address = topology.function(id).address
-    yield from check_functions(topology, lspci(live.guest.ssh))
+    yield from check_functions(topology, _listed(live))
     groups = [group for group in live.agent.iommu_groups() if str(address) in group.devices]
     yield from check_groups(topology.only(id), groups)
     if topology.dma_path(id).works:

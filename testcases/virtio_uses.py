@@ -18,9 +18,9 @@ from harness.spec import DeviceKind
 __all__ = ["check_refused_by_device", "check_use"]
 
 _T = TypeVar("_T")
-_SECONDS = 10.0
+_SECONDS = 20.0
 _RANDOM_BYTES = 64
-_BALLOON_BYTES = 16 << 20
+_BALLOON_BYTES = 4 << 20
 _KEYS = {"a": 30, "b": 48, "c": 46, "d": 32, "e": 18, "f": 33}  # QEMU's qcodes, Linux's KEY_*
 _ROWS = 16
 _CIPHER = "virtio_crypto_aes_cbc"
