@@ -44,7 +44,7 @@ def check_refused_by_device(live: LiveMachine, id: str) -> Iterator[Finding]:
 
 
 def _require_true_services(live: LiveMachine) -> None:
-    """A virtio-crypto that offers what its back end has not got makes each Linux warn (docs/findings.md, F-13)."""
+    """A virtio-crypto that offers what its back end has not got makes each Linux warn (docs/findings.md, F-19)."""
     if "query-cryptodev" not in {command["name"] for command in live.vmm.qmp.execute("query-commands")}:
         raise Unsupported(
             "this QEMU has no query-cryptodev: its virtio-crypto offers all services, whatever its back end has",
