@@ -15,6 +15,7 @@ from rogue import COUNT, canary
 from harness.errors import HarnessError, Unsupported
 from harness.live import LiveMachine
 from harness.model.access import AccessKind
+from harness.vmm.qemu.processor import page_table
 
 __all__ = ["ATTACKS", "DEVICES", "OUTSIDE", "READS", "ROGUE", "Dma", "Scene"]
 
@@ -113,7 +114,7 @@ def _kernel_code(scene: Scene) -> Dma:
 def _kernel_page_table(scene: Scene) -> Dma:
     """The kernel half of the page table that the guest's processor uses."""
     entry = (
-        scene.live.vmm.page_table + 0x880
+        page_table(scene.live.vmm.qmp) + 0x880
     )  # the start of the direct mapping: arch/x86/include/asm/pgtable_64_types.h
     return Dma(iova=entry, aim=entry, owned=False)
 

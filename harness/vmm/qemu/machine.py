@@ -39,7 +39,6 @@ _T = TypeVar("_T")
 _TRACE_TAIL_BYTES = 32 * 1024
 # HMP `info usernet`: "TCP[HOST_FORWARD]  9   127.0.0.1 42967   10.0.2.15    22     0     0"
 # HMP `info roms`: 'fw=genroms/pvh.bin size=0x000600 name="pvh.bin"'
-_CR3 = re.compile(r"\bCR3=([0-9a-f]+)")  # HMP `info registers`
 _OPTION_ROM = re.compile(r"fw=genroms/(\S+)")
 _BOOT_ROMS = frozenset(("linuxboot.bin", "linuxboot_dma.bin", "multiboot.bin", "multiboot_dma.bin", "pvh.bin"))
 _FORWARD = re.compile(r"HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\s")
@@ -258,15 +257,6 @@ class QemuMachine:
             VmmDied: QEMU has ended.
         """
         self.qmp.execute("cont")
-
-    @property
-    def page_table(self) -> int:
-        """Guest physical address of the page table that the first processor uses now: CR3, without its low bits."""
-        text = str(self.qmp.execute("human-monitor-command", {"command-line": "info registers"}))
-        found = _CR3.search(text)
-        if found is None:
-            raise VmmError("QEMU's `info registers` shows no CR3", evidence=text)
-        return int(found[1], 16) & -4096
 
     @property
     def option_roms(self) -> tuple[str, ...]:
