@@ -80,6 +80,7 @@ class Device:
         interface: of a virtio device.
         platform: whether a virtio device offers VIRTIO_F_ACCESS_PLATFORM; where it stands decides when None.
         bridge: name of the conventional bridge that it stands behind, with all that name the same; none when empty.
+        dma_bits: width of the addresses that an edu puts on the bus.
         slot: name of the slot that it is one function of, with all that name the same; one of its own when empty.
         id: its name in QMP and in reports; when empty, the machine gives it one (`edu0`, `virtio-blk1`...).
     """
@@ -91,6 +92,7 @@ class Device:
     platform: bool | None = None
     bridge: str = ""
     slot: str = ""
+    dma_bits: int = 64
     id: str = ""
 
     def __post_init__(self) -> None:
@@ -112,6 +114,11 @@ class Device:
             )
         if self.bridge or self.slot:
             self._check_shared(name)
+        if self.dma_bits not in range(20, 65) or (self.dma_bits != 64 and self.kind.is_virtio):
+            raise SpecError(
+                f"{name}: dma-bits={self.dma_bits}",
+                hint="an edu has addresses of 20 to 64 bits; leave it out of others",
+            )
         if self.hotplug and not self.kind.can_be_plugged:
             raise SpecError(f"{name}: QEMU does not plug a {self.kind} into a running machine", hint="use hotplug=off")
 
@@ -150,7 +157,7 @@ class Device:
             known = ", ".join(DeviceKind)
             raise SpecError(f"device {name!r} is not known", hint=f"choose one of: {known}") from None
         iommu, hotplug, interface, platform = False, False, Interface.MODERN, None
-        names = {"bridge": "", "slot": "", "id": ""}
+        names, dma_bits = {"bridge": "", "slot": "", "id": ""}, 64
         for option in options:
             key, _, value = option.partition("=")
             match key:
@@ -164,13 +171,23 @@ class Device:
                     platform = _on_off(text, key, value)
                 case "bridge" | "slot" | "id" if value:
                     names[key] = value
+                case "dma-bits" if value.isdecimal():
+                    dma_bits = int(value)
                 case _:
                     raise SpecError(
                         f"device {text!r}: option {option!r} is not known",
-                        hint="write iommu=on|off, hotplug=on|off, platform=on|off, bridge=NAME, slot=NAME, id=NAME, or "
-                        "virtio=modern|transitional|legacy",
+                        hint="write iommu=on|off, hotplug=on|off, platform=on|off, bridge=NAME, slot=NAME, "
+                        "dma-bits=NUMBER, id=NAME, or virtio=modern|transitional|legacy",
                     )
-        return cls(kind=kind, iommu=iommu, hotplug=hotplug, interface=interface, platform=platform, **names)
+        return cls(
+            kind=kind,
+            iommu=iommu,
+            hotplug=hotplug,
+            interface=interface,
+            platform=platform,
+            dma_bits=dma_bits,
+            **names,
+        )
 
     def __str__(self) -> str:
         words = [self.kind.value, f"iommu={_word(self.iommu)}"]
@@ -180,6 +197,8 @@ class Device:
             words.append(f"virtio={self.interface}")
         if self.platform is not None:
             words.append(f"platform={_word(self.platform)}")
+        if self.dma_bits != 64:
+            words.append(f"dma-bits={self.dma_bits}")
         names = {"bridge": self.bridge, "slot": self.slot, "id": self.id}
         words += [f"{key}={name}" for key, name in names.items() if name]
         return ",".join(words)

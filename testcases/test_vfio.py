@@ -24,6 +24,8 @@ from harness.vmm.qemu.qtest import Width
 
 _SOURCE, _TARGET = 0x40000000, 0x7FFFE000
 _TRIES = 256
+_POOL, _REACH, _LOW_IOVA = 64, 1 << 26, 0x2000000
+_LEFT_ALONE = 0x7000  # Linux leaves the first 64 KiB to firmware: arch/x86/kernel/setup.c
 _LENGTHS = (1, 3, 4, 7, 64, 257, 1000, 4095)
 _LIVENESS = 4  # register of edu that holds the inverse of what is written there: QEMU, docs/specs/edu.rst
 _MSI_RANGE = 0xFEE00000
@@ -324,6 +326,29 @@ def test_nothing_is_left_of_a_mapping_that_ended_during_dma(machine: LiveMachine
     for iova in (_TARGET + 2048, page.frames[0] + 2048):
         why = f"{end} of what was mapped"
         judge(write(machine, "edu0", iova, page.frames[0] + 2048, page, blocked=True, why=why, count=4))
+
+
+@pytest.mark.claim("IV-4")
+@pytest.mark.machine(devices=["edu,iommu=on,dma-bits=26,id=short", "edu,iommu=off,dma-bits=26,id=outside"])
+def test_a_device_with_short_addresses_reaches_memory_above_them(machine: LiveMachine) -> None:
+    """A device whose addresses have 26 bits reads and writes a page above 64 MiB, by an IOVA below them.
+
+    The control: outside of the IOMMU it cannot read that page, since it has no address for it.
+    """
+    pages = machine.allocate(_POOL, canary())
+    high = next((frame for frame in pages.frames if frame >= _REACH), None)
+    if high is None:
+        raise HarnessError(f"none of {_POOL} pages of the guest is above {_REACH:#x}", hint="run the case again")
+    at = pages.frames.index(high) * PAGE
+    machine.give_to_vfio("short")
+    machine.agent.vfio_map(machine.address("short"), pages, _LOW_IOVA, offset=at, size=PAGE)
+    machine.load("short", _LOW_IOVA + 1024, high + 1024, COUNT)
+    judge(write(machine, "short", _LOW_IOVA, high, pages, blocked=False, why="mapped by VFIO"))
+    outside, there = machine.rogue("outside"), machine.vmm.memory.read(high + 512, COUNT)
+    outside.dma_to_device(high + 512, 0, COUNT)
+    outside.dma_from_device(0, _LEFT_ALONE, COUNT)
+    if machine.vmm.memory.read(_LEFT_ALONE, COUNT) == there:
+        judge([Finding(subject="what a device of 26 bits reads above them", expected="anything else", seen="the page")])
 
 
 @pytest.mark.claim("QD-4", "VQ-7")

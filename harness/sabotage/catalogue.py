@@ -117,7 +117,7 @@ SABOTAGES = (
         name="iommu-unused",
         says="the guest's kernel is told not to use its IOMMU",
         kernel_args=("intel_iommu=off",),
-        cases=(_GROUPS, _NO_DRIVER),
+        cases=(_GROUPS, _NO_DRIVER, "test_firmware.py::test_a_kernel_lives_with_units_that_name_each_device"),
     ),
     Sabotage(
         name="passed-through",
@@ -160,7 +160,12 @@ SABOTAGES = (
         name="page-entry-turned",
         says="entries of page tables lead to another page",
         before_dma=tamper.turn_leaf,
-        cases=(_LANDS, "test_vfio.py::test_a_device_reaches_the_registers_of_another_only_through_a_mapping"),
+        cases=(
+            _LANDS,
+            "test_vfio.py::test_a_device_reaches_the_registers_of_another_only_through_a_mapping",
+            "test_vfio.py::test_a_device_with_short_addresses_reaches_memory_above_them",
+            "test_vfio.py::test_a_user_space_driver_is_safe_through_vfio_only",
+        ),
     ),
     Sabotage(
         name="context-entry-passes-through",
@@ -198,10 +203,7 @@ SABOTAGES = (
         says="the root complex outside the IOMMU does not bypass it",
         iommus=_EVERY,
         alter=_with("pxb-pcie", {"bypass_iommu": False}),
-        cases=(
-            "test_rogue_device.py::test_a_device_outside_the_iommu_reaches_all_memory",
-            "test_firmware.py::test_functions_show_what_their_groups_follow_from",
-        ),
+        cases=("test_rogue_device.py::test_a_device_outside_the_iommu_reaches_all_memory",),
     ),
     Sabotage(
         name="another-device",

@@ -44,7 +44,7 @@ def front_end(slot: Slot) -> tuple[Properties, ...]:
             return (_virtio(slot.device, where),)
         case DeviceKind.EDU:
             # Its default mask of 28 bits would turn an address that it was never given into another one.
-            return (Properties("edu", id, where | {"dma_mask": (1 << 64) - 1}),)
+            return (Properties("edu", id, where | {"dma_mask": (1 << slot.device.dma_bits) - 1}),)
 
 
 def back_end(device: Device, wiring: Wiring) -> list[tuple[str, ...]]:

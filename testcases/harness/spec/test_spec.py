@@ -292,3 +292,14 @@ def test_a_shared_place_is_for_devices_behind_the_iommu_from_the_start(text: str
 def test_the_name_of_a_shared_place_is_plain(name: str) -> None:
     with pytest.raises(SpecError, match="is no name"):
         Device.parse(f"edu,iommu=on,bridge={name}")
+
+
+def test_the_width_of_an_edu_s_addresses_is_read_and_written_back() -> None:
+    assert Device.parse("edu,iommu=on,dma-bits=28").dma_bits == 28
+    assert str(Device.parse("edu,iommu=on,dma-bits=28,id=x")) == "edu,iommu=on,dma-bits=28,id=x"
+
+
+@pytest.mark.parametrize("text", ["virtio-blk,dma-bits=28", "edu,dma-bits=19", "edu,dma-bits=65", "edu,dma-bits=x"])
+def test_a_width_that_no_device_has_is_refused(text: str) -> None:
+    with pytest.raises(SpecError, match="dma-bits"):
+        Device.parse(text)
