@@ -23,7 +23,7 @@ from harness.live_amdvi import read_interrupt, write_interrupt
 from harness.spec import IommuKind, Machine
 from harness.vmm.protocol import LinuxBoot, SavedMachine
 from harness.vmm.qemu.machine import QemuMachine, command_by_hand
-from harness.warm.shape import leased, template_of, unpluggable
+from harness.warm.shape import leased, no_template, template_of
 from harness.warm.store import Entry, Manifest, Store
 
 __all__ = ["Leases"]
@@ -52,7 +52,7 @@ class Leases:
     def start(self, asked: Machine) -> Iterator[LiveMachine]:
         """Start a machine whose guest is up, with all devices in their places that are not to be hot-plugged later.
 
-        Where QEMU cannot save its template, or a device cannot be plugged, it is booted; `LiveMachine.origin` says
+        Where QEMU cannot save its template, or a device stands in the way, it is booted; `LiveMachine.origin` says
         which it was, and why.
 
         Raises:
@@ -64,9 +64,9 @@ class Leases:
         """
         self._lab.require(asked)
         with ExitStack() as stack:
-            if fixed := unpluggable(asked):
+            if why := no_template(asked):
                 machine = stack.enter_context(self._lab.boot(asked))
-                machine.origin = f"booted, since {', '.join(fixed)} cannot be plugged"
+                machine.origin = f"booted, since {why}"
             else:
                 machine = self._restore_or_boot(asked, stack)
             yield machine

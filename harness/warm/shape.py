@@ -3,7 +3,7 @@
 A template has none of the devices of a spec, and free root ports for them: so a few templates serve all specs. Every
 device is plugged into one of these ports, also one that the spec does not call hot-plugged: that it then stands behind
 a port, and not on the root bus, is the one difference between a leased machine and one that is booted. A spec with a
-device that cannot be plugged is not leased.
+device for which that cannot be is not leased.
 """
 
 from __future__ import annotations
@@ -11,17 +11,26 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.placement import Root, place
-from harness.spec import Machine, Ports
+from harness.spec import DeviceKind, Machine, Ports
 
-__all__ = ["leased", "template_of", "unpluggable"]
+__all__ = ["leased", "no_template", "template_of"]
 
 _PORTS = 4
 """Root ports that a template has at least on each root complex that it has at all: what the most specs do with."""
 
 
-def unpluggable(spec: Machine) -> tuple[str, ...]:
-    """Ids of the devices of a spec that no template takes: where there is one, the machine has to be booted."""
-    return tuple(d.id for d in spec.devices if not d.kind.can_be_plugged or d.bridge or d.slot)
+def no_template(spec: Machine) -> str:
+    """Why a machine of that spec has to be booted, for people; empty where it can be leased."""
+    for device in spec.devices:
+        if not device.kind.can_be_plugged:
+            return f"{device.id} cannot be plugged"
+        if device.bridge or device.slot:
+            return f"{device.id} shares its place with others from the start"
+        if device.kind is DeviceKind.VIRTIO_BALLOON:
+            # What a balloon takes QEMU punches out of the file that RAM is, also where the mapping is private
+            # (system/physmem.c, ram_block_discard_range): from the template, under all who run from it.
+            return f"{device.id} would change the memory of the template"
+    return ""
 
 
 def leased(spec: Machine) -> Machine:

@@ -9,7 +9,7 @@ from spec_strategies import machines
 
 from harness.placement import Root, place
 from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine, Ports
-from harness.warm.shape import leased, template_of, unpluggable
+from harness.warm.shape import leased, no_template, template_of
 
 INTEL = Iommu(kind=IommuKind.INTEL)
 
@@ -56,5 +56,6 @@ def test_ports_that_were_asked_for_are_there() -> None:
 
 
 def test_device_that_no_template_takes_is_named() -> None:
-    assert unpluggable(machine("virtio-gpu,iommu=on,id=screen", "edu,iommu=on", "virtio-rng,hotplug=on")) == ("screen",)
-    assert unpluggable(machine("edu,iommu=on")) == ()
+    assert no_template(machine("edu,iommu=on", "virtio-gpu,iommu=on,id=screen")) == "screen cannot be plugged"
+    assert no_template(machine("virtio-balloon,hotplug=on")).startswith("virtio-balloon0 would change the memory")
+    assert no_template(machine("edu,iommu=on", "virtio-rng")) == ""
