@@ -119,6 +119,22 @@ class LiveMachine:
         self._plugged = before._plugged.copy()
         self._asked = before._asked.copy()
 
+    def restart(self, by: Callable[[], object], deadline_seconds: float) -> None:
+        """Put another kernel in the place of the one that runs, and wait until its SSH answers.
+
+        Devices that were plugged stay.
+
+        Args:
+            by: ends the one that runs, so that the next one starts.
+            deadline_seconds: until the next one is up.
+
+        Raises:
+            GuestError: it does not come up.
+        """
+        with self.guest.successor(deadline_seconds):
+            by()
+        self._engine = None
+
     def config_space(self, address: Address) -> ConfigSpace:
         """A function's configuration space, reached from the host through the ECAM that the guest's firmware set up."""
         if self._ecam is None:
@@ -141,7 +157,7 @@ class LiveMachine:
         if self._engine is None:
             iommu = self.topology.iommu
             space = self.config_space(iommu.address) if iommu else None
-            self._engine = live_engine(self.vmm, self.topology, space)
+            self._engine = live_engine(self.vmm, self.topology, space, self.guest.since)
         self._engine.refresh()
         return self._engine
 

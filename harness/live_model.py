@@ -33,6 +33,7 @@ from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.pci import PciFunction
 from harness.vmm.qemu.qmp import QmpError
 from harness.vmm.qemu.qtest import Qtest, Width
+from harness.vmm.qemu.trace import TraceEvent
 
 __all__ = ["LiveEngine", "endpoints", "live_engine"]
 
@@ -69,13 +70,15 @@ class LiveEngine(Protocol):
         """
 
 
-def live_engine(vmm: QemuMachine, topology: Topology, iommu: PciFunction | None) -> LiveEngine:
+def live_engine(vmm: QemuMachine, topology: Topology, iommu: PciFunction | None, since: float = 0.0) -> LiveEngine:
     """The model for a machine.
 
     Args:
         vmm: the running machine.
         topology: of that machine, whatever is plugged now.
         iommu: configuration space of the IOMMU's own function, where it has one.
+        since: `time.time()` from which on requests to a virtio-iommu count: those of an earlier kernel's driver do not,
+            since the next one's begins with a reset of the device (virtio 1.3, 3.1.1).
 
     Raises:
         SpecError: the machine has no IOMMU.
@@ -88,7 +91,7 @@ def live_engine(vmm: QemuMachine, topology: Topology, iommu: PciFunction | None)
             return _LiveTables(vmm, "amdvi", lambda: read_registers(iommu))
         case IommuKind.VIRTIO:
             assert iommu is not None
-            return _LiveVirtioIommu(vmm, endpoints(topology.machine), iommu)
+            return _LiveVirtioIommu(vmm, endpoints(topology.machine), iommu, since)
         case IommuKind.NONE:
             raise SpecError("this machine has no IOMMU, so there is nothing to model")
 
@@ -154,11 +157,11 @@ def _vtd_registers(qtest: Qtest) -> VtdRegisters:
 class _LiveVirtioIommu:
     """Submits to the model what the driver has submitted to QEMU."""
 
-    def __init__(self, vmm: QemuMachine, endpoints: Iterable[int], iommu: PciFunction) -> None:
+    def __init__(self, vmm: QemuMachine, endpoints: Iterable[int], iommu: PciFunction, since: float) -> None:
         reserved = _reserved_regions(vmm)
         self._device = _DeviceConfig.find(iommu)
         self._engine = VirtioIommuEngine(self._device.config(dict.fromkeys(endpoints, reserved)))
-        self._replay = RequestReplay(self._engine, vmm.trace.new)
+        self._replay = RequestReplay(self._engine, lambda: _after(since, vmm.trace.new()))
         self.refresh()
 
     def refresh(self) -> None:
@@ -182,6 +185,10 @@ class _LiveVirtioIommu:
     def interrupt(self, write: MsiWrite) -> tuple[MsiOutcome, str]:
         """It remaps none: messages go by it, to the range that it reserves for them (virtio 1.3, 5.13.6.8.1)."""
         return Interrupt(write.address, write.data, remapped=False), "a virtio-iommu remaps no interrupts"
+
+
+def _after(since: float, events: Iterable[TraceEvent]) -> Iterator[TraceEvent]:
+    return (event for event in events if event.time is None or event.time >= since)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 
 from harness.errors import GuestCrashed, GuestUnreachable
@@ -21,6 +22,7 @@ READY = "viommu-init: ready"
 """What `guest_images/init` says when SSH answers."""
 
 _COMPLAINT = "viommu-init: "
+_KERNEL = "Linux version "  # the first that a kernel says: init/main.c, start_kernel
 _COMPLAINTS = 20
 _POLL_SECONDS = 0.02
 _ON_ITS_WAY_SECONDS = 0.2  # what a console has been sent is read by then
@@ -34,6 +36,7 @@ class Guest:
 
     Attributes:
         login: what it takes to get in over SSH.
+        since: `time.time()` at the first words of its kernel, where that is the `successor` of another; else 0.
 
     Args:
         machine: the running machine.
@@ -43,6 +46,8 @@ class Guest:
     def __init__(self, machine: RunningMachine, login: Login) -> None:
         self._machine = machine
         self.login = login
+        self.since = 0.0
+        self._successor_due = False
         self._watch = ProblemWatch()
         self._ready = threading.Event()
         self._complaints: deque[str] = deque(maxlen=_COMPLAINTS)
@@ -53,6 +58,8 @@ class Guest:
         self._watch.feed(line)
         if READY in line:
             self._ready.set()
+        elif self._successor_due and _KERNEL in line:
+            self.since, self._successor_due = time.time(), False
         elif _COMPLAINT in line:
             self._complaints.append(line.strip())
 
@@ -106,6 +113,20 @@ class Guest:
                     evidence=self._machine.console.tail(),
                 )
                 raise self._machine.blame(late)
+
+    @contextmanager
+    def successor(self, deadline_seconds: float) -> Iterator[None]:
+        """The block ends the kernel that runs; then wait until the next one's init says that SSH answers.
+
+        From there on SSH and agent are the next one's. Errors as of `wait_ready`.
+        """
+        self._ready.clear()
+        self._successor_due = True
+        yield
+        self._stack.close()
+        for made in ("ssh", "agent"):
+            self.__dict__.pop(made, None)
+        self.wait_ready(deadline_seconds)
 
     @cached_property
     def ssh(self) -> SshSession:

@@ -70,6 +70,8 @@ class Options:
         machine: machine type, with its version where that must not be the build's own ("pc-q35-7.2").
         trace: patterns of QEMU trace events that are on from the start (`vtd_*`).
         paused: do not run the guest before QMP `cont`.
+        reboots: whether a guest that resets the machine boots again; else QEMU ends then, and the guest counts as
+            crashed.
         parent: where the run directory is made; the temporary directory when None.
         start_deadline: seconds from starting the process to an answer on QMP.
         extra: further arguments, each option with its value, at the end of the command line.
@@ -82,6 +84,7 @@ class Options:
     machine: str = "q35"
     trace: tuple[str, ...] = ()
     paused: bool = False
+    reboots: bool = False
     parent: Path | None = None
     start_deadline: float = 20.0
     extra: tuple[tuple[str, ...], ...] = ()
@@ -108,11 +111,12 @@ def command_line(
         ("-nodefaults",),
         ("-no-user-config",),
         ("-display", "none"),
-        ("-no-reboot",),
         *machine_arguments(options.accelerator, options.machine),
         ("-smp", str(machine.cpus)),
         ("-m", f"{machine.memory_mib}M"),
     ]
+    if not options.reboots:
+        pairs.append(("-no-reboot",))
     if machine.native_hotplug:
         driver, name = ACPI_HOTPLUG
         pairs.append(("-global", f"{driver}.{name}=off"))
