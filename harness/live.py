@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 
-from harness.errors import GuestError, HarnessError
+from harness.errors import GuestError, HarnessError, Unsupported
 from harness.guest.agent import Agent, Pages
 from harness.guest.faults import InterruptFault, ReportedFault, parse_faults, parse_interrupt_faults
 from harness.guest.guest import Guest
@@ -21,6 +21,7 @@ from harness.observations import DmaSeen
 from harness.pci import Address
 from harness.placement import place
 from harness.vmm.qemu.edu import Edu
+from harness.vmm.qemu.growth import plug_memory, plug_processor
 from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.pci import PciFunction as ConfigSpace
 
@@ -30,6 +31,8 @@ UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interr
 """Where a guest is told to let VFIO have devices whose interrupts are not remapped."""
 
 _PAGE = 4096
+_CPUS = "/sys/devices/system/cpu"
+_MEMORY = "/sys/devices/system/memory"
 _ECAM = re.compile(r"^\s*([0-9a-f]+)-[0-9a-f]+ : PCI (?:ECAM|MMCONFIG) 0000 ", re.MULTILINE)
 _PLUG_SECONDS = 30.0
 _MARK = b"the very page"
@@ -113,6 +116,48 @@ class LiveMachine:
         """Unplug a device by QMP and wait until the guest has let go of it."""
         self.vmm.unplug(id)
         self._plugged.remove(id)
+
+    def plug_processor(self) -> None:
+        """Plug a processor by QMP and wait until the guest uses it.
+
+        Raises:
+            Unsupported: its kernel has made no room for one.
+            GuestError: it does not find it in time.
+        """
+        last, most = (
+            int(self.agent.read_file(f"{_CPUS}/{name}").rpartition("-")[2]) for name in ("present", "possible")
+        )
+        if last == most:
+            raise Unsupported(
+                f"the guest's kernel has no room for a processor beyond its {most + 1}: {_CPUS}/possible",
+                hint="run it under KVM, or a kernel before 6.19: where these know of no hypervisor, and TCG's they do "
+                "not, they leave out what the MADT has not enabled (arch/x86/kernel/acpi/boot.c)",
+            )
+        path = f"{_CPUS}/cpu{last + 1}/online"
+        plug_processor(self.vmm.qmp)
+        self.agent.wait_path(path, _PLUG_SECONDS)
+        self.agent.write_file(path, "1")
+
+    def plug_memory(self, mib: int) -> range:
+        """Plug a memory module by QMP and wait until the guest uses all of it, also for what is never moved.
+
+        Returns:
+            Its guest physical addresses.
+
+        Raises:
+            GuestError: it does not find it in time.
+        """
+        self.agent.write_file(f"{_MEMORY}/auto_online_blocks", "online_kernel")
+        block = int(self.agent.read_file(f"{_MEMORY}/block_size_bytes"), 16)
+        module = plug_memory(self.vmm.qmp, mib)
+        last = f"{_MEMORY}/memory{(module.base + module.size) // block - 1}/state"
+        self.agent.wait_path(last, _PLUG_SECONDS)
+        end = time.monotonic() + _PLUG_SECONDS
+        while (seen := self.agent.read_file(last).strip()) != "online":
+            if time.monotonic() > end:
+                raise GuestError(f"the guest's {last} says {seen!r}, and not that it uses memory that was plugged")
+            time.sleep(0.02)
+        return range(module.base, module.base + module.size)
 
     def go_on_from(self, before: LiveMachine) -> None:
         """Take over what is known of the machine that this one was moved from: devices, and faults with a cause."""

@@ -29,6 +29,7 @@ from harness.spec import IommuKind, Machine
 from harness.state.read import ENGINES
 from harness.state.write import registers_text, virtio_iommu_text
 from harness.vmm.qemu.command import IOMMU
+from harness.vmm.qemu.growth import memory_modules
 from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.pci import PciFunction
 from harness.vmm.qemu.qmp import QmpError
@@ -121,9 +122,7 @@ class _LiveTables:
     _LOW_RAM = 2 << 30  # QEMU, hw/i386/pc_q35.c: RAM below 4 GiB, for machines with 2.75 GiB or more
 
     def __init__(self, vmm: QemuMachine, kind: str, registers: Callable[[], Any]) -> None:
-        ram = vmm.spec.memory_mib << 20
-        regions = split_ram(ram, self._LOW_RAM if ram >= 0xB0000000 else ram)
-        self._memory = CallableMemory(lambda address, size: vmm.qtest.read(address, size), regions)
+        self._vmm = vmm
         self._kind = kind
         self._registers = registers
         self.refresh()
@@ -131,7 +130,11 @@ class _LiveTables:
     def refresh(self) -> None:
         _, make_engine = ENGINES[self._kind]
         self._read = self._registers()
-        self._engine = make_engine(self._read, self._memory)
+        ram = self._vmm.spec.memory_mib << 20
+        regions = split_ram(ram, self._LOW_RAM if ram >= 0xB0000000 else ram)
+        if self._vmm.spec.room.memory_mib:
+            regions += memory_modules(self._vmm.qmp)
+        self._engine = make_engine(self._read, CallableMemory(lambda at, size: self._vmm.qtest.read(at, size), regions))
 
     def state(self, memory_file: str, devices: Mapping[str, int], comment: str) -> str:
         return registers_text(self._kind, self._read, file=memory_file, format="elf", devices=devices, comment=comment)

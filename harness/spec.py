@@ -29,7 +29,7 @@ from harness import strict
 from harness.device import Device, DeviceKind, Interface
 from harness.errors import SpecError, Unsupported
 
-__all__ = ["Arch", "Device", "DeviceKind", "DmaMode", "Interface", "Iommu", "IommuKind", "Machine", "Ports"]
+__all__ = ["Arch", "Device", "DeviceKind", "DmaMode", "Interface", "Iommu", "IommuKind", "Machine", "Ports", "Room"]
 
 
 class Arch(StrEnum):
@@ -123,6 +123,26 @@ class Ports:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """What can be plugged into a machine while it runs, beside devices.
+
+    Attributes:
+        cpus: processors.
+        memory_mib: RAM in one module, MiB: a multiple of 128, of which Linux takes in memory (arch/x86/mm/init_64.c,
+            `memory_block_size_bytes`).
+    """
+
+    cpus: int = 0
+    memory_mib: int = 0
+
+    def __post_init__(self) -> None:
+        if self.cpus < 0 or self.memory_mib < 0 or self.memory_mib % 128:
+            raise SpecError(
+                f"room: {self.cpus} cpus and {self.memory_mib} MiB", hint="ask for 0 or more cpus, and whole 128 MiB"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """A whole virtual machine as it is asked for.
 
@@ -135,6 +155,7 @@ class Machine:
         cpus: virtual processors.
         kernel_args: further words for the guest kernel's command line.
         ports: root ports for hot-plug beyond those of the devices.
+        room: processors and memory that can be plugged.
         native_hotplug: whether hot-plug is PCI Express's own everywhere, and not ACPI's where QEMU has that.
     """
 
@@ -146,6 +167,7 @@ class Machine:
     cpus: int = 1
     kernel_args: tuple[str, ...] = field(default=())
     ports: Ports = Ports()
+    room: Room = Room()
     native_hotplug: bool = False
 
     def __post_init__(self) -> None:

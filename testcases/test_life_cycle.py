@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 from machines import spec
-from rogue import COUNT, canary, write, write_over
+from next_kernel import load_same_kernel
+from rogue import COUNT, busy, canary, write, write_over
 from traffic import check_disk, check_network
 
 from harness.checks.inventory import check_groups
 from harness.checks.judge import judge
+from harness.errors import HarnessError
+from harness.guest.agent import PAGE, Pages
 from harness.lab import BOOT_SECONDS, Lab
 from harness.live import LiveMachine
 from harness.plugin import Lease
 from harness.report.record import Finding
-from harness.spec import IommuKind
+from harness.spec import IommuKind, Room
 
-_SOURCE, _TARGET = 0x40000000, 0x7FFFE000
+_SOURCE, _TARGET, _ADDED = 0x40000000, 0x7FFFE000, 0x60000000
+_MODULE_MIB = 256
+_TRIES = 64
 _ROGUE, _DISK, _NIC = "rogue", "disk", "nic"
 _DEVICES = (f"edu,iommu=on,id={_ROGUE}", f"virtio-blk,iommu=on,id={_DISK}", f"virtio-net,iommu=on,id={_NIC}")
 
@@ -48,6 +53,76 @@ def test_no_mapping_outlives_a_reset(lab: Lab, lease: Lease, iommu: IommuKind, h
     frame = map_and_try(machine)
     machine.restart(lambda: _RESETS[how](machine), BOOT_SECONDS)
     judge(after_a_restart(machine, frame))
+
+
+@pytest.mark.claim("IV-1", "VQ-3", "VQ-8")
+@pytest.mark.machine(devices=_DEVICES)
+def test_no_mapping_outlives_a_kexec(lab: Lab, machine: LiveMachine) -> None:
+    """When another kernel is started by the one that runs, a device is held to what the new one maps.
+
+    The device writes without pause meanwhile. No firmware runs in between, and the IOMMU is not reset. The control:
+    before it, VFIO's mapping let the device through.
+    """
+    start = load_same_kernel(lab, machine, _DISK)
+    frame = map_and_try(machine)
+    with busy(machine, _ROGUE, _TARGET + 1024, frame + 1024):
+        machine.restart(start, BOOT_SECONDS)
+    judge(after_a_restart(machine, frame))
+
+
+@pytest.mark.claim("VQ-3", "VQ-8")
+@pytest.mark.machine(devices=_DEVICES, room=Room(cpus=1))
+def test_mappings_hold_while_a_processor_is_plugged(machine: LiveMachine) -> None:
+    """A device writes without pause while a processor is plugged: what is mapped holds, and nothing else is reached.
+
+    virtio-blk and virtio-net carry data before and after.
+    """
+    frame = map_and_try(machine)
+    with busy(machine, _ROGUE, _TARGET + 1024, frame + 1024):
+        machine.plug_processor()
+    judge(old_mapping_holds(machine, frame))
+    judge(devices_work(machine))
+
+
+@pytest.mark.claim("IV-1", "VQ-3", "VQ-8")
+@pytest.mark.machine(devices=_DEVICES, room=Room(memory_mib=_MODULE_MIB))
+def test_dma_reaches_memory_that_was_plugged_only_through_a_mapping(machine: LiveMachine) -> None:
+    """When memory was plugged, a page of it that is mapped is reached, and no other, nor that one when it is unmapped.
+
+    The device writes without pause while it is plugged, and what was mapped before holds.
+    """
+    frame = map_and_try(machine)
+    with busy(machine, _ROGUE, _TARGET + 1024, frame + 1024):
+        module = machine.plug_memory(_MODULE_MIB)
+    given, withheld = pages_in(machine, module), pages_in(machine, module)
+    machine.agent.vfio_map(machine.address(_ROGUE), given, _ADDED)
+    aim, secret = given.frames[0], withheld.frames[0]
+    judge(write(machine, _ROGUE, _ADDED, aim, given, blocked=False, why="mapped by VFIO, in new memory"))
+    judge(write(machine, _ROGUE, secret, secret, given, withheld, blocked=True, why="mapped by nobody", count=4))
+    machine.agent.vfio_unmap(machine.address(_ROGUE), _ADDED, PAGE)
+    iova, why = _ADDED + 512, "unmapped by VFIO, in new memory"
+    judge(write(machine, _ROGUE, iova, aim + 512, given, blocked=True, why=why, count=4))
+    judge(old_mapping_holds(machine, frame))
+    judge(devices_work(machine))
+
+
+def old_mapping_holds(machine: LiveMachine, frame: int) -> Iterator[Finding]:
+    """What `map_and_try` has mapped is reached, and a page that is not is not."""
+    yield from write(machine, _ROGUE, _TARGET + 2048, frame + 2048, blocked=False, why="mapped by VFIO before")
+    yield from write_over(machine, _ROGUE, machine.allocate(1, canary()), blocked=True)
+
+
+def pages_in(machine: LiveMachine, module: range) -> Pages:
+    """A page of the guest's in the memory of a module.
+
+    Raises:
+        HarnessError: the guest gives none of it.
+    """
+    for _ in range(_TRIES):
+        page = machine.allocate(1, canary())
+        if page.frames[0] in module:
+            return page
+    raise HarnessError(f"none of {_TRIES} pages of the guest is in the memory that was plugged at {module.start:#x}")
 
 
 def map_and_try(machine: LiveMachine) -> int:

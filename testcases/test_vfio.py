@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 
 import pytest
-from rogue import COUNT, RATE_LIMIT_SECONDS, canary, read, write, write_in_parts
+from rogue import COUNT, RATE_LIMIT_SECONDS, busy, canary, read, write, write_in_parts
 
 from harness.checks.dma import check_bytes, check_outcome
 from harness.checks.judge import judge
@@ -308,7 +305,7 @@ def test_nothing_is_left_of_a_mapping_that_ended_during_dma(machine: LiveMachine
     page = machine.allocate(1, canary())
     machine.give_to_vfio("edu0", by=owner)
     owner.vfio_map(address, owner.adopt(page), _TARGET)
-    with _busy(machine, _TARGET, page.frames[0]):
+    with busy(machine, "edu0", _TARGET, page.frames[0]):
         match end:
             case "unmap":
                 owner.vfio_unmap(address, _TARGET, PAGE)
@@ -366,27 +363,3 @@ def test_a_user_space_driver_is_safe_through_vfio_only(machine: LiveMachine) -> 
     judge(write(machine, "vfio", _TARGET, page.frames[0], page, blocked=False, why="mapped by VFIO"))
     judge(write(machine, "vfio", aim, aim, page, blocked=True, why="not mapped by VFIO", count=4))
     judge(write(machine, "uio", aim, aim, page, blocked=False, why="UIO maps nothing: the group is passed through"))
-
-
-@contextmanager
-def _busy(live: LiveMachine, iova: int, aim: int) -> Iterator[None]:
-    """Have the device write there over and over; the block begins when it has got through once."""
-    device = live.rogue("edu0")
-    through, stop = threading.Event(), threading.Event()
-
-    def go_on() -> None:
-        with suppress(HarnessError):  # a reset in the middle of a transfer is one that never ends
-            while not stop.is_set():
-                device.dma_from_device(0, iova, COUNT, deadline=1)
-                if live.vmm.memory.read(aim, COUNT) == bytes(COUNT):
-                    through.set()
-
-    worker = threading.Thread(target=go_on)
-    worker.start()
-    try:
-        if not through.wait(10):
-            raise HarnessError("the device wrote for ten seconds and nothing arrived where VFIO had mapped it to")
-        yield
-    finally:
-        stop.set()
-        worker.join()

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import block
 import child
 import files
+import kexec
 import memory
 import network
 import pci
@@ -30,6 +31,7 @@ OPERATIONS: dict[str, Callable[..., object]] = {
     **block.OPERATIONS,
     **child.OPERATIONS,
     **files.OPERATIONS,
+    **kexec.OPERATIONS,
     **memory.OPERATIONS,
     **network.OPERATIONS,
     **pci.OPERATIONS,

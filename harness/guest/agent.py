@@ -180,6 +180,15 @@ class Agent:
         """Wait until a path is there, or gone; the seconds that it took."""
         return self._call("wait_path", {"path": path, "seconds": seconds, "present": present}, float, seconds + 10)
 
+    def kexec_load(self, disk: str, kernel: tuple[int, int], initrd: tuple[int, int], arguments: str) -> None:
+        """Load a bzImage and its initrd from a disk, each given as offset and bytes, to be started by `kexec_start`."""
+        where = {"kernel": kernel, "initrd": initrd}
+        self._call("kexec_load", {"device": disk, **where, "arguments": arguments}, type(None), 60.0)
+
+    def kexec_start(self, seconds: float) -> None:
+        """End this kernel after that time, and start the one that was loaded."""
+        self._call("kexec_start", {"seconds": seconds}, type(None))
+
     def pci_functions(self) -> tuple[Function, ...]:
         """Every PCI function, in the order of the addresses."""
         return self._call("pci_functions", {}, tuple[Function, ...])

@@ -112,8 +112,8 @@ def command_line(
         ("-no-user-config",),
         ("-display", "none"),
         *machine_arguments(options.accelerator, options.machine),
-        ("-smp", str(machine.cpus)),
-        ("-m", f"{machine.memory_mib}M"),
+        ("-smp", _processors(machine)),
+        ("-m", _memory(machine)),
     ]
     if not options.reboots:
         pairs.append(("-no-reboot",))
@@ -152,6 +152,20 @@ def machine_arguments(accelerator: Accelerator, machine: str = "q35") -> tuple[t
         case Accelerator.TCG:
             # QEMU 5.2's TCG tells guests that it has BMI2 and raises #UD on SHLX, with which Linux 6.12 unpacks itself.
             return ("-machine", machine), ("-accel", "tcg"), ("-cpu", "max,bmi2=off")
+
+
+def _processors(machine: Machine) -> str:
+    if not machine.room.cpus:
+        return str(machine.cpus)
+    # Each in a socket of its own: Linux that knows of no hypervisor, and TCG's it does not, takes no processor into a
+    # package that is there at boot (arch/x86/kernel/cpu/topology.c).
+    total = machine.cpus + machine.room.cpus
+    return f"{machine.cpus},maxcpus={total},sockets={total},cores=1,threads=1"
+
+
+def _memory(machine: Machine) -> str:
+    room = machine.room.memory_mib
+    return f"{machine.memory_mib}M" + (f",slots=1,maxmem={machine.memory_mib + room}M" if room else "")
 
 
 def front_ends(machine: Machine, placement: Placement, plugged: Collection[str] = ()) -> tuple[Properties, ...]:
