@@ -124,15 +124,15 @@ class LiveMachine:
             Unsupported: its kernel has made no room for one.
             GuestError: it does not find it in time.
         """
-        last, most = (
-            int(self.agent.read_file(f"{_CPUS}/{name}").rpartition("-")[2]) for name in ("present", "possible")
-        )
-        if last == most:
+        # Where Linux knows of no hypervisor, and TCG's it does not, newer kernels leave out what the MADT does not call
+        # enabled: arch/x86/kernel/acpi/boot.c, acpi_is_processor_usable.
+        present, possible = (self.agent.read_file(f"{_CPUS}/{name}").strip() for name in ("present", "possible"))
+        if present == possible:
             raise Unsupported(
-                f"the guest's kernel has no room for a processor beyond its {most + 1}: {_CPUS}/possible",
-                hint="run it under KVM, or a kernel before 6.19: where these know of no hypervisor, and TCG's they do "
-                "not, they leave out what the MADT has not enabled (arch/x86/kernel/acpi/boot.c)",
+                f"the guest's kernel has no room for another processor: {_CPUS}/possible is {possible}",
+                hint="run it under KVM, or with an older kernel",
             )
+        last = int(present.rpartition("-")[2])
         path = f"{_CPUS}/cpu{last + 1}/online"
         plug_processor(self.vmm.qmp)
         self.agent.wait_path(path, _PLUG_SECONDS)
