@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable
+from functools import cached_property
 
-from harness.errors import GuestError, HarnessError, Unsupported
+from harness.errors import GuestError, HarnessError, Unsupported, VmmTimeout
 from harness.guest.agent import Agent, Pages
 from harness.guest.faults import InterruptFault, ReportedFault, parse_faults, parse_interrupt_faults
 from harness.guest.guest import Guest
@@ -31,6 +32,10 @@ UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interr
 """Where a guest is told to let VFIO have devices whose interrupts are not remapped."""
 
 _PAGE = 4096
+_PCIEXBAR = 0x60  # register of the host bridge: its bit 0 switches the ECAM on (QEMU, include/hw/pci-host/q35.h)
+_SLEEP_KIND = "/sys/power/mem_sleep"
+_SLEEP_SECONDS = 30.0
+_WAKE_SECONDS = 10.0
 _CPUS = "/sys/devices/system/cpu"
 _MEMORY = "/sys/devices/system/memory"
 _ECAM = re.compile(r"^\s*([0-9a-f]+)-[0-9a-f]+ : PCI (?:ECAM|MMCONFIG) 0000 ", re.MULTILINE)
@@ -64,7 +69,6 @@ class LiveMachine:
         self._plugged: set[str] = set()
         self._buffers: dict[str, bytes] = {}
         self._asked: set[int | None] = set()
-        self._ecam: int | None = None
         self._engine: LiveEngine | None = None
 
     @property
@@ -180,15 +184,49 @@ class LiveMachine:
             by()
         self._engine = None
 
+    def suspend(self) -> None:
+        """Have the guest suspend to RAM (ACPI S3) and wait until it has.
+
+        Raises:
+            Unsupported: its kernel cannot, on this machine.
+            GuestError: it does not in time.
+        """
+        kinds = self.agent.read_file(_SLEEP_KIND)
+        if "deep" not in kinds:
+            raise Unsupported(f"the guest cannot suspend to RAM: {_SLEEP_KIND} is {kinds.strip()!r}")
+        self.agent.write_file(_SLEEP_KIND, "deep")
+        mark = self.vmm.qmp.event_count
+        self.guest.run("(sleep 0.1; echo mem >/sys/power/state) >/dev/null 2>&1 &")
+        try:
+            self.vmm.qmp.wait_event(("SUSPEND",), deadline=_SLEEP_SECONDS, since=mark)
+        except VmmTimeout:
+            late = GuestError(
+                f"the guest did not suspend within {_SLEEP_SECONDS:g} s", evidence=self.vmm.console.tail()
+            )
+            raise self.vmm.blame(late) from None
+
+    def wake(self) -> None:
+        """Wake a guest that is suspended, and wait until its agent answers.
+
+        Raises:
+            GuestError: it does not.
+        """
+        self.vmm.qmp.execute("system_wakeup")
+        self.agent.ping(_WAKE_SECONDS)
+        # SeaBIOS leaves the ECAM off that it set up at boot (docs/findings.md, F-21), and the host has no other way.
+        self.guest.run(f"setpci -s 0:0.0 {_PCIEXBAR:x}.l={self._ecam | 1:x}")
+
     def config_space(self, address: Address) -> ConfigSpace:
         """A function's configuration space, reached from the host through the ECAM that the guest's firmware set up."""
-        if self._ecam is None:
-            iomem = self.agent.read_file("/proc/iomem")
-            found = _ECAM.search(iomem)
-            if found is None:
-                raise GuestError("the guest's /proc/iomem has no PCI ECAM", evidence=iomem)
-            self._ecam = int(found[1], 16)
         return ConfigSpace(self.vmm.qtest, self._ecam, address)
+
+    @cached_property
+    def _ecam(self) -> int:
+        iomem = self.agent.read_file("/proc/iomem")
+        found = _ECAM.search(iomem)
+        if found is None:
+            raise GuestError("the guest's /proc/iomem has no PCI ECAM", evidence=iomem)
+        return int(found[1], 16)
 
     def rogue(self, id: str) -> Edu:
         """An edu device, driven by the host behind the guest's back."""

@@ -13,7 +13,7 @@ from traffic import check_disk, check_network
 
 from harness.checks.inventory import check_groups
 from harness.checks.judge import judge
-from harness.errors import HarnessError
+from harness.errors import GuestUnreachable, HarnessError
 from harness.guest.agent import PAGE, Pages
 from harness.lab import BOOT_SECONDS, Lab
 from harness.live import LiveMachine
@@ -104,6 +104,29 @@ def test_dma_reaches_memory_that_was_plugged_only_through_a_mapping(machine: Liv
     judge(write(machine, _ROGUE, iova, aim + 512, given, blocked=True, why=why, count=4))
     judge(old_mapping_holds(machine, frame))
     judge(devices_work(machine))
+
+
+@pytest.mark.claim("IV-1", "VQ-3", "VQ-8")
+@pytest.mark.machine(devices=_DEVICES)
+def test_mappings_hold_after_a_suspend(machine: LiveMachine) -> None:
+    """After the guest was suspended to RAM and has woken, what was mapped before is reached, and nothing else.
+
+    Waking resets the machine: registers and caches of the IOMMU are the driver's to bring back.
+    """
+    frame = map_and_try(machine)
+    machine.suspend()
+    judge(wake(machine))
+    judge(old_mapping_holds(machine, frame))
+    judge(check_groups(machine.topology, machine.agent.iommu_groups()))
+    judge(devices_work(machine))
+
+
+def wake(machine: LiveMachine) -> Iterator[Finding]:
+    """Wake a guest that is suspended; what is wrong if it does not come back."""
+    try:
+        machine.wake()
+    except GuestUnreachable as error:
+        yield Finding(subject="the agent of a guest that was woken", expected="it answers", seen=error.message)
 
 
 def old_mapping_holds(machine: LiveMachine, frame: int) -> Iterator[Finding]:

@@ -136,9 +136,9 @@ class Agent:
         self._port.send(b"\n", _START_SECONDS, check)
         self._call("ping", {}, dict[str, object], _START_SECONDS)
 
-    def ping(self) -> None:
+    def ping(self, deadline_seconds: float = 10.0) -> None:
         """Ask whether it is there."""
-        self._call("ping", {}, dict[str, object])
+        self._call("ping", {}, dict[str, object], deadline_seconds)
 
     def wake(self, seconds: float, entropy: bytes, authorized_keys: bytes) -> None:
         """Tell a guest that goes on from where it was saved what it cannot know.
