@@ -41,9 +41,9 @@ class Root(StrEnum):
 
 
 # Device numbers of what a spec asks for; on the main root the others are the harness's own and the chipset's.
-_IO_PORTS = 4  # of 4 KiB each, out of 64 KiB
-_CONVENTIONAL_NUMBERS, _FUNCTIONS = range(0x20), range(8)
 _NUMBERS = {Root.MAIN: range(0x04, AGENT_NUMBER), Root.OUTSIDE: range(0x1F)}
+_CONVENTIONAL_NUMBERS, _FUNCTIONS = range(0x20), range(8)
+_IO_PORTS = 4  # root ports outside that firmware keeps I/O ports for: 4 KiB each, out of 64 KiB in all
 
 
 @dataclass(frozen=True, slots=True)
