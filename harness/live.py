@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 
-from harness.errors import GuestError, HarnessError, Unsupported, VmmTimeout
+from harness.errors import GuestError, HarnessError
 from harness.guest.agent import Agent, Pages
 from harness.guest.faults import InterruptFault, ReportedFault, parse_faults, parse_interrupt_faults
 from harness.guest.guest import Guest
@@ -22,7 +22,6 @@ from harness.observations import DmaSeen
 from harness.pci import Address
 from harness.placement import place
 from harness.vmm.qemu.edu import Edu
-from harness.vmm.qemu.growth import plug_memory, plug_processor
 from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.pci import PciFunction as ConfigSpace
 
@@ -32,12 +31,6 @@ UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interr
 """Where a guest is told to let VFIO have devices whose interrupts are not remapped."""
 
 _PAGE = 4096
-_PCIEXBAR = 0x60  # register of the host bridge: its bit 0 switches the ECAM on (QEMU, include/hw/pci-host/q35.h)
-_SLEEP_KIND = "/sys/power/mem_sleep"
-_SLEEP_SECONDS = 30.0
-_WAKE_SECONDS = 10.0
-_CPUS = "/sys/devices/system/cpu"
-_MEMORY = "/sys/devices/system/memory"
 _ECAM = re.compile(r"^\s*([0-9a-f]+)-[0-9a-f]+ : PCI (?:ECAM|MMCONFIG) 0000 ", re.MULTILINE)
 _PLUG_SECONDS = 30.0
 _MARK = b"the very page"
@@ -121,48 +114,6 @@ class LiveMachine:
         self.vmm.unplug(id)
         self._plugged.remove(id)
 
-    def plug_processor(self) -> None:
-        """Plug a processor by QMP and wait until the guest uses it.
-
-        Raises:
-            Unsupported: its kernel has made no room for one.
-            GuestError: it does not find it in time.
-        """
-        # Where Linux knows of no hypervisor, and TCG's it does not, newer kernels leave out what the MADT does not call
-        # enabled: arch/x86/kernel/acpi/boot.c, acpi_is_processor_usable.
-        present, possible = (self.agent.read_file(f"{_CPUS}/{name}").strip() for name in ("present", "possible"))
-        if present == possible:
-            raise Unsupported(
-                f"the guest's kernel has no room for another processor: {_CPUS}/possible is {possible}",
-                hint="run it under KVM, or with an older kernel",
-            )
-        last = int(present.rpartition("-")[2])
-        path = f"{_CPUS}/cpu{last + 1}/online"
-        plug_processor(self.vmm.qmp)
-        self.agent.wait_path(path, _PLUG_SECONDS)
-        self.agent.write_file(path, "1")
-
-    def plug_memory(self, mib: int) -> range:
-        """Plug a memory module by QMP and wait until the guest uses all of it, also for what is never moved.
-
-        Returns:
-            Its guest physical addresses.
-
-        Raises:
-            GuestError: it does not find it in time.
-        """
-        self.agent.write_file(f"{_MEMORY}/auto_online_blocks", "online_kernel")
-        block = int(self.agent.read_file(f"{_MEMORY}/block_size_bytes"), 16)
-        module = plug_memory(self.vmm.qmp, mib)
-        last = f"{_MEMORY}/memory{(module.base + module.size) // block - 1}/state"
-        self.agent.wait_path(last, _PLUG_SECONDS)
-        end = time.monotonic() + _PLUG_SECONDS
-        while (seen := self.agent.read_file(last).strip()) != "online":
-            if time.monotonic() > end:
-                raise GuestError(f"the guest's {last} says {seen!r}, and not that it uses memory that was plugged")
-            time.sleep(0.02)
-        return range(module.base, module.base + module.size)
-
     def go_on_from(self, before: LiveMachine) -> None:
         """Take over what is known of the machine that this one was moved from: devices, and faults with a cause."""
         self._plugged = before._plugged.copy()
@@ -184,44 +135,17 @@ class LiveMachine:
             by()
         self._engine = None
 
-    def suspend(self) -> None:
-        """Have the guest suspend to RAM (ACPI S3) and wait until it has.
-
-        Raises:
-            Unsupported: its kernel cannot, on this machine.
-            GuestError: it does not in time.
-        """
-        kinds = self.agent.read_file(_SLEEP_KIND)
-        if "deep" not in kinds:
-            raise Unsupported(f"the guest cannot suspend to RAM: {_SLEEP_KIND} is {kinds.strip()!r}")
-        self.agent.write_file(_SLEEP_KIND, "deep")
-        mark = self.vmm.qmp.event_count
-        self.guest.run("(sleep 0.1; echo mem >/sys/power/state) >/dev/null 2>&1 &")
-        try:
-            self.vmm.qmp.wait_event(("SUSPEND",), deadline=_SLEEP_SECONDS, since=mark)
-        except VmmTimeout:
-            late = GuestError(
-                f"the guest did not suspend within {_SLEEP_SECONDS:g} s", evidence=self.vmm.console.tail()
-            )
-            raise self.vmm.blame(late) from None
-
-    def wake(self) -> None:
-        """Wake a guest that is suspended, and wait until its agent answers.
-
-        Raises:
-            GuestError: it does not.
-        """
-        self.vmm.qmp.execute("system_wakeup")
-        self.agent.ping(_WAKE_SECONDS)
-        # SeaBIOS leaves the ECAM off that it set up at boot (docs/findings.md, F-21), and the host has no other way.
-        self.guest.run(f"setpci -s 0:0.0 {_PCIEXBAR:x}.l={self._ecam | 1:x}")
-
     def config_space(self, address: Address) -> ConfigSpace:
         """A function's configuration space, reached from the host through the ECAM that the guest's firmware set up."""
-        return ConfigSpace(self.vmm.qtest, self._ecam, address)
+        return ConfigSpace(self.vmm.qtest, self.ecam, address)
 
     @cached_property
-    def _ecam(self) -> int:
+    def ecam(self) -> int:
+        """Guest physical address of the ECAM that its firmware set up.
+
+        Raises:
+            GuestError: its /proc/iomem has none.
+        """
         iomem = self.agent.read_file("/proc/iomem")
         found = _ECAM.search(iomem)
         if found is None:

@@ -16,6 +16,7 @@ from harness.checks.judge import judge
 from harness.errors import GuestUnreachable, HarnessError
 from harness.guest.agent import PAGE, Pages
 from harness.lab import BOOT_SECONDS, Lab
+from harness.life_cycle import plug_memory, plug_processor, suspend, wake
 from harness.live import LiveMachine
 from harness.plugin import Lease
 from harness.report.record import Finding
@@ -79,7 +80,7 @@ def test_mappings_hold_while_a_processor_is_plugged(machine: LiveMachine) -> Non
     """
     frame = map_and_try(machine)
     with busy(machine, _ROGUE, _TARGET + 1024, frame + 1024):
-        machine.plug_processor()
+        plug_processor(machine)
     judge(old_mapping_holds(machine, frame))
     judge(devices_work(machine))
 
@@ -93,7 +94,7 @@ def test_dma_reaches_memory_that_was_plugged_only_through_a_mapping(machine: Liv
     """
     frame = map_and_try(machine)
     with busy(machine, _ROGUE, _TARGET + 1024, frame + 1024):
-        module = machine.plug_memory(_MODULE_MIB)
+        module = plug_memory(machine, _MODULE_MIB)
     given, withheld = pages_in(machine, module), pages_in(machine, module)
     machine.agent.vfio_map(machine.address(_ROGUE), given, _ADDED)
     aim, secret = given.frames[0], withheld.frames[0]
@@ -114,17 +115,17 @@ def test_mappings_hold_after_a_suspend(machine: LiveMachine) -> None:
     Waking resets the machine: registers and caches of the IOMMU are the driver's to bring back.
     """
     frame = map_and_try(machine)
-    machine.suspend()
-    judge(wake(machine))
+    suspend(machine)
+    judge(wakes(machine))
     judge(old_mapping_holds(machine, frame))
     judge(check_groups(machine.topology, machine.agent.iommu_groups()))
     judge(devices_work(machine))
 
 
-def wake(machine: LiveMachine) -> Iterator[Finding]:
+def wakes(machine: LiveMachine) -> Iterator[Finding]:
     """Wake a guest that is suspended; what is wrong if it does not come back."""
     try:
-        machine.wake()
+        wake(machine)
     except GuestUnreachable as error:
         yield Finding(subject="the agent of a guest that was woken", expected="it answers", seen=error.message)
 

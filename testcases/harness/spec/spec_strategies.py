@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from harness.spec import Device, DeviceKind, DmaMode, Interface, Iommu, IommuKind, Machine, Ports
+from harness.spec import Device, DeviceKind, DmaMode, Interface, Iommu, IommuKind, Machine, Ports, Room
 
 IMPOSSIBLE = ((IommuKind.VIRTIO, DmaMode.OFF),)
 _maybe = st.none() | st.booleans()
@@ -86,4 +86,5 @@ def machines(draw: st.DrawFn, pluggable: bool = False) -> Machine:
         kernel_args=tuple(draw(st.lists(st.sampled_from(["quiet", "a=b", 'dyndbg="file x +p"', "é"]), max_size=3))),
         native_hotplug=draw(st.booleans()),
         ports=Ports(inside=draw(st.integers(0, 6)), outside=draw(st.integers(0, 6)) if behind else 0),
+        room=Room(cpus=draw(st.integers(0, 3)), memory_mib=128 * draw(st.integers(0, 8))),
     )

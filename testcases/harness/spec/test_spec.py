@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from spec_strategies import devices, machines
 
 from harness.errors import SpecError, Unsupported
-from harness.spec import Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine
+from harness.spec import Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine, Room
 
 INTEL = Iommu(kind=IommuKind.INTEL)
 VIRTIO = Iommu(kind=IommuKind.VIRTIO)
@@ -159,6 +159,12 @@ def test_memory_below_128_mib_is_refused() -> None:
 def test_machine_without_a_processor_is_refused() -> None:
     with pytest.raises(SpecError, match="cpus=0"):
         Machine(iommu=INTEL, cpus=0)
+
+
+@pytest.mark.parametrize("room", [{"cpus": -1}, {"memory_mib": -128}, {"memory_mib": 100}])
+def test_room_that_no_machine_has_is_refused(room: dict[str, int]) -> None:
+    with pytest.raises(SpecError, match="room: "):
+        Room(**room)
 
 
 @pytest.mark.parametrize("word", ["", "a\nb", "a\0b", "\x1b[2J"])

@@ -8,7 +8,7 @@ import pytest
 from vmm_rig import spec
 
 from harness.placement import Root, place
-from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine
+from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine, Room
 from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties
 from harness.vmm.qemu.command import Accelerator, Options, command_line
@@ -206,3 +206,16 @@ def test_the_first_ports_outside_keep_room_for_legacy_registers() -> None:
     machine = spec(*("edu,iommu=off",) * 6, iommu=IommuKind.INTEL)
     ports = [d for d in _devices(machine) if d.startswith("pcie-root-port")]
     assert [",io-reserve=0x1000," in d for d in ports] == [True] * 4 + [False] * 2
+
+
+def test_a_guest_that_resets_ends_qemu_unless_it_may_reboot() -> None:
+    assert ("-no-reboot",) in _line(spec()).pairs
+    assert ("-no-reboot",) not in _line(spec(), Options(reboots=True)).pairs
+
+
+def test_a_machine_has_the_room_that_is_asked_for_and_no_other() -> None:
+    machine = replace(spec(), cpus=2, room=Room(cpus=1, memory_mib=256))
+    assert {("-smp", "2,maxcpus=3,sockets=3,cores=1,threads=1"), ("-m", "128M,slots=1,maxmem=384M")} <= {
+        *_line(machine).pairs
+    }
+    assert {("-smp", "1"), ("-m", "128M")} <= {*_line(spec()).pairs}

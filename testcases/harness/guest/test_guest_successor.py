@@ -1,0 +1,68 @@
+"""A kernel that takes the place of another in a running machine: what the harness waits for, and lets go of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from harness.errors import GuestUnreachable
+from harness.guest.guest import READY, Guest
+from harness.images.keys import Keys
+
+_KERNEL = "[    0.000000] Linux version 7.2.13"
+
+
+class _Console:
+    """A console that says what a test has it say."""
+
+    def __init__(self) -> None:
+        self.say: Callable[[str], None] = lambda line: None
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        self.say = listener
+
+    def tail(self) -> str:
+        return ""
+
+
+@pytest.fixture
+def console() -> _Console:
+    return _Console()
+
+
+@pytest.fixture
+def guest(console: _Console) -> Guest:
+    """A guest that is up."""
+    machine: Any = SimpleNamespace(console=console, alive=True, blame=lambda error: error)
+    guest = Guest(machine, Keys.generate().login)
+    console.say(_KERNEL)
+    console.say(READY)
+    guest.wait_ready(0)
+    return guest
+
+
+def test_that_the_first_kernel_is_up_does_not_say_that_the_next_one_is(guest: Guest) -> None:
+    with pytest.raises(GuestUnreachable, match="did not come up"), guest.successor(0.05):
+        pass
+
+
+def test_a_successor_is_there_from_its_first_words_on(console: _Console, guest: Guest) -> None:
+    assert guest.since == 0
+    begin = time.time()
+    with guest.successor(0.05):
+        console.say(_KERNEL)
+        told = time.time()
+        console.say(READY)
+    assert begin <= guest.since <= told
+
+
+def test_ssh_and_agent_of_the_kernel_before_are_let_go_of(console: _Console, guest: Guest) -> None:
+    guest.__dict__.update(ssh="of the first", agent="of the first")
+    with guest.successor(0.05):
+        assert guest.ssh == "of the first"
+        console.say(READY)
+    assert not {"ssh", "agent"} & guest.__dict__.keys()
