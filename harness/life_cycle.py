@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from harness.errors import GuestError, Unsupported, VmmTimeout
+from harness.errors import GuestError, GuestUnreachable, Unsupported, VmmTimeout
 from harness.live import LiveMachine
 from harness.vmm.qemu import growth
 
@@ -15,8 +15,7 @@ _CPUS = "/sys/devices/system/cpu"
 _MEMORY = "/sys/devices/system/memory"
 _PLUG_SECONDS = 30.0
 _SLEEP_KIND = "/sys/power/mem_sleep"
-_SLEEP_SECONDS = 30.0
-_WAKE_SECONDS = 10.0
+_SLEEP_SECONDS = 10.0
 _PCIEXBAR = 0x60  # register of the host bridge: its bit 0 switches the ECAM on (QEMU, include/hw/pci-host/q35.h)
 _IN_RAM = re.compile(r'mem=ram name="([^"]*)"')  # HMP `info roms`: 'addr=0... size=0x... mem=ram name="/boot/vmlinux"'
 
@@ -70,7 +69,7 @@ def suspend(live: LiveMachine) -> None:
 
     Raises:
         Unsupported: its kernel cannot, on this machine.
-        GuestError: it does not in time.
+        GuestUnreachable: it does not in time.
     """
     roms = live.vmm.qmp.execute("human-monitor-command", {"command-line": "info roms"})
     if loaded := _IN_RAM.findall(roms):
@@ -87,7 +86,9 @@ def suspend(live: LiveMachine) -> None:
     try:
         live.vmm.qmp.wait_event(("SUSPEND",), deadline=_SLEEP_SECONDS, since=mark)
     except VmmTimeout:
-        late = GuestError(f"the guest did not suspend within {_SLEEP_SECONDS:g} s", evidence=live.vmm.console.tail())
+        late = GuestUnreachable(
+            f"the guest did not suspend within {_SLEEP_SECONDS:g} s", evidence=live.vmm.console.tail()
+        )
         raise live.vmm.blame(late) from None
 
 
@@ -95,9 +96,9 @@ def wake(live: LiveMachine) -> None:
     """Wake a guest that is suspended, and wait until its agent answers.
 
     Raises:
-        GuestError: it does not.
+        GuestUnreachable: it does not.
     """
     live.vmm.qmp.execute("system_wakeup")
-    live.agent.ping(_WAKE_SECONDS)
+    live.agent.ping(_SLEEP_SECONDS)
     # SeaBIOS leaves the ECAM off that it set up at boot (docs/findings.md, F-21), and the host has no other way.
     live.guest.run(f"setpci -s 0:0.0 {_PCIEXBAR:x}.l={live.ecam | 1:x}")

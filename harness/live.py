@@ -119,7 +119,7 @@ class LiveMachine:
         self._plugged = before._plugged.copy()
         self._asked = before._asked.copy()
 
-    def restart(self, by: Callable[[], object], deadline_seconds: float) -> None:
+    def restart(self, by: Callable[[], object], deadline_seconds: float, *, panics: bool = False) -> None:
         """Put another kernel in the place of the one that runs, and wait until its SSH answers.
 
         Devices that were plugged stay.
@@ -127,11 +127,12 @@ class LiveMachine:
         Args:
             by: ends the one that runs, so that the next one starts.
             deadline_seconds: until the next one is up.
+            panics: whether it ends by a panic, as it is to.
 
         Raises:
             GuestError: it does not come up.
         """
-        with self.guest.successor(deadline_seconds):
+        with self.guest.successor(deadline_seconds, panics=panics):
             by()
         self._engine = None
 

@@ -20,13 +20,14 @@ _RESIZE_SECONDS = 10.0
 _DELAY_SECONDS = 0.2  # so that the agent can answer
 
 
-def load_same_kernel(lab: Lab, live: LiveMachine, disk: str) -> Callable[[], None]:
+def load_same_kernel(lab: Lab, live: LiveMachine, disk: str, *, crash: bool = False) -> Callable[[], None]:
     """Have the guest load its own kernel and a fresh initrd through a disk; what starts them.
 
     Args:
         lab: what the machine was made of.
-        live: the machine; its login is that of the initrd from then on.
+        live: the machine; its login is that of the initrd once that is started.
         disk: id of a virtio-blk, which grows; what stands on it is lost.
+        crash: whether they are to be started by a panic.
 
     Raises:
         Unsupported: the kernel has no kexec_file_load(2).
@@ -37,19 +38,26 @@ def load_same_kernel(lab: Lab, live: LiveMachine, disk: str) -> Callable[[], Non
     boot = lab.linux(live.spec, keys)
     kernel, initrd = lab.kernel.image.read_bytes(), lab.image.archive.read_bytes()
     initrd += bytes(-len(initrd) % 4) + boot.overlay
-    start = len(kernel) + -len(kernel) % _ALIGNMENT
-    size = start + len(initrd) + -len(initrd) % _ALIGNMENT
+    behind = len(kernel) + -len(kernel) % _ALIGNMENT
+    size = behind + len(initrd) + -len(initrd) % _ALIGNMENT
     live.vmm.qmp.execute("block_resize", {"node-name": disk_node(disk), "size": size})
     with live.vmm.disk(disk).open("r+b") as file:
         file.write(kernel)
-        file.seek(start)
+        file.seek(behind)
         file.write(initrd)
     node = live.agent.block_device(live.address(disk))
     _wait_for_size(live, node, size)
     arguments = " ".join(boot.args)
-    live.agent.kexec_load(node, (0, len(kernel)), (start, len(initrd)), arguments)
-    live.guest.login = keys.login
-    return lambda: live.agent.kexec_start(_DELAY_SECONDS)
+    live.agent.kexec_load(node, (0, len(kernel)), (behind, len(initrd)), arguments, crash=crash)
+
+    def start() -> None:
+        if crash:
+            live.guest.run(f"(sleep {_DELAY_SECONDS}; echo c >/proc/sysrq-trigger) >/dev/null 2>&1 &")
+        else:
+            live.agent.kexec_start(_DELAY_SECONDS)
+        live.guest.login = keys.login
+
+    return start
 
 
 def _wait_for_size(live: LiveMachine, node: str, size: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import pytest
 from machines import spec
 from next_kernel import load_same_kernel
-from rogue import COUNT, busy, canary, write, write_over
+from rogue import COUNT, RATE_LIMIT_SECONDS, busy, canary, write, write_over
 from traffic import check_disk, check_network
 
 from harness.checks.inventory import check_groups
@@ -18,6 +19,7 @@ from harness.guest.agent import PAGE, Pages
 from harness.lab import BOOT_SECONDS, Lab
 from harness.life_cycle import plug_memory, plug_processor, suspend, wake
 from harness.live import LiveMachine
+from harness.model.access import AccessKind, Fault
 from harness.plugin import Lease
 from harness.report.record import Finding
 from harness.spec import IommuKind, Room
@@ -71,6 +73,31 @@ def test_no_mapping_outlives_a_kexec(lab: Lab, machine: LiveMachine) -> None:
     judge(after_a_restart(machine, frame))
 
 
+@pytest.mark.claim("IV-1", "VQ-3", "VQ-8")
+@pytest.mark.machine(devices=_DEVICES, memory_mib=768, kernel_args=("crashkernel=256M",))
+def test_dma_in_flight_goes_nowhere_new_in_a_crash_kernel(lab: Lab, machine: LiveMachine) -> None:
+    """After a panic with DMA under way a device reaches nothing of the crash kernel that this has not given it.
+
+    What was mapped before may hold until the device has a driver again, as the model finds it, and not longer.
+    """
+    start = load_same_kernel(lab, machine, _DISK, crash=True)
+    frame = map_and_try(machine)
+    with busy(machine, _ROGUE, _TARGET + 1024, frame + 1024):
+        machine.restart(start, BOOT_SECONDS, panics=True)
+    time.sleep(RATE_LIMIT_SECONDS)  # so that the guest reports faults again
+    _, outcome, _ = machine.expect(_ROGUE, _TARGET + 2048, AccessKind.WRITE, 4)
+    why, blocked = "mapped by VFIO before the panic", isinstance(outcome, Fault)
+    judge(write(machine, _ROGUE, _TARGET + 2048, frame + 2048, blocked=blocked, why=why, count=4))
+    page = machine.allocate(1, canary())
+    aim = page.frames[0]
+    judge(write(machine, _ROGUE, aim, aim, page, blocked=True, why="mapped by nobody", count=4))
+    machine.give_to_vfio(_ROGUE)
+    judge(write(machine, _ROGUE, _TARGET + 3072, frame + 3072, blocked=True, why="a new container", count=4))
+    machine.agent.vfio_map(machine.address(_ROGUE), page, _TARGET)
+    judge(write(machine, _ROGUE, _TARGET, aim, page, blocked=False, why="mapped by VFIO anew"))
+    judge(devices_work(machine))
+
+
 @pytest.mark.claim("VQ-3", "VQ-8")
 @pytest.mark.machine(devices=_DEVICES, room=Room(cpus=1))
 def test_mappings_hold_while_a_processor_is_plugged(machine: LiveMachine) -> None:
@@ -115,19 +142,20 @@ def test_mappings_hold_after_a_suspend(machine: LiveMachine) -> None:
     Waking resets the machine: registers and caches of the IOMMU are the driver's to bring back.
     """
     frame = map_and_try(machine)
-    suspend(machine)
-    judge(wakes(machine))
+    judge(sleep_and_wake(machine))
     judge(old_mapping_holds(machine, frame))
     judge(check_groups(machine.topology, machine.agent.iommu_groups()))
     judge(devices_work(machine))
 
 
-def wakes(machine: LiveMachine) -> Iterator[Finding]:
-    """Wake a guest that is suspended; what is wrong if it does not come back."""
-    try:
-        wake(machine)
-    except GuestUnreachable as error:
-        yield Finding(subject="the agent of a guest that was woken", expected="it answers", seen=error.message)
+def sleep_and_wake(machine: LiveMachine) -> Iterator[Finding]:
+    """Have a guest suspend to RAM and wake it; what is wrong if it does not go or does not come back."""
+    for what, step in (("suspends", suspend), ("wakes", wake)):
+        try:
+            step(machine)
+        except GuestUnreachable as error:
+            yield Finding(subject=f"a guest that {what}", expected="it answers to that", seen=error.message)
+            return
 
 
 def old_mapping_holds(machine: LiveMachine, frame: int) -> Iterator[Finding]:

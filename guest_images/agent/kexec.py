@@ -7,19 +7,23 @@ import time
 from collections.abc import Callable
 
 _KEXEC_FILE_LOAD = 320  # Linux, arch/x86/entry/syscalls/syscall_64.tbl
+_ON_CRASH = 2  # Linux, include/uapi/linux/kexec.h
 _REBOOT_KEXEC = 0x45584543  # Linux, include/uapi/linux/reboot.h
 _BLOCK = 1 << 20
 
 
-def kexec_load(device: str, kernel: tuple[int, int], initrd: tuple[int, int], arguments: str) -> None:
-    """Load a bzImage and its initrd from a disk, each given as offset and bytes: kexec_file_load(2)."""
+def kexec_load(device: str, kernel: tuple[int, int], initrd: tuple[int, int], arguments: str, crash: bool) -> None:
+    """Load a bzImage and its initrd from a disk, each given as offset and bytes: kexec_file_load(2).
+
+    With `crash` they are for a crash of this kernel, else for `kexec_start`.
+    """
     import ctypes  # here, and not above: few agents need it, and each would take longer to start
 
     libc = ctypes.CDLL(None, use_errno=True)
     line = arguments.encode()
     files = [_copied(device, *where) for where in (kernel, initrd)]
     before = [ctypes.c_long(word) for word in (_KEXEC_FILE_LOAD, *files, len(line) + 1)]
-    failed = libc.syscall(*before, line, ctypes.c_long(0))
+    failed = libc.syscall(*before, line, ctypes.c_long(_ON_CRASH if crash else 0))
     error = ctypes.get_errno()
     for file in files:
         os.close(file)

@@ -47,7 +47,7 @@ class Guest:
         self._machine = machine
         self.login = login
         self.since = 0.0
-        self._successor_due = False
+        self._successor_due = self._panics = False
         self._watch = ProblemWatch()
         self._ready = threading.Event()
         self._complaints: deque[str] = deque(maxlen=_COMPLAINTS)
@@ -60,6 +60,8 @@ class Guest:
             self._ready.set()
         elif self._successor_due and _KERNEL in line:
             self.since, self._successor_due = time.time(), False
+            if self._panics:
+                self._watch, self._panics = ProblemWatch(), False
         elif _COMPLAINT in line:
             self._complaints.append(line.strip())
 
@@ -76,7 +78,7 @@ class Guest:
             VmmCrashed: QEMU crashed.
             VmmDied: QEMU has ended otherwise.
         """
-        fatal = self._watch.fatal
+        fatal = None if self._panics else self._watch.fatal
         if fatal is None and not self._machine.alive:
             time.sleep(_ON_ITS_WAY_SECONDS)  # what it said last
             fatal = self._watch.fatal
@@ -115,13 +117,17 @@ class Guest:
                 raise self._machine.blame(late)
 
     @contextmanager
-    def successor(self, deadline_seconds: float) -> Iterator[None]:
+    def successor(self, deadline_seconds: float, *, panics: bool = False) -> Iterator[None]:
         """The block ends the kernel that runs; then wait until the next one's init says that SSH answers.
 
         From there on SSH and agent are the next one's. Errors as of `wait_ready`.
+
+        Args:
+            deadline_seconds: until it is up.
+            panics: whether the one that runs ends by a panic, as it is to: nothing that it says of it counts.
         """
         self._ready.clear()
-        self._successor_due = True
+        self._successor_due, self._panics = True, panics
         yield
         self._stack.close()
         for made in ("ssh", "agent"):
