@@ -13,7 +13,6 @@ from harness.vmm.qemu.wiring import disk_node
 
 __all__ = ["load_same_kernel"]
 
-_OPTION = "CONFIG_KEXEC_FILE"
 _ALIGNMENT = 1 << 20
 _SECTOR = 512
 _RESIZE_SECONDS = 10.0
@@ -30,10 +29,12 @@ def load_same_kernel(lab: Lab, live: LiveMachine, disk: str, *, crash: bool = Fa
         crash: whether they are to be started by a panic.
 
     Raises:
-        Unsupported: the kernel has no kexec_file_load(2).
+        Unsupported: the kernel has no kexec_file_load(2), or none for a crash.
     """
-    if lab.kernel.config and lab.kernel.config.get(_OPTION) != "y":
-        raise Unsupported(f"kernel {lab.kernel.release} cannot start another: its configuration has no {_OPTION}")
+    config = lab.kernel.config
+    for option in ("CONFIG_KEXEC_FILE", *(["CONFIG_CRASH_DUMP"] if crash else [])):
+        if config and config.get(option) != "y":
+            raise Unsupported(f"kernel {lab.kernel.release} cannot start another: its configuration has no {option}")
     keys = Keys.generate()
     boot = lab.linux(live.spec, keys)
     kernel, initrd = lab.kernel.image.read_bytes(), lab.image.archive.read_bytes()
@@ -48,7 +49,7 @@ def load_same_kernel(lab: Lab, live: LiveMachine, disk: str, *, crash: bool = Fa
     node = live.agent.block_device(live.address(disk))
     _wait_for_size(live, node, size)
     arguments = " ".join(boot.args)
-    live.agent.kexec_load(node, (0, len(kernel)), (behind, len(initrd)), arguments, crash=crash)
+    live.agent.kexec_load(node, (0, len(kernel)), (behind, len(initrd)), arguments, crash)
 
     def start() -> None:
         if crash:

@@ -180,12 +180,10 @@ class Agent:
         """Wait until a path is there, or gone; the seconds that it took."""
         return self._call("wait_path", {"path": path, "seconds": seconds, "present": present}, float, seconds + 10)
 
-    def kexec_load(
-        self, disk: str, kernel: tuple[int, int], initrd: tuple[int, int], arguments: str, *, crash: bool
-    ) -> None:
+    def kexec_load(self, disk: str, kernel: tuple[int, int], initrd: tuple[int, int], line: str, crash: bool) -> None:
         """Load a bzImage and its initrd from a disk, each as offset and bytes: for a crash, else for `kexec_start`."""
         told = {"kernel": kernel, "initrd": initrd, "crash": crash}
-        self._call("kexec_load", {"device": disk, "arguments": arguments, **told}, type(None), 60.0)
+        self._call("kexec_load", {"device": disk, "arguments": line, **told}, type(None), 60.0)
 
     def kexec_start(self, seconds: float) -> None:
         """End this kernel after that time, and start the one that was loaded."""

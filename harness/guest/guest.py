@@ -11,7 +11,7 @@ from functools import cached_property
 
 from harness.errors import GuestCrashed, GuestUnreachable
 from harness.guest.agent import Agent
-from harness.guest.problems import Problem, ProblemWatch
+from harness.guest.problems import Problem, ProblemKind, ProblemWatch
 from harness.guest.ssh import Completed, SshSession
 from harness.images.keys import Login
 from harness.vmm.protocol import RunningMachine
@@ -48,6 +48,7 @@ class Guest:
         self.login = login
         self.since = 0.0
         self._successor_due = self._panics = False
+        self._earlier: tuple[Problem, ...] = ()
         self._watch = ProblemWatch()
         self._ready = threading.Event()
         self._complaints: deque[str] = deque(maxlen=_COMPLAINTS)
@@ -61,6 +62,7 @@ class Guest:
         elif self._successor_due and _KERNEL in line:
             self.since, self._successor_due = time.time(), False
             if self._panics:
+                self._earlier = tuple(p for p in self._watch.problems if p.kind is not ProblemKind.PANIC)
                 self._watch, self._panics = ProblemWatch(), False
         elif _COMPLAINT in line:
             self._complaints.append(line.strip())
@@ -68,7 +70,7 @@ class Guest:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """What the guest kernel has complained of so far: panics, oopses, WARNs..."""
-        return self._watch.problems
+        return (*self._earlier, *self._watch.problems)
 
     def check(self) -> None:
         """See whether there is still somebody to wait for.
@@ -124,7 +126,7 @@ class Guest:
 
         Args:
             deadline_seconds: until it is up.
-            panics: whether the one that runs ends by a panic, as it is to: nothing that it says of it counts.
+            panics: whether the one that runs ends by a panic, as it is to: that is no problem then.
         """
         self._ready.clear()
         self._successor_due, self._panics = True, panics

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from harness.errors import GuestUnreachable
+from harness.errors import GuestCrashed, GuestUnreachable
 from harness.guest.guest import READY, Guest
 from harness.images.keys import Keys
 
+_PANIC = "[    9.1] Kernel panic - not syncing: sysrq triggered crash"
+_WARN = "[    5.1] WARNING: CPU: 0 PID: 1 at kernel/irq/manage.c:1"
 _KERNEL = "[    0.000000] Linux version 7.2.13"
 
 
@@ -58,6 +60,19 @@ def test_a_successor_is_there_from_its_first_words_on(console: _Console, guest: 
         told = time.time()
         console.say(READY)
     assert begin <= guest.since <= told
+
+
+def test_a_panic_that_is_to_be_is_no_problem_and_one_of_the_successor_is(console: _Console, guest: Guest) -> None:
+    console.say(_WARN)
+    with guest.successor(0.05, panics=True):
+        console.say(_PANIC)
+        guest.check()
+        console.say(_KERNEL)
+        console.say(READY)
+    assert [problem.line for problem in guest.problems] == [_WARN]
+    console.say(_PANIC)
+    with pytest.raises(GuestCrashed, match="panic"):
+        guest.check()
 
 
 def test_ssh_and_agent_of_the_kernel_before_are_let_go_of(console: _Console, guest: Guest) -> None:
