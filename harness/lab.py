@@ -26,8 +26,8 @@ from harness.images.build import Image, build_image
 from harness.images.kernel_modules import require_driver
 from harness.images.keys import Keys, Login
 from harness.images.overlay import pack_overlay
-from harness.live import LiveMachine
-from harness.live_requests import REQUEST_EVENTS
+from harness.live.machine import LiveMachine
+from harness.live.requests import REQUEST_EVENTS
 from harness.report.record import Artifact
 from harness.spec import Arch, IommuKind, Machine
 from harness.vmm.protocol import LinuxBoot

@@ -28,7 +28,7 @@ from harness.checks.known_issues import KnownIssues
 from harness.claims import load_claims, page
 from harness.errors import GuestCrashed, HarnessError, SpecError, Unsupported
 from harness.lab import Lab
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.plugin_record import CaseLog, LabFacts, pack
 from harness.plugin_recorder import WORKER_OUTPUT, Recorder
 from harness.resources import KNOWN_ISSUES

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rogue import COUNT, canary
 
 from harness.errors import HarnessError, Unsupported
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
 from harness.vmm.qemu.processor import page_table
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from harness.errors import GuestError, Unsupported
 from harness.images.keys import Keys
 from harness.lab import Lab
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.vmm.qemu.wiring import disk_node
 
 __all__ = ["load_same_kernel"]

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from harness.checks.dma import check_bytes, check_memory, check_outcome, check_reported, check_unreported
 from harness.errors import HarnessError
 from harness.guest.agent import Pages
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
 from harness.report.record import Finding
 

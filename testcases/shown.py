@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.model.firmware.tables import SIGNATURES
 from harness.model.pci.config_space import read_tree
 from harness.model.pci.tree import PciTree

@@ -11,7 +11,7 @@ from harness.checks.hotplug import check_nothing_left
 from harness.checks.inventory import check_groups
 from harness.checks.judge import judge
 from harness.checks.work import check_platform_access, check_untranslated
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.plugin import Lease
 from harness.report.record import Finding
 from harness.spec import IommuKind

@@ -12,7 +12,7 @@ from traffic import check_disk
 from harness.checks.dma import check_bytes
 from harness.checks.judge import judge
 from harness.guest.agent import PAGE
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.plugin import Lease
 from harness.report.record import Finding
 from harness.spec import Device, Iommu, IommuKind, Machine

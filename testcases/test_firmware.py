@@ -13,7 +13,7 @@ from harness.checks.inventory import check_groups
 from harness.checks.judge import judge
 from harness.checks.pci_tree import check_pci_tree
 from harness.errors import Unsupported
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 
 _DMAR_HEADER, _DRHD, _INCLUDE_PCI_ALL = 48, 0, 1
 _MIX = ("virtio-blk,iommu=on", "edu,iommu=on", "virtio-net,iommu=on", "virtio-blk,iommu=off", "edu,iommu=off")

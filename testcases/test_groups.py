@@ -8,7 +8,7 @@ from machines import spec
 from harness.checks.inventory import check_functions, check_group_types, check_groups
 from harness.checks.judge import judge
 from harness.guest.lspci import lspci
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.plugin import Lease
 from harness.spec import DmaMode, IommuKind
 

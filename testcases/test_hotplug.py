@@ -17,8 +17,8 @@ from harness.checks.inventory import check_functions, check_groups
 from harness.checks.judge import judge
 from harness.errors import SpecError, VmmTimeout
 from harness.guest.lspci import lspci
-from harness.live import LiveMachine
-from harness.plug_rounds import leftovers, plug_rounds
+from harness.live.machine import LiveMachine
+from harness.live.plug_rounds import leftovers, plug_rounds
 from harness.plugin import Lease
 from harness.spec import IommuKind
 

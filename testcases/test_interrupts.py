@@ -13,8 +13,8 @@ from harness.checks.interrupts import check_arrived, check_interrupt_outcome, ch
 from harness.checks.judge import judge
 from harness.checks.work import check_refused
 from harness.errors import HarnessError
-from harness.live import UNSAFE_INTERRUPTS, LiveMachine
-from harness.live_interrupts import Arrivals, Sent, messages
+from harness.live.interrupts import Arrivals, Sent, messages
+from harness.live.machine import UNSAFE_INTERRUPTS, LiveMachine
 from harness.model.engine import Interrupt
 from harness.model.topology import VTD_REGISTERS
 from harness.model.vtd.interrupts.entries import IRTA_REG, REMAPPED_ENTRY

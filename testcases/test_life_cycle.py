@@ -17,8 +17,8 @@ from harness.checks.judge import judge
 from harness.errors import GuestUnreachable, HarnessError
 from harness.guest.agent import PAGE, Pages
 from harness.lab import BOOT_SECONDS, Lab
-from harness.life_cycle import plug_memory, plug_processor, suspend, wake
-from harness.live import LiveMachine
+from harness.live.life_cycle import plug_memory, plug_processor, suspend, wake
+from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind, Fault
 from harness.plugin import Lease
 from harness.report.record import Finding

@@ -14,7 +14,7 @@ from harness.checks.work import check_same_mappings
 from harness.errors import Unsupported, VmmStartError
 from harness.guest.agent import Pages
 from harness.lab import Lab
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.model.access import Mapping as MappedRange
 from harness.plugin import Lease, Move
 from harness.report.record import Finding

@@ -7,7 +7,7 @@ from attacks import ATTACKS, DEVICES, OUTSIDE, READS, ROGUE, Scene
 from rogue import canary, copy, read, write, write_in_parts, write_over
 
 from harness.checks.judge import judge
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.spec import DmaMode
 
 _WHY = "VFIO has mapped three pages for the device, and nothing else"

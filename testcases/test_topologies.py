@@ -16,7 +16,7 @@ from harness.checks.judge import judge
 from harness.checks.pci_tree import check_pci_tree
 from harness.errors import AgentError, HarnessError
 from harness.guest.lspci import lspci
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.model.access import Mapping, Permissions
 from harness.plugin import Lease
 from harness.report.record import Finding

@@ -13,7 +13,7 @@ from harness.checks.judge import judge
 from harness.checks.work import check_refused
 from harness.errors import HarnessError
 from harness.guest.agent import PAGE, Pages
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
 from harness.report.record import Finding
 from harness.spec import DmaMode

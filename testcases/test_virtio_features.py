@@ -16,7 +16,7 @@ from harness.checks.inventory import check_functions, check_groups
 from harness.checks.judge import judge
 from harness.checks.work import check_platform_access
 from harness.guest.lspci import ListedFunction
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.pci import Address
 from harness.placement import place
 from harness.plugin import Lease

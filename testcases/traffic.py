@@ -15,7 +15,7 @@ from harness.checks.work import (
     check_untranslated,
 )
 from harness.errors import GuestUnreachable
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
 from harness.model.virtio.dma_path import DmaPath
 from harness.report.record import Finding

@@ -12,7 +12,7 @@ from traffic import check_disk, check_network, check_path
 
 from harness.checks.work import check_driver, check_unused
 from harness.errors import Unsupported
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.report.record import Finding
 from harness.spec import DeviceKind
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.errors import GuestError
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.spec import IommuKind, Machine
 from harness.warm.lease import Leases
 

@@ -24,7 +24,7 @@ from harness.artifacts.cache import Cache
 from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
 from harness.errors import SpecError
 from harness.lab import Lab
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.spec import Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine
 from harness.state.save import check_target
 from harness.state.save import save_state as write_state

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from harness.checks.known_issues import matches
 from harness.errors import SpecError
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.model.access import Access, Outcome
 from harness.sabotage import tamper
 from harness.spec import IommuKind, Machine

@@ -8,7 +8,7 @@ from typing import Self
 from harness.guest.guest import Guest
 from harness.images.keys import Keys
 from harness.lab import Lab
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.model.access import Access, AccessKind, Outcome
 from harness.model.engine import MsiOutcome, MsiWrite
 from harness.sabotage.catalogue import Sabotage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.errors import HarnessError
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.model.access import Access, AccessKind, Fault, Outcome
 from harness.model.topology import VTD_REGISTERS
 from harness.model.vtd.interrupts.entries import IRTA_REG, REMAPPED_ENTRY

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.verdict import Verdict
 
 __all__ = ["FAULTS", "InjectedFault"]

@@ -16,7 +16,7 @@ from harness.artifacts.cache import Cache
 from harness.artifacts.progress import Progress, silent
 from harness.errors import HarnessError
 from harness.lab import Lab
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.report.record import Finding
 from harness.soak.faults import FAULTS, InjectedFault
 from harness.soak.leaks import Traces

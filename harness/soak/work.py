@@ -7,7 +7,7 @@ from random import Random
 
 from harness.checks.inventory import check_functions, check_groups
 from harness.guest.lspci import lspci
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.report.record import Finding
 from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import HostError, SpecError
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.spec import IommuKind, Machine
 
 __all__ = ["check_target", "save_state"]

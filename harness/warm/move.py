@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from harness.images.keys import Keys
 from harness.lab import Lab
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.spec import DeviceKind
 from harness.vmm.protocol import MovedMachine
 from harness.vmm.qemu.command import Options

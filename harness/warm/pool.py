@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.spec import Machine
 from harness.warm.lease import Leases
 

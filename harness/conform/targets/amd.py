@@ -16,7 +16,7 @@ from harness.conform.target import SOURCES, Bound
 from harness.conform.targets.amd_programs import Generation
 from harness.conform.targets.amd_universe import UNREACHABLE, universe
 from harness.errors import Unsupported
-from harness.live_amdvi import read_registers
+from harness.live.amdvi import read_registers
 from harness.model.amdvi.registers import AmdviRegisters
 from harness.model.amdvi.unit import AmdviUnit
 from harness.model.memory import WritableMemory

@@ -14,7 +14,7 @@ from leftovers import is_listened_to, nothing_left
 
 from harness.artifacts.cache import Cache
 from harness.lab import Lab
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.warm.lease import Leases
 from harness.warm.store import Store
 

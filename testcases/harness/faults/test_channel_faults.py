@@ -9,7 +9,7 @@ import pytest
 from faults_rig import LONG, told
 
 from harness.errors import VmmError
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.verdict import Verdict
 from harness.vmm.qemu.qmp import Qmp
 

@@ -9,7 +9,7 @@ import pytest
 from faults_rig import LONG, SOON, told
 
 from harness.errors import GuestUnreachable, VmmTimeout
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.verdict import Verdict
 
 _DAY = 86_400.0

@@ -10,7 +10,7 @@ import pytest
 from faults_rig import LONG, SOON, told
 
 from harness.errors import GuestCrashed
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.verdict import Verdict
 from harness.vmm.qemu.console import SerialConsole
 

@@ -11,7 +11,7 @@ from kernel_code import KERNEL_FAULTS, KernelCode
 from harness.artifacts.cache import Cache
 from harness.errors import AgentError, GuestCrashed, GuestUnreachable, VmmError
 from harness.lab import BOOT_SECONDS, Lab
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.verdict import Verdict
 from harness.warm.lease import Leases
 from harness.warm.store import Store

@@ -29,7 +29,7 @@ from harness.guest.lspci import parse_lspci
 from harness.guest.problems import ProblemWatch
 from harness.guest.ssh import SshSession
 from harness.images.keys import Keys
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.model.topology import topology
 from harness.report.console import print_run
 from harness.report.html import to_html

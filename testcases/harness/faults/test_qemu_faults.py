@@ -10,7 +10,7 @@ import pytest
 from faults_rig import LONG, told
 
 from harness.errors import VmmCrashed, VmmDied, VmmTimeout
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.verdict import Verdict
 
 _DEADLINE = 0.5

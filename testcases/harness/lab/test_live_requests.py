@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import GuestError, SpecError
-from harness.live_model import endpoints
-from harness.live_requests import RequestReplay, request
+from harness.live.model import endpoints
+from harness.live.requests import RequestReplay, request
 from harness.model.access import Access, AccessKind, Bypassed, Outcome, Translated
 from harness.model.topology import topology
 from harness.model.virtio_iommu.config import Features, VirtioIommuConfig

@@ -6,7 +6,7 @@ import pytest
 from vmm_rig import Start, function, spec
 
 from harness.errors import GuestError
-from harness.live_interrupts import Arrivals, Sent, messages
+from harness.live.interrupts import Arrivals, Sent, messages
 from harness.model.x86_message import X86Message
 from harness.vmm.qemu.apic import Message
 from harness.vmm.qemu.edu import Edu

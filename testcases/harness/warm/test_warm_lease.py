@@ -17,7 +17,7 @@ from harness.guest.lspci import lspci
 from harness.guest.ssh import SshSession
 from harness.images.keys import Keys, Login
 from harness.lab import Lab
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.spec import Device, Iommu, IommuKind, Machine
 from harness.vmm.qemu.machine import QemuMachine
 from harness.warm.lease import Leases

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from harness.errors import HarnessError
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.spec import Iommu, IommuKind, Machine
 from harness.verdict import Verdict
 

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 
 # Intel SDM, volume 2: opcodes of a jump and a call by 32 bits from the next instruction on.
 _RELATIVE = {"jmp": b"\xe9", "call": b"\xe8"}

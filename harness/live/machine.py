@@ -14,7 +14,7 @@ from harness.errors import GuestError, HarnessError
 from harness.guest.agent import Agent, Pages
 from harness.guest.faults import InterruptFault, ReportedFault, parse_faults, parse_interrupt_faults
 from harness.guest.guest import Guest
-from harness.live_model import LiveEngine, live_engine
+from harness.live.model import LiveEngine, live_engine
 from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Mapping, Outcome
 from harness.model.engine import Interrupt, MsiOutcome, MsiWrite
 from harness.model.topology import PciFunction, Topology, topology

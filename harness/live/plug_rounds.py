@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 
 __all__ = ["Leftovers", "Rounds", "leftovers", "plug_rounds"]
 

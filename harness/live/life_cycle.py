@@ -6,7 +6,7 @@ import re
 import time
 
 from harness.errors import GuestError, GuestUnreachable, Unsupported, VmmTimeout
-from harness.live import LiveMachine
+from harness.live.machine import LiveMachine
 from harness.vmm.qemu import growth
 
 __all__ = ["plug_memory", "plug_processor", "suspend", "wake"]

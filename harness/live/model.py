@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from harness.errors import SpecError
-from harness.live_amdvi import read_registers
-from harness.live_requests import RequestReplay
+from harness.live.amdvi import read_registers
+from harness.live.requests import RequestReplay
 from harness.model.access import Access
 from harness.model.access import Mapping as MappedRange
 from harness.model.engine import Interrupt, MsiOutcome, MsiWrite
