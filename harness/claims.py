@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.errors import SpecError
 from harness.resources import TESTCASES
 
-__all__ = ["load_claims", "page"]
+__all__ = ["claims_with_cases", "load_claims", "page"]
 
 _HEAD = """\
 # Claims, and where each is checked
@@ -18,6 +18,9 @@ Written from the cases by `.venv/bin/pytest --collect-only testcases --viommu-cl
 do not edit. A claim without a case is a gap, not a pass.
 
 """
+
+
+_NO_CASE = "none yet"
 
 
 def load_claims(path: Path = TESTCASES / "claims.toml") -> Mapping[str, str]:
@@ -51,6 +54,12 @@ def page(claims: Mapping[str, str], cases: Iterable[tuple[str, tuple[str, ...]]]
         "|---|---|---|",
     ]
     for id, text in claims.items():
-        nodes = "<br>".join(f"`{node}`" for node in shown[id]) or "none yet"
+        nodes = "<br>".join(f"`{node}`" for node in shown[id]) or _NO_CASE
         lines.append(f"| {id} | {text} | {nodes} |")
     return _HEAD + "\n".join(lines) + "\n"
+
+
+def claims_with_cases(page: str) -> tuple[str, ...]:
+    """Ids of the claims that have cases, from a page that `page` has made."""
+    rows = (line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| "))
+    return tuple(row[0] for row in rows if row[-1].startswith("`"))

@@ -79,14 +79,14 @@ def write_in_parts(
             part is.
     """
     total, done = sum(count for count, _ in parts), 0
-    blocked_part, arrives, whole = None, range(0), ""
+    blocked_part, arrives, whole = None, set[int](), ""
     for count, blocked in parts:
         access, outcome, walk = live.expect(device, iova + done, AccessKind.WRITE, count)
         yield from check_outcome(access, None if blocked else aim + done, outcome, walk, why)
         if blocked:
             blocked_part = access
         else:
-            arrives = range(arrives.start if arrives else done, done + count)
+            arrives.update(range(done, done + count))
         done, whole = done + count, walk
     mark = live.log_mark()
     aimed = range(aim & -_PAGE, aim + total, _PAGE)

@@ -106,9 +106,8 @@ def test_a_guest_lives_through_a_storm_of_faults(machine: LiveMachine) -> None:
     """
     page = machine.allocate(1, canary())
     before = machine.vmm.memory.read(page.frames[0], PAGE)
-    events = machine.vmm.trace_reader()
+    events = machine.vmm.trace.another()
     set_state(machine.vmm.qmp, _FAULT_EVENTS[machine.spec.iommu.kind], enable=True)
-    events.new()
     mark, device, requester = machine.log_mark(), machine.rogue("edu0"), machine.function("edu0").requester
     for _ in range(_STORM):
         device.dma_from_device(0, page.frames[0], BUFFER_BYTES)

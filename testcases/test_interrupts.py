@@ -8,10 +8,9 @@ import pytest
 from machines import spec
 from rogue import canary
 
-from harness.checks.dma import check_bytes
 from harness.checks.interrupts import check_arrived, check_interrupt_outcome, check_interrupt_reported
 from harness.checks.judge import judge
-from harness.checks.work import check_refused
+from harness.checks.work import check_count, check_refused
 from harness.errors import HarnessError
 from harness.live.interrupts import Arrivals, Sent, messages
 from harness.live.machine import UNSAFE_INTERRUPTS, LiveMachine
@@ -20,10 +19,10 @@ from harness.model.topology import VTD_REGISTERS
 from harness.model.vtd.interrupts.entries import IRTA_REG, REMAPPED_ENTRY
 from harness.model.vtd.interrupts.tables import remappable_message
 from harness.model.x86_message import DeliveryMode, X86Message
+from harness.observations import Message
 from harness.plugin import Lease
 from harness.report.record import Finding
 from harness.spec import IommuKind
-from harness.vmm.qemu.apic import Message
 from harness.vmm.qemu.qtest import Width
 
 _VECTOR = 0x9D
@@ -63,9 +62,10 @@ class _Forger:
         judge(check_interrupt_outcome(write, outcome, walk, blocked=blocked))
         live.agent.page_write(self._page, 0, message.data.to_bytes(4, "little"))
         live.load("rogue", _IOVA, self._page.frames[0], 4)
-        mark, arrivals = live.log_mark(), Arrivals(live.vmm)
-        live.rogue("rogue").dma_from_device(0, message.address, 4)
-        seen = [message for message in arrivals.seen() if message not in self._others]
+        mark = live.log_mark()
+        with Arrivals(live.vmm) as arrivals:
+            live.rogue("rogue").dma_from_device(0, message.address, 4)
+            seen = [message for message in arrivals.seen() if message not in self._others]
         judge(check_arrived(write, outcome, seen, walk))
         if blocked:
             judge(check_interrupt_reported(write, live.interrupt_faults(since=mark)))
@@ -156,7 +156,7 @@ def test_a_forged_interrupt_is_blocked(machine: LiveMachine, forgery: str) -> No
     """
     forger = _Forger(machine)
     forger.send(forger.own, blocked=False)
-    judge(check_bytes("interrupts of the device's own message", bytes([1]), bytes([forger.count()])))
+    judge(check_count("interrupts of the device's own message", 1, forger.count()))
     forger.send(_FORGERIES[forgery](forger), blocked=True)
 
 

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import glob
 import hashlib
 import mmap
 import os
-import time
 from collections.abc import Callable
 
-_DISK_SECONDS = 10.0
+from files import wait_for
 
 
 def block_device(address: str) -> str:
     """Device node of the disk of a virtio-blk or virtio-scsi at a PCI address, which may come a moment later."""
     base = f"/sys/bus/pci/devices/{address}/virtio*"
-    end = time.monotonic() + _DISK_SECONDS
-    while not (found := glob.glob(f"{base}/block/*") or glob.glob(f"{base}/host*/target*/*/block/*")):
-        if time.monotonic() > end:
-            raise TimeoutError(errno.ETIMEDOUT, f"{address} has no disk after {_DISK_SECONDS} s")
-        time.sleep(0.02)
-    (disk,) = found
+    (disk,) = wait_for(f"{base}/block/*", f"{base}/host*/target*/*/block/*")
     return f"/dev/{os.path.basename(disk)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,13 +19,16 @@ def child_start() -> int:
     return child.pid
 
 
-def child_call(pid: int, op: str, args: dict[str, object]) -> object:
-    """Have one do something; its answer."""
+def child_call(pid: int, op: str, args: dict[str, object], seconds: float) -> object:
+    """Have one do something; its answer, which must come within that time."""
     child = children[pid]
     assert child.stdin is not None
     assert child.stdout is not None
     child.stdin.write(json.dumps({"id": 1, "op": op, "args": args}) + "\n")
     child.stdin.flush()
+    ready, _, _ = select.select([child.stdout], [], [], seconds)
+    if not ready:
+        raise TimeoutError(f"{op}: process {pid} gives no answer within {seconds} s")
     answer = json.loads(child.stdout.readline())
     if "error" in answer:
         raise RuntimeError(f"{answer['kind']}: {answer['error']}")

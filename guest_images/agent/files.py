@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import subprocess
 import time
 from collections.abc import Callable
 
+_MATCH_SECONDS = 10.0
 GROUPS = "/sys/kernel/iommu_groups"
 
 
@@ -83,6 +85,16 @@ def wait_path(path: str, seconds: float, present: bool = True) -> float:
             raise TimeoutError(f"{path} is {'not there' if present else 'still there'} after {seconds} s")
         time.sleep(0.005)
     return time.monotonic() - start
+
+
+def wait_for(*patterns: str) -> list[str]:
+    """What matches one of the patterns, which must come within ten seconds: drivers make some things late."""
+    end = time.monotonic() + _MATCH_SECONDS
+    while not (found := [path for pattern in patterns for path in glob.glob(pattern)]):
+        if time.monotonic() > end:
+            raise TimeoutError(errno.ETIMEDOUT, f"there is no {' or '.join(patterns)}")
+        time.sleep(0.02)
+    return found
 
 
 OPERATIONS: dict[str, Callable[..., object]] = {

@@ -36,8 +36,11 @@ def kexec_start(seconds: float) -> None:
     import ctypes
 
     if os.fork() == 0:
-        time.sleep(seconds)
-        ctypes.CDLL(None).reboot(_REBOOT_KEXEC)
+        try:
+            time.sleep(seconds)
+            ctypes.CDLL(None).reboot(_REBOOT_KEXEC)
+        finally:
+            os._exit(1)  # nothing was loaded: there must not be two agents at one port
 
 
 def _copied(device: str, offset: int, size: int) -> int:
@@ -45,7 +48,10 @@ def _copied(device: str, offset: int, size: int) -> int:
     with open(device, "rb") as disk, open(os.memfd_create("kexec"), "wb") as file:
         disk.seek(offset)
         while size > 0:
-            size -= file.write(disk.read(min(size, _BLOCK)))
+            data = disk.read(min(size, _BLOCK))
+            if not data:
+                raise EOFError(f"{device} ends {size} bytes too soon")
+            size -= file.write(data)
         file.flush()
         return os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY)
 

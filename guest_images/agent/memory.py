@@ -27,7 +27,7 @@ class Pages:
     def __init__(self, fd: int, name: str, count: int, size: int) -> None:
         self.fd, self.count, self.size = fd, count, size
         self.map = mmap.mmap(fd, count * size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
-        self.address = address_of(f"/memfd:{name} ")
+        (self.address,) = addresses_of(f"/memfd:{name} ")
 
     def frames(self) -> list[int]:
         """Guest physical address of each page. Linux, Documentation/admin-guide/mm/pagemap.rst."""
@@ -44,10 +44,10 @@ class Pages:
 allocated: dict[int, Pages] = {}
 
 
-def address_of(name: str) -> int:
-    """Where what /proc/self/maps shows under that name is mapped, the last of them: the agent has no ctypes."""
+def addresses_of(name: str) -> set[int]:
+    """Where what /proc/self/maps shows under that name is mapped, which Python's mmap does not tell."""
     with open("/proc/self/maps") as maps:
-        return [int(line.split("-")[0], 16) for line in maps if name in line][-1]
+        return {int(line.split("-")[0], 16) for line in maps if name in line}
 
 
 def page_allocate(count: int, fill: str) -> dict[str, object]:

@@ -20,6 +20,7 @@ _GROUP_FLAGS_VIABLE = 1
 _DMA_MAP_FLAG = {"r": 1, "w": 2, "rw": 3}
 _CAP_IOVA_RANGE, _CAP_AVAILABLE = 1, 3
 _MSI_INDEX, _EVENTFD_TRIGGER = 1, 1 << 2 | 1 << 5
+_WINDOW = "[vfio-device]"  # what /proc/self/maps calls a BAR
 _BAR_SHIFT = 40  # drivers/vfio/pci: VFIO_PCI_INDEX_TO_OFFSET; a BAR's index is its number
 
 
@@ -91,13 +92,13 @@ def vfio_map(address: str, handle: int, iova: int, permission: str, offset: int,
 
 def vfio_map_bar(address: str, owner: str, bar: int, iova: int, size: int) -> None:
     """Map the start of a BAR of another device in VFIO's hands: DMA from peer to peer."""
-    device = containers[owner].devices[owner]
-    window = mmap.mmap(device, size, mmap.MAP_SHARED, offset=bar << _BAR_SHIFT)
-    windows.append(window)
-    _map(address, memory.address_of("[vfio-device]"), iova, "rw", size)
+    device, before = containers[owner].devices[owner], memory.addresses_of(_WINDOW)
+    windows.setdefault(owner, []).append(mmap.mmap(device, size, mmap.MAP_SHARED, offset=bar << _BAR_SHIFT))
+    (virtual,) = memory.addresses_of(_WINDOW) - before
+    _map(address, virtual, iova, "rw", size)
 
 
-windows: list[mmap.mmap] = []
+windows: dict[str, list[mmap.mmap]] = {}
 
 
 def _map(address: str, virtual: int, iova: int, permission: str, size: int) -> None:
@@ -153,6 +154,10 @@ def vfio_limits(address: str) -> dict[str, object]:
 
 def vfio_close(address: str) -> None:
     """Close a device; with the last one of a container the kernel takes every mapping of that away."""
+    for window in windows.pop(address, []):
+        window.close()
+    if address in counters:
+        os.close(counters.pop(address))
     containers.pop(address).remove(address)
 
 

@@ -10,8 +10,9 @@ import os
 import re
 import select
 import struct
-import time
 from collections.abc import Callable
+
+from files import wait_for
 
 _WAIT_SECONDS = 10.0
 _HW_RANDOM = "/sys/class/misc/hw_random"
@@ -48,7 +49,7 @@ def random_read(size: int) -> str:
 
 def port_echo(address: str, size: int) -> None:
     """Take `size` bytes from the port of a virtio-serial, and send them back the other way round, with a newline."""
-    (path,) = _wait_for(f"/sys/bus/pci/devices/{address}/virtio*/virtio-ports/*")
+    (path,) = wait_for(f"/sys/bus/pci/devices/{address}/virtio*/virtio-ports/*")
     fd = os.open(f"/dev/{os.path.basename(path)}", os.O_RDWR | os.O_NONBLOCK)
     try:
         data = b""
@@ -62,7 +63,7 @@ def port_echo(address: str, size: int) -> None:
 
 def keyboard_open(address: str) -> None:
     """Listen to a virtio keyboard from now on."""
-    (path,) = _wait_for(f"/sys/bus/pci/devices/{address}/virtio*/input/input*/event*")
+    (path,) = wait_for(f"/sys/bus/pci/devices/{address}/virtio*/input/input*/event*")
     _keyboards[address] = os.open(f"/dev/input/{os.path.basename(path)}", os.O_RDONLY | os.O_NONBLOCK)
 
 
@@ -83,7 +84,7 @@ def screen_paint(address: str, seed: int, rows: int) -> dict[str, int]:
     The console, which may have the framebuffer too, writes from the top.
     """
     base = f"/sys/bus/pci/devices/{address}"
-    (path,) = _wait_for(f"{base}/virtio*/graphics/fb*", f"{base}/graphics/fb*")
+    (path,) = wait_for(f"{base}/virtio*/graphics/fb*", f"{base}/graphics/fb*")
     with open(f"{path}/stride") as file:
         stride = int(file.read())
     with open(f"{path}/virtual_size") as file:
@@ -112,16 +113,6 @@ def cipher_test(address: str, algorithm: str) -> dict[str, object]:
         lines = [line.split() for line in file if f" {name}-" in line and f" {name}-config" not in line]
     counts = [int(word) for line in lines for word in itertools.takewhile(str.isdigit, line[1:])]
     return {"result": result, "interrupts": sum(counts)}
-
-
-def _wait_for(*patterns: str) -> list[str]:
-    """What matches one of the patterns: a driver makes its children a moment after it has bound."""
-    end = time.monotonic() + _WAIT_SECONDS
-    while not (found := [path for pattern in patterns for path in glob.glob(pattern)]):
-        if time.monotonic() > end:
-            raise TimeoutError(errno.ETIMEDOUT, f"there is no {' or '.join(patterns)}")
-        time.sleep(0.02)
-    return found
 
 
 def _wait_readable(fd: int, what: str) -> None:

@@ -9,7 +9,8 @@ import msgspec
 
 from harness.artifacts.progress import Progress, silent
 from harness.errors import SpecError
-from harness.live.plug_rounds import Leftovers, leftovers, plug_rounds
+from harness.live.plug_rounds import leftovers, plug_rounds
+from harness.observations import Leftovers
 from harness.spec import Device, Iommu, IommuKind, Machine
 from harness.warm.lease import Leases
 

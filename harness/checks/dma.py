@@ -6,7 +6,7 @@ and looked at memory does not judge; this module does no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from harness.guest.faults import ReportedFault
 from harness.model.access import Access, AccessKind, Bypassed, Fault, Outcome, Translated
@@ -44,14 +44,14 @@ def check_outcome(access: Access, target: int | None, outcome: Outcome, walk: st
         )
 
 
-def check_memory(access: Access, seen: DmaSeen, walk: str, *, arrives: range) -> Iterator[Finding]:
+def check_memory(access: Access, seen: DmaSeen, walk: str, *, arrives: Collection[int]) -> Iterator[Finding]:
     """Memory holds the payload where it was aimed, or what must arrive of it, and is unchanged everywhere else.
 
     Args:
         access: the DMA.
         seen: memory before and after.
         walk: how the model came to what it says of it, for a person.
-        arrives: which bytes of the payload must arrive; an empty range where all of it must be blocked.
+        arrives: numbers of the bytes of the payload that must arrive; none where all of it must be blocked.
 
     Raises:
         ValueError: the case could not fail: nobody looked where the payload would stand, or it stood there before.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import fields
 
-from harness.live.plug_rounds import Leftovers
 from harness.model.access import Mapping
+from harness.observations import Leftovers
 from harness.report.record import Finding
 
 __all__ = ["check_leftovers", "check_nothing_left"]

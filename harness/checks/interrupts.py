@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from harness.guest.faults import InterruptFault
 from harness.model.access import Fault
 from harness.model.engine import Interrupt, MsiOutcome, MsiWrite
+from harness.observations import Message
 from harness.pci import Address
 from harness.report.record import Finding
-from harness.vmm.qemu.apic import Message
 
 __all__ = ["check_arrived", "check_interrupt_outcome", "check_interrupt_reported"]
 
@@ -56,7 +56,7 @@ def check_interrupt_reported(write: MsiWrite, faults: Collection[InterruptFault]
 
 
 def _lines(messages: Collection[Message]) -> str:
-    return "; ".join(message.line("message:") for message in messages) or "none"
+    return "; ".join(f"message: {message}" for message in messages) or "none"
 
 
 def _text(write: MsiWrite) -> str:

@@ -12,6 +12,7 @@ from harness.model.topology import PciFunction
 from harness.report.record import Finding
 
 __all__ = [
+    "check_count",
     "check_driver",
     "check_identity",
     "check_platform_access",
@@ -78,6 +79,12 @@ def check_unused(what: str, driver: str) -> Iterator[Finding]:
     """No driver has a virtio device: it or its driver has declined the other's features."""
     if driver:
         yield Finding(subject=f"driver of {what}", expected="none: features were declined", seen=driver)
+
+
+def check_count(what: str, wanted: int, seen: int) -> Iterator[Finding]:
+    """There is just that many of something."""
+    if seen != wanted:
+        yield Finding(subject=what, expected=str(wanted), seen=str(seen))
 
 
 def check_refused(what: str, why: str, attempt: Callable[..., object], *arguments: object) -> Iterator[Finding]:

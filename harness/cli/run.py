@@ -10,6 +10,7 @@ import pytest
 import typer
 from rich.console import Console
 
+from harness.case_runs import own_pytest
 from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
 from harness.errors import SpecError
 from harness.lab import Lab
@@ -64,11 +65,8 @@ def run(
         f"{at_a_time} at a time. Ctrl-C ends all.",
         highlight=False,
     )
-    # Nothing of a project that this is installed in or run from has a say: not its pytest options, not its conftest.py.
-    words = ["-c", os.devnull, f"--confcutdir={ROOT}", "-p", "harness.plugin"]
-    words += ["--strict-markers", "-o", "xfail_strict=1"]
-    words += ["-p", "no:cacheprovider", "-qq", "--no-header", "--no-summary", "--viommu-live"]
-    words += [f"--rootdir={ROOT}", f"--qemu={lab.qemu.name}", f"--kernel={lab.kernel.name}"]
+    words = [*own_pytest(), "-qq", "--no-header", "--no-summary", "--viommu-live"]
+    words += [f"--qemu={lab.qemu.name}", f"--kernel={lab.kernel.name}"]
     words += [f"--iommu={kind}" for kind in kinds]
     words += ["-k", k] if k else []
     words += ["--viommu-cold"] if cold else []

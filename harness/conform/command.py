@@ -11,10 +11,15 @@ from harness.conform.layout import BRIDGES, DEVICES, MIB, DmaDevice
 from harness.vmm.qemu.capabilities import Capabilities
 from harness.vmm.qemu.command import ACPI_HOTPLUG
 
-__all__ = ["RAM_BYTES", "Clock", "MachineWords", "edu_words", "machine_words", "with_native_hotplug"]
+__all__ = ["RAM_BYTES", "Clock", "MachineWords", "behind_memory", "edu_words", "machine_words", "with_native_hotplug"]
 
 RAM_BYTES = 8 * MIB
 """How much memory a machine has."""
+
+
+def behind_memory(board: Board) -> int:
+    """The first physical address behind a machine's memory: nothing answers there."""
+    return board.ram + RAM_BYTES
 
 
 class Clock(StrEnum):

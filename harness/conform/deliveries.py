@@ -22,7 +22,8 @@ from harness.model.explanation import Step, step_lines
 from harness.model.invalidation import EntryKind
 from harness.model.unit import InterruptUnit, Unit
 from harness.model.x86_message import DeliveryMode, is_interrupt_address
-from harness.vmm.qemu.apic import Message
+from harness.observations import Message
+from harness.vmm.qemu.apic import read_message
 
 __all__ = ["Deliveries"]
 
@@ -135,7 +136,7 @@ class Deliveries:
         Args:
             own: messages that the IOMMU itself sent before there was DMA.
         """
-        self._seen = [Message.told(text) for text in self._machine.take_interrupts()]
+        self._seen = [read_message(text) for text in self._machine.take_interrupts()]
         self._own = own
         self._found = None
         self._looked_up.clear()
@@ -173,7 +174,7 @@ class Deliveries:
                     signature=self._signature(each),
                     step=step,
                     detail="\n".join(_details(each)),
-                    told=Told(wanted.line(event) if wanted else "", seen.line(event) if seen else ""),
+                    told=Told(f"{event} {wanted}" if wanted else "", f"{event} {seen}" if seen else ""),
                 )
             )
 

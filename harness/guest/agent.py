@@ -23,6 +23,7 @@ __all__ = [
     "PAGE",
     "Agent",
     "ChildAgent",
+    "CipherTest",
     "Function",
     "Group",
     "LogRecord",
@@ -40,9 +41,11 @@ _Name = Annotated[str, msgspec.Meta(max_length=255)]  # of a file: NAME_MAX, Lin
 _Line = Annotated[str, msgspec.Meta(max_length=4096)]  # of a file in sysfs, which has one page at most
 _Frame = Annotated[int, msgspec.Meta(ge=0, lt=1 << 52)]  # x86 has addresses of 52 bits at most
 _PageSize = Annotated[int, msgspec.Meta(ge=PAGE, le=1 << 30)]  # x86 has no larger pages
+_Pixels = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]  # of a line of a display, or its bytes
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _MacAddress = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
 _START_SECONDS = 30.0
+_CHILD_SECONDS = 5.0  # more than its parent waits for it
 _ENDED = 0  # id of the message by which init says that the agent is no more
 
 
@@ -99,24 +102,24 @@ class VfioLimits:
 class VirtioDevice:
     """A virtio device as its driver has it: name of the driver ("" for none), numbers of the negotiated features."""
 
-    driver: str
-    features: frozenset[int]
+    driver: _Name
+    features: frozenset[_Count]
 
 
 @dataclass(frozen=True, slots=True)
 class Screen:
     """Pixels in a line of a display, and bytes from one line to the next."""
 
-    width: int
-    stride: int
+    width: _Pixels
+    stride: _Pixels
 
 
 @dataclass(frozen=True, slots=True)
 class CipherTest:
     """What the kernel says of its test of a cipher ("passed"), and interrupts that the device's queues have sent."""
 
-    result: str
-    interrupts: int
+    result: _Name
+    interrupts: _Count
 
 
 class Agent:
@@ -381,8 +384,9 @@ class ChildAgent(Agent):
         self._parent._call("child_kill", {"pid": self.pid}, type(None), 15.0)
 
     def _call(self, op: str, args: dict[str, object], type: type[_T], deadline_seconds: float = 10.0) -> _T:
-        told = {"pid": self.pid, "op": op, "args": args}
-        return self._parent._call("child_call", told, type, deadline_seconds + _START_SECONDS)
+        seconds = deadline_seconds + _START_SECONDS
+        told = {"pid": self.pid, "op": op, "args": args, "seconds": seconds}
+        return self._parent._call("child_call", told, type, seconds + _CHILD_SECONDS)
 
 
 class _Answer(msgspec.Struct):

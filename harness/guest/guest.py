@@ -130,7 +130,11 @@ class Guest:
         """
         self._ready.clear()
         self._successor_due, self._panics = True, panics
-        yield
+        try:
+            yield
+        except BaseException:
+            self._successor_due = self._panics = False
+            raise
         self._stack.close()
         for made in ("ssh", "agent"):
             self.__dict__.pop(made, None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Self
 
-from harness.errors import GuestError
-from harness.vmm.qemu.apic import DELIVERY_EVENT, Message
+from harness.errors import GuestError, Unsupported
+from harness.observations import Message
+from harness.vmm.qemu.apic import DELIVERY_EVENT, read_message
 from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.pci import PciFunction
 from harness.vmm.qemu.qtest import Width
@@ -57,18 +59,32 @@ def _msix(function: PciFunction, at: int, size: int) -> tuple[Sent, ...]:
 
 
 class Arrivals:
-    """The messages that reach the processors of a machine, from here on.
+    """The messages that reach the processors of a machine while its block lasts.
 
     Args:
         vmm: the running machine.
+
+    Raises:
+        Unsupported: it runs under KVM, which tells nobody of them.
     """
 
     def __init__(self, vmm: QemuMachine) -> None:
-        set_state(vmm.qmp, DELIVERY_EVENT, enable=True)
-        self._events = vmm.trace_reader()
-        self._events.new()
+        if vmm.qmp.execute("query-kvm")["enabled"]:
+            raise Unsupported(
+                "under KVM the APIC is the host kernel's, and QEMU does not tell what arrives (QMP query-kvm)",
+                hint="run these cases under TCG",
+            )
+        self._vmm = vmm
+
+    def __enter__(self) -> Self:
+        self._events = self._vmm.trace.another()
+        set_state(self._vmm.qmp, DELIVERY_EVENT, enable=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        set_state(self._vmm.qmp, DELIVERY_EVENT, enable=False)
 
     def seen(self) -> tuple[Message, ...]:
         """Those since the last call, after a moment."""
         time.sleep(_SECONDS)
-        return tuple(Message.told(event.text) for event in self._events.new() if event.name == DELIVERY_EVENT)
+        return tuple(read_message(event.text) for event in self._events.new() if event.name == DELIVERY_EVENT)

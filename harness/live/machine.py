@@ -301,9 +301,7 @@ class LiveMachine:
         Raises:
             Unsupported: the kernel has no UIO; the message names the option.
         """
-        self._require_modules(_UIO)
-        self.agent.modprobe(_UIO)
-        # It takes no device by driver_override alone, but any whose id it is told (Linux, driver-api/uio-howto.rst).
+        self.load_modules(_UIO)
         self.agent.pci_bind(self.address(id), _UIO)
 
     def log_mark(self) -> int:

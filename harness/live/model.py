@@ -9,25 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from harness.errors import SpecError
-from harness.live.amdvi import read_registers
 from harness.live.requests import RequestReplay
 from harness.model.access import Access
 from harness.model.access import Mapping as MappedRange
+from harness.model.amdvi.engine import AmdviEngine
 from harness.model.engine import Interrupt, MsiOutcome, MsiWrite
 from harness.model.explanation import Explanation, Step, step_lines
-from harness.model.memory import CallableMemory, split_ram
+from harness.model.memory import CallableMemory, Memory, split_ram
 from harness.model.topology import VTD_REGISTERS, Topology
 from harness.model.topology import topology as complete_topology
 from harness.model.virtio_iommu.config import BYPASS_OFFSET, Features, VirtioIommuConfig
 from harness.model.virtio_iommu.engine import VirtioIommuEngine
 from harness.model.virtio_iommu.probe import RegionKind, ReservedRegion
+from harness.model.vtd.engine import VtdEngine
 from harness.model.vtd.registers import VtdRegisters
 from harness.spec import IommuKind, Machine
-from harness.state.read import ENGINES
 from harness.state.write import registers_text, virtio_iommu_text
+from harness.vmm.qemu.amdvi import read_registers
 from harness.vmm.qemu.command import IOMMU
 from harness.vmm.qemu.growth import memory_modules
 from harness.vmm.qemu.machine import QemuMachine
@@ -86,10 +87,10 @@ def live_engine(vmm: QemuMachine, topology: Topology, iommu: PciFunction | None,
     """
     match vmm.spec.iommu.kind:
         case IommuKind.INTEL:
-            return _LiveTables(vmm, "vtd", lambda: _vtd_registers(vmm.qtest))
+            return _LiveTables(vmm, "vtd", VtdEngine, lambda: _vtd_registers(vmm.qtest))
         case IommuKind.AMD:
             assert iommu is not None
-            return _LiveTables(vmm, "amdvi", lambda: read_registers(iommu))
+            return _LiveTables(vmm, "amdvi", AmdviEngine, lambda: read_registers(iommu))
         case IommuKind.VIRTIO:
             assert iommu is not None
             return _LiveVirtioIommu(vmm, endpoints(topology.machine), iommu, since)
@@ -101,11 +102,15 @@ def endpoints(machine: Machine) -> tuple[int, ...]:
     """The requester ids that a virtio-iommu can be told of: all functions behind it, those still to be plugged too."""
     hotplug = [device.id for device in machine.devices if device.hotplug]
     whole = complete_topology(machine, hotplug)
-    return tuple(function.address.requester for function in whole.functions if function.covered)
+    return tuple(dict.fromkeys(function.requester for function in whole.functions if function.covered))
 
 
-class _Remapper(Protocol):
-    """An engine of an IOMMU that remaps interrupts."""
+class _TablesEngine(Protocol):
+    """An engine that walks tables in memory, for DMA and for interrupts."""
+
+    def explain(self, access: Access) -> Explanation: ...
+
+    def iter_mappings(self, requester: int) -> Iterator[MappedRange]: ...
 
     def explain_msi(self, write: MsiWrite) -> tuple[tuple[Step, ...], MsiOutcome]: ...
 
@@ -115,26 +120,34 @@ class _LiveTables:
 
     Args:
         vmm: the running machine.
-        kind: of engine, a key of `ENGINES`.
+        kind: of engine, as state files call it.
+        make_engine: makes one of registers and memory.
         registers: reads them all.
     """
 
     _LOW_RAM = 2 << 30  # QEMU, hw/i386/pc_q35.c: RAM below 4 GiB, for machines with 2.75 GiB or more
 
-    def __init__(self, vmm: QemuMachine, kind: str, registers: Callable[[], Any]) -> None:
+    def __init__(
+        self,
+        vmm: QemuMachine,
+        kind: str,
+        make_engine: Callable[[Any, Memory], _TablesEngine],
+        registers: Callable[[], Any],
+    ) -> None:
         self._vmm = vmm
         self._kind = kind
+        self._make_engine = make_engine
         self._registers = registers
         self.refresh()
 
     def refresh(self) -> None:
-        _, make_engine = ENGINES[self._kind]
         self._read = self._registers()
         ram = self._vmm.spec.memory_mib << 20
         regions = split_ram(ram, self._LOW_RAM if ram >= 0xB0000000 else ram)
         if self._vmm.spec.room.memory_mib:
             regions += memory_modules(self._vmm.qmp)
-        self._engine = make_engine(self._read, CallableMemory(lambda at, size: self._vmm.qtest.read(at, size), regions))
+        memory = CallableMemory(lambda at, size: self._vmm.qtest.read(at, size), regions)
+        self._engine = self._make_engine(self._read, memory)
 
     def state(self, memory_file: str, devices: Mapping[str, int], comment: str) -> str:
         return registers_text(self._kind, self._read, file=memory_file, format="elf", devices=devices, comment=comment)
@@ -149,7 +162,7 @@ class _LiveTables:
         return {step.what: step.address for step in self.explain(access).steps if step.address is not None}
 
     def interrupt(self, write: MsiWrite) -> tuple[MsiOutcome, str]:
-        steps, outcome = cast(_Remapper, self._engine).explain_msi(write)
+        steps, outcome = self._engine.explain_msi(write)
         return outcome, "\n".join(step_lines(steps))
 
 

@@ -9,29 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.live.machine import LiveMachine
+from harness.observations import Leftovers
 
-__all__ = ["Leftovers", "Rounds", "leftovers", "plug_rounds"]
-
-
-@dataclass(frozen=True, slots=True)
-class Leftovers:
-    """What there is of a machine at one moment.
-
-    Attributes:
-        groups: IOMMU groups in the guest.
-        functions: PCI functions in the guest.
-        guest_kib: memory of the guest that is in use and cannot be had back, KiB.
-        descriptors: file descriptors of QEMU.
-        threads: threads of QEMU.
-        vmm_kib: memory that QEMU has to itself besides guest RAM and translated code, KiB.
-    """
-
-    groups: int
-    functions: int
-    guest_kib: int
-    descriptors: int
-    threads: int
-    vmm_kib: int
+__all__ = ["Rounds", "leftovers", "plug_rounds"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,44 +175,29 @@ _IOMMU_FUNCTIONS = {
     _VIRTIO_IOMMU: (_VIRTIO, 0x1057, 0x00FF),
     _AMD_IOMMU: (0x1022, 0x1419, 0x0806),
 }
-_CLASSES = {
-    DeviceKind.VIRTIO_NET: 0x0200,
-    DeviceKind.VIRTIO_BLK: 0x0100,
-    DeviceKind.VIRTIO_SCSI: 0x0100,
-    DeviceKind.VIRTIO_RNG: 0x00FF,
-    DeviceKind.VIRTIO_SERIAL: 0x0780,
-    DeviceKind.VIRTIO_BALLOON: 0x00FF,
-    DeviceKind.VIRTIO_GPU: 0x0380,
-    DeviceKind.VIRTIO_KEYBOARD: 0x0900,
-    DeviceKind.VIRTIO_CRYPTO: 0x00FF,
+# Of each kind of virtio device: id with the modern interface alone, id with a legacy one, class.
+_KINDS: dict[DeviceKind, tuple[int, int | None, int]] = {
+    DeviceKind.VIRTIO_NET: (0x1041, 0x1000, 0x0200),
+    DeviceKind.VIRTIO_BLK: (0x1042, 0x1001, 0x0100),
+    DeviceKind.VIRTIO_SERIAL: (0x1043, 0x1003, 0x0780),
+    DeviceKind.VIRTIO_RNG: (0x1044, 0x1005, 0x00FF),
+    DeviceKind.VIRTIO_BALLOON: (0x1045, 0x1002, 0x00FF),
+    DeviceKind.VIRTIO_SCSI: (0x1048, 0x1004, 0x0100),
+    DeviceKind.VIRTIO_GPU: (0x1050, None, 0x0380),
+    DeviceKind.VIRTIO_KEYBOARD: (0x1052, None, 0x0900),
+    DeviceKind.VIRTIO_CRYPTO: (0x1054, None, 0x00FF),
 }
-_MODERN_IDS = {
-    DeviceKind.VIRTIO_NET: 0x1041,
-    DeviceKind.VIRTIO_BLK: 0x1042,
-    DeviceKind.VIRTIO_SERIAL: 0x1043,
-    DeviceKind.VIRTIO_RNG: 0x1044,
-    DeviceKind.VIRTIO_BALLOON: 0x1045,
-    DeviceKind.VIRTIO_SCSI: 0x1048,
-    DeviceKind.VIRTIO_GPU: 0x1050,
-    DeviceKind.VIRTIO_KEYBOARD: 0x1052,
-    DeviceKind.VIRTIO_CRYPTO: 0x1054,
-}
-_LEGACY_IDS = {
-    DeviceKind.VIRTIO_NET: 0x1000,
-    DeviceKind.VIRTIO_BLK: 0x1001,
-    DeviceKind.VIRTIO_BALLOON: 0x1002,
-    DeviceKind.VIRTIO_SERIAL: 0x1003,
-    DeviceKind.VIRTIO_SCSI: 0x1004,
-    DeviceKind.VIRTIO_RNG: 0x1005,
-}
+_EDU = (0x1234, 0x11E8, 0x00FF)
 
 
 def _ids(kind: DeviceKind, interface: Interface = Interface.MODERN) -> tuple[int, int, int]:
     """Vendor, device and class of a device: a transitional one has the id of a legacy one (virtio 1.3, 4.1.2.1)."""
     if kind is DeviceKind.EDU:
-        return 0x1234, 0x11E8, 0x00FF
-    ids = _MODERN_IDS if interface is Interface.MODERN else _LEGACY_IDS
-    return _VIRTIO, ids[kind], _CLASSES[kind]
+        return _EDU
+    modern, legacy, of_class = _KINDS[kind]
+    id = modern if interface is Interface.MODERN else legacy
+    assert id is not None  # `Device` refuses a legacy interface of what has none
+    return _VIRTIO, id, of_class
 
 
 _ROOT_PORT_ACS = AcsCapability(

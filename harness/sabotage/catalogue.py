@@ -59,7 +59,7 @@ class Sabotage:
     iommus: tuple[IommuKind, ...] = (IommuKind.INTEL,)
     kernel_args: tuple[str, ...] = ()
     arguments: tuple[tuple[str, ...], ...] = ()
-    alter: Callable[[Properties], Properties | None] | None = None
+    alter: Callable[[Properties], Properties | None] = lambda front: front
     before_dma: Callable[[LiveMachine, str, int], None] = _nothing
     before_interrupt: Callable[[LiveMachine], None] = lambda live: None
     outcome: Callable[[LiveMachine, _Said], _Said] = _as_it_is

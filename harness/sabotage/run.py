@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
 from harness.artifacts.progress import Progress, silent
-from harness.claims import load_claims
+from harness.case_runs import own_pytest
+from harness.claims import claims_with_cases
 from harness.errors import HarnessError
 from harness.report.record import Case, Run
 from harness.resources import ROOT, TESTCASES
@@ -84,13 +84,16 @@ def run_sabotages(
     Raises:
         HarnessError: pytest itself failed, or took too long.
     """
-    with ThreadPoolExecutor(at_a_time) as pool:
-        jobs = [(sabotage, kind) for sabotage in sabotages for kind in sabotage.iommus]
+    jobs = [(sabotage, kind) for sabotage in sabotages for kind in sabotage.iommus]
+    caught = []
+    pool = ThreadPoolExecutor(at_a_time)
+    try:
         running = [pool.submit(_run, sabotage, kind, qemu, kernel) for sabotage, kind in jobs]
-        caught = []
         for number, future in enumerate(running, start=1):
             caught.append(future.result())
             progress(f"{caught[-1].sabotage} ({caught[-1].iommu})", number, len(jobs))
+    finally:
+        pool.shutdown(cancel_futures=True)  # those that run are waited for, and no other is begun
     broken = {claim for one in caught for claim in one.claims}
     unbroken = tuple(id for id in _claims_with_cases() if id not in broken) if sabotages == SABOTAGES else ()
     return SabotageFigures(caught=tuple(caught), unbroken=unbroken)
@@ -98,16 +101,16 @@ def run_sabotages(
 
 def _run(sabotage: Sabotage, kind: IommuKind, qemu: str, kernel: str) -> Caught:
     with tempfile.TemporaryDirectory(prefix="viommu-sabotage-") as directory:
-        words = [sys.executable, "-m", "pytest", "-c", os.devnull, f"--rootdir={ROOT}", f"--confcutdir={ROOT}"]
-        words += ["-p", "harness.plugin", "-p", "no:cacheprovider", "-q", f"--viommu-sabotage={sabotage.name}"]
-        words += [f"--qemu={qemu}", f"--kernel={kernel}", f"--iommu={kind}", f"--viommu-report={directory}"]
+        words = [
+            "-q",
+            f"--viommu-sabotage={sabotage.name}",
+            f"--qemu={qemu}",
+            f"--kernel={kernel}",
+            f"--iommu={kind}",
+            f"--viommu-report={directory}",
+        ]
         words += [str(TESTCASES / case.partition("[")[0]) for case in sabotage.cases]
-        try:
-            done = subprocess.run(
-                words, cwd=ROOT, capture_output=True, text=True, timeout=_DEADLINE_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired as late:
-            raise HarnessError(f"the cases of {sabotage.name} took more than {_DEADLINE_SECONDS:g} s") from late
+        done = _pytest(f"the cases of {sabotage.name}", words)
         record = Path(directory) / "results.json"
         if not record.exists():
             raise HarnessError(f"pytest ran no case of {sabotage.name}", evidence=done.stdout + done.stderr)
@@ -131,10 +134,20 @@ def judge_cases(sabotage: Sabotage, kind: IommuKind, cases: Iterable[Case]) -> C
     )
 
 
-def _claims_with_cases() -> Iterator[str]:
-    """Ids of the claims that a case carries, as the page of claims has them."""
-    page = (ROOT / "docs" / "reference" / "claims.md").read_text()
-    for id in load_claims():
-        row = next(line for line in page.splitlines() if line.startswith(f"| {id} |"))
-        if "none yet" not in row:
-            yield id
+def _claims_with_cases() -> tuple[str, ...]:
+    """Ids of the claims that a case carries."""
+    with tempfile.TemporaryDirectory(prefix="viommu-claims-") as directory:
+        page = Path(directory) / "claims.md"
+        cases = [f"--ignore={TESTCASES / 'harness'}", str(TESTCASES)]
+        done = _pytest("collecting the cases", ["--collect-only", "-q", f"--viommu-claims={page}", *cases])
+        if not page.exists():
+            raise HarnessError("the cases could not be collected", evidence=done.stdout + done.stderr)
+        return claims_with_cases(page.read_text())
+
+
+def _pytest(what: str, words: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", *own_pytest(), *words]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_DEADLINE_SECONDS, check=False)
+    except subprocess.TimeoutExpired as late:
+        raise HarnessError(f"{what} took more than {_DEADLINE_SECONDS:g} s") from late

@@ -18,10 +18,10 @@ from harness.artifacts.progress import Progress, silent
 from harness.errors import HostError, NotSaved, Unsupported, VmmDied, VmmStartError
 from harness.images.keys import Keys, Login
 from harness.lab import BOOT_SECONDS, Lab
-from harness.live.amdvi import read_interrupt, write_interrupt
 from harness.live.machine import LiveMachine
 from harness.spec import IommuKind, Machine
 from harness.vmm.protocol import LinuxBoot, SavedMachine
+from harness.vmm.qemu.amdvi import read_interrupt, write_interrupt
 from harness.vmm.qemu.machine import QemuMachine, command_by_hand
 from harness.warm.shape import leased, no_template, template_of
 from harness.warm.store import Entry, Manifest, Store

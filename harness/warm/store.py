@@ -69,7 +69,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         kernel: name and release.
         host_key: public host key of its SSH, 32 bytes in hexadecimal.
         option_roms: names of the option ROMs that its kernel was started by.
-        iommu_interrupt: what QEMU does not save of an amd-iommu (`harness.live.amdvi.read_interrupt`); else empty.
+        iommu_interrupt: what QEMU does not save of an amd-iommu (`harness.vmm.qemu.amdvi.read_interrupt`); else empty.
         files: by name.
     """
 

@@ -15,14 +15,14 @@ from harness.conform.program import Program
 from harness.conform.target import SOURCES, Bound
 from harness.conform.targets.amd_programs import Generation
 from harness.conform.targets.amd_universe import UNREACHABLE, universe
-from harness.errors import Unsupported
-from harness.live.amdvi import read_registers
+from harness.errors import Unsupported, VmmError
 from harness.model.amdvi.registers import AmdviRegisters
 from harness.model.amdvi.unit import AmdviUnit
 from harness.model.memory import WritableMemory
 from harness.model.topology import AMDVI_REGISTERS
 from harness.model.unit import Coverage
 from harness.pci import Address
+from harness.vmm.qemu.amdvi import read_registers
 from harness.vmm.qemu.capabilities import Capabilities
 from harness.vmm.qemu.pci import PciFunction
 
@@ -82,7 +82,10 @@ class AmdIommu:
 
     def bind(self, machine: ConformMachine, memory: WritableMemory, coverage: Coverage) -> Bound:
         """See `Target`."""
-        unit = AmdviUnit(_registers(machine), memory, coverage=coverage, sources=SOURCES)
+        registers = _registers(machine)
+        if registers.msi_address_low != _MESSAGE_ADDRESS:
+            raise VmmError(f"the MSI capability of the IOMMU is not at {_MSI_AT:#x}", evidence=machine.command)
+        unit = AmdviUnit(registers, memory, coverage=coverage, sources=SOURCES)
         return Bound(unit, AMDVI_REGISTERS)
 
     def universe(self, machine: ConformMachine) -> frozenset[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from harness.conform.board import ARM
-from harness.conform.command import RAM_BYTES
+from harness.conform.command import behind_memory
 from harness.conform.memory import QUEUES
 from harness.conform.targets.arm_commands import answers
 from harness.conform.writer import ProgramWriter
@@ -18,7 +18,7 @@ from harness.model.smmuv3.tables import Smmuv3Tables
 __all__ = ["Driver"]
 
 _OP = Smmuv3Opcode
-_OUTSIDE = ARM.ram + RAM_BYTES  # nothing answers there
+_OUTSIDE = behind_memory(ARM)
 _COMMANDS, _EVENTS = ARM.ram + QUEUES.start, ARM.ram + QUEUES.start + 0x1_0000
 _SMMUEN, _EVENTQEN, _CMDQEN = (CR0[name].mask for name in ("SMMUEN", "EVENTQEN", "CMDQEN"))
 _OVERFLOW = 1 << 31

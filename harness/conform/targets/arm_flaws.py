@@ -5,11 +5,11 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from harness.conform.board import ARM
-from harness.conform.command import RAM_BYTES
+from harness.conform.command import behind_memory
 
 __all__ = ["BAD_CDS", "BAD_STAGE2_STES", "BAD_STES", "FAR_CONTEXTS", "ODD_STES", "WEIGHTS", "Oddity"]
 
-_OUTSIDE = ARM.ram + RAM_BYTES  # nothing answers there
+_OUTSIDE = behind_memory(ARM)
 
 
 class Oddity(Enum):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from harness.conform.board import ARM
-from harness.conform.command import RAM_BYTES
+from harness.conform.command import behind_memory
 from harness.conform.layout import DEVICES
 from harness.conform.memory import TABLES
 from harness.model.memory import WritableMemory
@@ -18,7 +18,7 @@ from harness.model.smmuv3.tables import Smmuv3ContextTable, Smmuv3Tables
 __all__ = ["Streams", "make_streams"]
 
 _MOST_LINEAR_BITS = 12
-_OUTSIDE = ARM.ram + RAM_BYTES  # nothing answers there
+_OUTSIDE = behind_memory(ARM)
 # Streams have to reach the highest requester id of the layout; those behind bridges begin where the root bus ends.
 _STREAM_BITS, _ROOT_BUS_BITS = max(entry.requester for entry in DEVICES).bit_length(), 8
 _BEHIND_BRIDGES = sorted({entry.requester for entry in DEVICES if entry.requester >> _ROOT_BUS_BITS})

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from harness.conform.board import RISCV
-from harness.conform.command import RAM_BYTES
+from harness.conform.command import behind_memory
 from harness.conform.layout import DmaDevice
 from harness.conform.memory import DATA
 from harness.conform.targets.riscv_tables import Space, Vm
@@ -15,7 +15,7 @@ from harness.model.riscv.tables import RiscvIommuTables
 
 __all__ = ["PRIVATE_GSCID", "PRIVATE_PSCID", "Contexts"]
 
-_OUTSIDE = RISCV.ram + RAM_BYTES  # nothing answers there
+_OUTSIDE = behind_memory(RISCV)
 _PD8 = 1
 _SHARES_PROCESSES = 0.75
 PRIVATE_PSCID, PRIVATE_GSCID = 0xFFFFE, 0xFFFD

@@ -5,7 +5,7 @@ What one device of the spec is made of is in `harness.vmm.qemu.devices`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -76,7 +76,7 @@ class Options:
         start_deadline: seconds from starting the process to an answer on QMP.
         extra: further arguments, each option with its value, at the end of the command line.
         alter: changes each device of the command line, or leaves it out (None): for machines that are broken on
-            purpose.
+            purpose. What is plugged later is left alone.
     """
 
     accelerator: Accelerator = Accelerator.TCG
@@ -88,7 +88,7 @@ class Options:
     parent: Path | None = None
     start_deadline: float = 20.0
     extra: tuple[tuple[str, ...], ...] = ()
-    alter: Callable[[Properties], Properties | None] | None = None
+    alter: Callable[[Properties], Properties | None] = lambda front: front
 
 
 def command_line(
@@ -126,10 +126,8 @@ def command_line(
     for slot in placement.slots:
         pairs += back_end(slot.device, wiring)
     plugged = boot.plugged if isinstance(boot, MovedMachine) else ()
-    fronts: Iterable[Properties | None] = front_ends(machine, placement, plugged)
-    if options.alter is not None:
-        fronts = (options.alter(front) for front in fronts if front is not None)
-    pairs += [("-device", front.text()) for front in fronts if front is not None]
+    altered = map(options.alter, front_ends(machine, placement, plugged))
+    pairs += [("-device", front.text()) for front in altered if front is not None]
     if options.sandbox:
         pairs.append(_SANDBOX)
     if options.paused:

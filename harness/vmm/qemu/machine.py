@@ -264,10 +264,6 @@ class QemuMachine:
         roms = self.qmp.execute("human-monitor-command", {"command-line": "info roms"})
         return tuple(name for name in _OPTION_ROM.findall(roms) if name in _BOOT_ROMS)
 
-    def trace_reader(self) -> TraceReader:
-        """A reader of its trace events beside `trace`, for somebody else."""
-        return TraceReader(_trace_log(self.directory))
-
     def trace_so_far(self) -> bytes:
         """All trace events, as their log has them, those of the machines that it goes on from first.
 

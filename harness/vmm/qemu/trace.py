@@ -68,6 +68,13 @@ class TraceReader:
         self._position = 0
         self._earlier = TraceReader(earlier) if earlier else None
 
+    def another(self) -> TraceReader:
+        """One of the same log for somebody else, from what is in it now."""
+        reader = TraceReader(self._log, guard=self._guard)
+        if self._log.exists():
+            reader._position = self._log.stat().st_size
+        return reader
+
     def require_whole(self) -> None:
         """Refuse a log that is not all that happened.
 

@@ -8,8 +8,8 @@ import pytest
 
 from harness.checks.hotplug import check_leftovers, check_nothing_left
 from harness.checks.work import check_same_mappings
-from harness.live.plug_rounds import Leftovers
 from harness.model.access import PERMISSIONS, Mapping
+from harness.observations import Leftovers
 
 BEFORE = Leftovers(groups=8, functions=10, guest_kib=30000, descriptors=27, threads=5, vmm_kib=18000)
 ONE = Mapping(iova=0x1000, address=0x10_0000, size=0x1000, permissions=PERMISSIONS[3])

@@ -8,7 +8,7 @@ from harness.model.access import Fault
 from harness.model.engine import Interrupt, MsiWrite
 from harness.model.vtd.faults import VtdFaultReason
 from harness.model.x86_message import X86Message
-from harness.vmm.qemu.apic import Message
+from harness.observations import Message
 
 ADDRESS, DATA = X86Message(destination=0, vector=0x41).encode()
 WRITE = MsiWrite(requester=0x20, address=ADDRESS, data=DATA)

@@ -27,7 +27,8 @@ from harness.model.explanation import Step as Look
 from harness.model.unit import Coverage
 from harness.model.vtd.faults import VtdFaultReason
 from harness.model.x86_message import X86Message
-from harness.vmm.qemu.apic import Message
+from harness.observations import Message
+from harness.vmm.qemu.apic import read_message
 
 _TARGET = "intel-iommu/interrupts"
 _RANGE = 0xFEE0_0000
@@ -365,6 +366,6 @@ def test_a_script_alone_shows_an_interrupt_that_must_not_arrive() -> None:
 
 def test_messages_are_read_as_the_processor_takes_them() -> None:
     address, data = X86Message(destination=0x1_23, vector=0x41, logical=True, level_triggered=True).encode()
-    told = Message.told("dest 291 dest_mode 1 delivery_mode 0 vector 65 trigger_mode 1")
+    told = read_message("dest 291 dest_mode 1 delivery_mode 0 vector 65 trigger_mode 1")
     assert Message.sent(address, data) == told
-    assert told.line("e") == "e dest 291 dest_mode 1 delivery_mode 0 vector 65 trigger_mode 1"
+    assert str(told) == "dest 291 dest_mode 1 delivery_mode 0 vector 65 trigger_mode 1"

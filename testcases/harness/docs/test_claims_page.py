@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.claims import load_claims, page
+from harness.claims import claims_with_cases, load_claims, page
 from harness.resources import ROOT, TESTCASES
 
 _PAGE = ROOT / "docs" / "reference" / "claims.md"
@@ -30,6 +30,7 @@ def test_a_claim_without_a_case_is_shown_as_a_gap() -> None:
     assert "| X-1 | first | `a.py::test_it` |" in text
     assert "| X-2 | second | none yet |" in text
     assert "1 of 2 claims have cases." in text
+    assert claims_with_cases(text) == ("X-1",)
 
 
 def test_every_claim_has_a_sentence() -> None:

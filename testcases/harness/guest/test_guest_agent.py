@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -163,6 +165,16 @@ def test_error_of_a_child_comes_with_its_kind(agent: Agent) -> None:
     child = agent.child()
     with pytest.raises(AgentError, match=r"read_file.*absent.*FileNotFoundError"):
         child.read_file("/absent")
+    child.kill()
+
+
+def test_child_that_hangs_does_not_take_its_parent_with_it(agent: Agent) -> None:
+    child = agent.child()
+    os.kill(child.pid, signal.SIGSTOP)
+    asked = {"pid": child.pid, "op": "ping", "args": {}, "seconds": 0.1}
+    with pytest.raises(AgentError, match=r"TimeoutError: ping: process \d+ gives no answer"):
+        agent._call("child_call", asked, dict[str, object])
+    agent.ping()
     child.kill()
 
 

@@ -75,6 +75,14 @@ def test_a_panic_that_is_to_be_is_no_problem_and_one_of_the_successor_is(console
         guest.check()
 
 
+def test_a_successor_that_was_not_even_started_leaves_the_guest_watched(console: _Console, guest: Guest) -> None:
+    with pytest.raises(KeyError), guest.successor(0.05, panics=True):
+        raise KeyError
+    console.say(_PANIC)
+    with pytest.raises(GuestCrashed, match="panic"):
+        guest.check()
+
+
 def test_ssh_and_agent_of_the_kernel_before_are_let_go_of(console: _Console, guest: Guest) -> None:
     guest.__dict__.update(ssh="of the first", agent="of the first")
     with guest.successor(0.05):

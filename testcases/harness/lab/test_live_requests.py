@@ -137,5 +137,12 @@ def test_a_device_that_is_still_to_be_plugged_is_an_endpoint() -> None:
     devices = (Device.parse("edu,iommu=on,hotplug=on,id=later"), Device.parse("edu,iommu=off,hotplug=on,id=outside"))
     machine = Machine(iommu=Iommu(kind=IommuKind.VIRTIO), devices=devices)
     plugged = topology(machine, {"later", "outside"})
-    assert plugged.function("later").address.requester in endpoints(machine)
-    assert plugged.function("outside").address.requester not in endpoints(machine)
+    assert plugged.function("later").requester in endpoints(machine)
+    assert plugged.function("outside").requester not in endpoints(machine)
+
+
+def test_an_endpoint_behind_a_bridge_is_that_of_the_bridge() -> None:
+    devices = tuple(map(Device.parse, ("edu,iommu=on,bridge=b,id=one", "edu,iommu=on,bridge=b,id=two")))
+    found = endpoints(Machine(iommu=Iommu(kind=IommuKind.VIRTIO), devices=devices))
+    assert found.count(0x0100) == 1
+    assert not {0x0108, 0x0110} & set(found)

@@ -9,7 +9,7 @@ from harness.model.pci.platform import UnitPlace
 from harness.model.topology import PciFunction, Topology, topology
 from harness.model.virtio.dma_path import DmaPath
 from harness.pci import Address
-from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
+from harness.spec import Device, DeviceKind, DmaMode, Interface, Iommu, IommuKind, Machine
 
 INTEL = Iommu(kind=IommuKind.INTEL)
 VIRTIO = Iommu(kind=IommuKind.VIRTIO)
@@ -282,3 +282,10 @@ def test_buses_below_ports_and_bridges_are_numbered_in_the_order_of_their_device
     devices = "edu,iommu=on,bridge=b,id=a", "edu,iommu=on,hotplug=on,id=late", "edu,iommu=on,bridge=c,id=z"
     found = topology(machine(INTEL, *devices), ["late"])
     assert [found.function(what).address.bus for what in ("a", "late", "z")] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DeviceKind if kind.is_virtio], ids=str)
+def test_every_kind_has_the_ids_of_the_interfaces_that_it_can_have(kind: DeviceKind) -> None:
+    for interface in Interface if kind.has_legacy else (Interface.MODERN,):
+        found = topology(machine(INTEL, f"{kind},iommu=on,platform=off,virtio={interface},id=x")).function("x")
+        assert (found.device >= 0x1040) is (interface is Interface.MODERN)

@@ -6,7 +6,7 @@ import pytest
 from vmm_rig import Start, function, spec
 
 from harness.errors import VmmError
-from harness.live.amdvi import read_interrupt, read_registers, write_interrupt
+from harness.vmm.qemu.amdvi import read_interrupt, read_registers, write_interrupt
 from harness.vmm.qemu.command import Options
 from harness.vmm.qemu.pci import PciFunction
 from harness.vmm.qemu.qtest import Width
