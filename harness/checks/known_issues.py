@@ -8,6 +8,7 @@ One `[[issue]]` for each::
     cases = ["CH-4", "testcases/test_rogue_dma.py::*[virtio]"]
     findings = ["IOMMU group of *: expected a group of *, saw no group"]
     crashes = ["the guest kernel: oops: *RIP: 0010:viommu_probe*"]
+    requires = ["IOMMU group of *"]             # of the findings, those that are the cause of the others
     always = true                               # it shows every time: a pass means that it was mended
     text = "what is known of it, for people"
     reference = "kernel commit, bug number or mail that tells it in full"
@@ -21,7 +22,8 @@ One `[[issue]]` for each::
 stands for itself, because ids of parametrized cases have it. `findings` are patterns of what may differ, as reports
 print it: `SUBJECT: expected EXPECTED, saw SEEN`; `crashes` are of what they say of a guest that crashed, its console
 with it. One of the two may be left out. There must be a finding or a crash, and each must match one of the patterns: an
-entry hides what it describes and nothing beside it, no other finding or crash of the same case, no exception. `when`
+entry hides what it describes and nothing beside it, no other finding or crash of the same case, no exception. Where
+`requires` is given, one of the findings must be of its patterns: consequences without the cause are not known. `when`
 names facts of the run: `kernel` and `qemu` are ranges of releases, any other is a text, or a list of texts of which one
 must be equal. A fact that was not recorded fulfils no condition: unknown is not known.
 """
@@ -81,6 +83,7 @@ class KnownIssue:
     reference: str
     findings: tuple[str, ...] = ()
     crashes: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     when: dict[str, str | tuple[str, ...]] = field(default_factory=dict)
     always: bool = False
 
@@ -108,11 +111,13 @@ class KnownIssue:
         return any(matches(name, self.cases) for name in names)
 
     def describes(self, findings: Sequence[Finding], crashes: Sequence[str]) -> bool:
-        """Whether there are findings or crashes, and each is one that the issue is known to cause."""
+        """Whether there are findings or crashes, each is one that the issue is known to cause, its cause among them."""
         # The citation is left out: the text is that of an observation, whoever says what must be.
         texts = [str(replace(finding, citation="")) for finding in findings]
+        caused = not self.requires or any(matches(text, self.requires) for text in texts)
         return (
             bool(texts or crashes)
+            and caused
             and all(matches(text, self.findings) for text in texts)
             and all(matches(text, self.crashes) for text in crashes)
         )

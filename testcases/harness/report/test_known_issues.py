@@ -85,6 +85,22 @@ def test_a_failure_is_known_when_every_finding_is_described_and_there_is_one(
     assert load(tmp_path, _ENTRY).judge(failed, _FACTS).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    ("findings", "verdict"),
+    [
+        ((_NO_GROUP,), Verdict.KNOWN),
+        ((_WRITTEN, _NO_GROUP), Verdict.KNOWN),
+        ((_WRITTEN,), Verdict.FAIL),
+        ((_NO_GROUP, _OTHER_GROUP), Verdict.FAIL),
+    ],
+)
+def test_consequences_are_known_only_beside_their_cause(
+    tmp_path: Path, findings: tuple[Finding, ...], verdict: Verdict
+) -> None:
+    issues = load(tmp_path, _ENTRY + 'requires = ["IOMMU group of *: expected a group of *, saw no group"]\n')
+    assert issues.judge(replace(case(), findings=findings), {}).verdict is verdict
+
+
 _OOPS = "the guest kernel: oops: BUG: NULL pointer\nRIP: 0010:probe_device+0x58/0x310"
 
 
