@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 
 from harness.errors import GuestError, GuestUnreachable, Unsupported, VmmTimeout
 from harness.live.machine import LiveMachine
@@ -25,7 +26,7 @@ def plug_processor(live: LiveMachine) -> None:
 
     Raises:
         Unsupported: its kernel has made no room for one.
-        GuestError: it does not find it in time.
+        GuestError: it does not find it in time, or says of its processors what makes no sense.
     """
     # Where Linux knows of no hypervisor, and TCG's it does not, newer kernels leave out what the MADT does not call
     # enabled: arch/x86/kernel/acpi/boot.c, acpi_is_processor_usable.
@@ -35,7 +36,7 @@ def plug_processor(live: LiveMachine) -> None:
             f"the guest's kernel has no room for another processor: {_CPUS}/possible is {possible}",
             hint="run it under KVM, or with an older kernel",
         )
-    last = int(present.rpartition("-")[2])
+    last = _number(f"{_CPUS}/present", present.rpartition("-")[2], 10, 0)
     path = f"{_CPUS}/cpu{last + 1}/online"
     growth.plug_processor(live.vmm.qmp)
     live.agent.wait_path(path, _PLUG_SECONDS)
@@ -49,10 +50,11 @@ def plug_memory(live: LiveMachine, mib: int) -> range:
         Its guest physical addresses.
 
     Raises:
-        GuestError: it does not find it in time.
+        GuestError: it does not find it in time, or says of its memory what makes no sense.
     """
     live.agent.write_file(f"{_MEMORY}/auto_online_blocks", "online_kernel")
-    block = int(live.agent.read_file(f"{_MEMORY}/block_size_bytes"), 16)
+    size = f"{_MEMORY}/block_size_bytes"
+    block = _number(size, live.agent.read_file(size).strip(), 16, 1)
     module = growth.plug_memory(live.vmm.qmp, mib)
     last = f"{_MEMORY}/memory{(module.base + module.size) // block - 1}/state"
     live.agent.wait_path(last, _PLUG_SECONDS)
@@ -62,6 +64,18 @@ def plug_memory(live: LiveMachine, mib: int) -> range:
             raise GuestError(f"the guest's {last} says {seen!r}, and not that it uses memory that was plugged")
         time.sleep(0.02)
     return range(module.base, module.base + module.size)
+
+
+def _number(path: str, text: str, base: int, least: int) -> int:
+    """A number that a file of the guest's holds.
+
+    Raises:
+        GuestError: it holds none, or a smaller one.
+    """
+    with suppress(ValueError):
+        if (number := int(text, base)) >= least:
+            return number
+    raise GuestError(f"the guest's {path} holds {text[:80]!r}, not a number from {least} on")
 
 
 def suspend(live: LiveMachine) -> None:

@@ -64,8 +64,13 @@ def print_run(run: Run, console: Console | None = None, written: Written | None 
 
 
 def print_case_line(case: Case, console: Console | None = None) -> None:
-    """Print one line for a case that has just ended: verdict, IOMMU, seconds, sentence."""
+    """Print one line for a case that has just ended: verdict, IOMMU, seconds, parameters, sentence."""
     _Printer(console or Console()).print_line(case)
+
+
+def _parameters(case: Case) -> str:
+    """What stands in the brackets of its id, but for the IOMMU."""
+    return case.id.partition("[")[2].removesuffix("]").removeprefix(case.iommu).removeprefix("-")
 
 
 class _Printer:
@@ -94,7 +99,9 @@ class _Printer:
         verdict = self._verdict(case.verdict)
         verdict.pad_right(6 - verdict.cell_len)
         where = f"{case.iommu or '-':8}{case.seconds:6.1f} s  "
-        line = Text.assemble(verdict, " ", (where, "dim"), self._text(case.claim))
+        parameters = _parameters(case)
+        which = self._text(f"[{parameters}] " if parameters else "", "dim")
+        line = Text.assemble(verdict, " ", (where, "dim"), which, self._text(case.claim))
         self._console.print(line, no_wrap=True, overflow="ellipsis")
 
     def _table(self, run: Run) -> Table:

@@ -66,7 +66,8 @@ class VirtioGuest:
         accepts: whether the device's driver accepts VIRTIO_F_ACCESS_PLATFORM. All do but the balloon's, whose pages are
             guest physical ones by their meaning (drivers/virtio/virtio_balloon.c, virtballoon_validate).
         restricted: whether it keeps its memory from the host, as a confidential guest does: it then insists on the bit,
-            and on VIRTIO_F_VERSION_1 (drivers/virtio/virtio.c, virtio_features_ok).
+            and on VIRTIO_F_VERSION_1 (drivers/virtio/virtio.c, virtio_features_ok). No machine of the
+            harness has such a guest: that entry is for whoever asks the model alone.
     """
 
     dma_mode: DmaMode = DmaMode.STRICT

@@ -13,7 +13,7 @@ from report_sample import HOSTILE, evidence, sample_run
 from report_strategies import runs
 from rich.console import Console
 
-from harness.report.console import print_run
+from harness.report.console import print_case_line, print_run
 from harness.report.record import Case, Finding, Run
 from harness.report.write import Written
 from harness.spec import IommuKind
@@ -49,6 +49,16 @@ def test_markup_of_rich_in_guest_text_is_only_text() -> None:
 
 def test_the_last_line_is_the_totals_alone() -> None:
     assert printed(sample_run()).splitlines()[-1] == "24 passed, 3 failed, 2 skipped"
+
+
+@pytest.mark.parametrize(
+    ("brackets", "shown"),
+    [("[intel-victim-page]", "[victim-page] it works"), ("[intel]", " s  it works"), ("", " s  it works")],
+)
+def test_line_of_a_case_says_which_of_its_parameters_it_is(brackets: str, shown: str) -> None:
+    file = io.StringIO()
+    print_case_line(replace(_CASE, id=f"testcases/test_x.py::test_y{brackets}"), Console(file=file, width=80))
+    assert shown in file.getvalue()
 
 
 @pytest.mark.parametrize(

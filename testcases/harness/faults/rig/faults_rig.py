@@ -17,8 +17,8 @@ PLAIN = Machine(iommu=Iommu(kind=IommuKind.VIRTIO))
 
 LONG = 60.0
 """Deadline, in seconds, of what is not to be waited for."""
-SOON = 5.0
-"""Seconds within which is told what can be known at once; a busy host takes its time."""
+SOON = LONG / 3
+"""Seconds within which is told what can be known at once: far from a deadline, and a busy host takes its time."""
 
 
 class Told:
