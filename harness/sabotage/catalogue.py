@@ -12,6 +12,7 @@ from harness.errors import SpecError
 from harness.live.machine import LiveMachine
 from harness.model.access import Access, Outcome
 from harness.sabotage import tamper
+from harness.sabotage.tamper import RogueWrite
 from harness.spec import IommuKind, Machine
 from harness.vmm.qemu.arguments import Properties, Value
 from harness.vmm.qemu.command import MANAGEMENT
@@ -23,6 +24,9 @@ _GROUPS = "test_groups.py::test_groups_hold_exactly_the_devices_behind_the_iommu
 _NO_DRIVER = "test_rogue_device.py::test_a_device_without_a_driver_reaches_nothing"
 _LANDS = "test_vfio.py::test_dma_to_a_mapping_lands_exactly_where_the_model_says"
 _ITS_ALONE = "test_interrupts.py::test_every_message_of_a_driver_is_its_devices_alone"
+
+_WALK = "the model's walk of this machine's tables for *: expected blocked, saw *"
+_FREE_NUMBER = "0x1d"  # of the root bus: harness/placement.py
 
 _Said = tuple[Access, Outcome, str]
 
@@ -43,26 +47,36 @@ class Sabotage:
         name: what it is called.
         says: what is broken, in a line.
         cases: those that are there to notice, below testcases/, without their parameters or with a part of them.
+        by: patterns of what they must notice it by: one finding of each case must match, as reports print it.
         iommus: machines with which it can be done.
         kernel_args: words at the end of the guest kernel's command line.
         arguments: of QEMU's, each option with its value.
         alter: what becomes of a device of QEMU's command line; None takes it away.
         before_dma: done when a case is about to ask the model for an access: machine, id of the device, IOVA.
         before_interrupt: done when a case is about to ask it for an interrupt.
+        write: done in the place of each DMA write of a rogue device.
+        after_unplug: done when the guest has let go of a device: machine, id of the device, address where it was.
+        after_move: done when a machine has come into another QEMU.
         outcome: what is made of the model's answer.
+        words: more options of pytest.
         within: entered for the whole run.
     """
 
     name: str
     says: str
     cases: tuple[str, ...]
+    by: tuple[str, ...]
     iommus: tuple[IommuKind, ...] = (IommuKind.INTEL,)
     kernel_args: tuple[str, ...] = ()
     arguments: tuple[tuple[str, ...], ...] = ()
     alter: Callable[[Properties], Properties | None] = lambda front: front
     before_dma: Callable[[LiveMachine, str, int], None] = _nothing
     before_interrupt: Callable[[LiveMachine], None] = lambda live: None
+    write: Callable[[LiveMachine, RogueWrite], None] = lambda live, write: write.do()
+    after_unplug: Callable[[LiveMachine, str, str], None] = lambda live, id, address: None
+    after_move: Callable[[LiveMachine], None] = lambda live: None
     outcome: Callable[[LiveMachine, _Said], _Said] = _as_it_is
+    words: tuple[str, ...] = ()
     within: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def is_for(self, case: str) -> bool:
@@ -101,6 +115,13 @@ def _another_device(front: Properties) -> Properties:
     return Properties("pci-testdev", front.id, {key: front.values[key] for key in ("bus", "addr")})
 
 
+def _slot_apart(front: Properties) -> Properties:
+    """The second function of a slot in a slot of its own."""
+    if front.driver == "edu" and str(front.values["addr"]).endswith(".1"):
+        return replace(front, values={**front.values, "addr": _FREE_NUMBER})
+    return front
+
+
 def _spec_that_refuses_nothing() -> AbstractContextManager[object]:
     return patch.object(Machine, "__post_init__", lambda self: None)
 
@@ -112,12 +133,20 @@ SABOTAGES = (
         iommus=_EVERY,
         alter=_without("intel-iommu", "virtio-iommu-pci"),
         cases=(_GROUPS, "test_firmware.py::test_firmware_tells_the_truth_about_every_device"),
+        by=(
+            "IOMMU group of *: expected a group of *, saw no group",
+            "ACPI table *",
+        ),
     ),
     Sabotage(
         name="iommu-unused",
         says="the guest's kernel is told not to use its IOMMU",
         kernel_args=("intel_iommu=off",),
         cases=(_GROUPS, _NO_DRIVER, "test_firmware.py::test_a_kernel_lives_with_units_that_name_each_device"),
+        by=(
+            "IOMMU group of *: expected a group of *, saw no group",
+            _WALK,
+        ),
     ),
     Sabotage(
         name="passed-through",
@@ -129,12 +158,20 @@ SABOTAGES = (
             "test_dma_modes.py::test_words_for_every_iommu_mean_what_they_say[*iommu.passthrough=0]",
             _NO_DRIVER,
         ),
+        by=(
+            "type of IOMMU group *",
+            _WALK,
+        ),
     ),
     Sabotage(
         name="bus-bypassed",
         says="the root bus goes around the IOMMU",
         arguments=(("-machine", "default_bus_bypass_iommu=on"),),
         cases=(_GROUPS, _NO_DRIVER),
+        by=(
+            "IOMMU group of *: expected a group of *, saw no group",
+            _WALK,
+        ),
     ),
     Sabotage(
         name="driver-missing",
@@ -143,18 +180,21 @@ SABOTAGES = (
         kernel_args=("module_blacklist=virtio_iommu", "deferred_probe_timeout=1"),
         alter=_with("virtio-iommu-pci", {"boot-bypass": True}),
         cases=(_GROUPS,),
+        by=("IOMMU group of *: expected a group of *, saw no group",),
     ),
     Sabotage(
         name="interrupts-not-remapped",
         says="the IOMMU remaps no interrupts",
         alter=_with("intel-iommu", {"intremap": "off"}),
         cases=(_ITS_ALONE,),
+        by=("what the model makes of *",),
     ),
     Sabotage(
         name="interrupts-remapped",
         says="the IOMMU remaps interrupts where it must not",
         alter=_with("intel-iommu", {"intremap": "on"}),
         cases=("test_interrupts.py::test_without_interrupt_remapping_vfio_refuses_devices",),
+        by=("*: expected a refusal: *",),
     ),
     Sabotage(
         name="page-entry-turned",
@@ -166,30 +206,35 @@ SABOTAGES = (
             "test_vfio.py::test_a_device_with_short_addresses_reaches_memory_above_them",
             "test_vfio.py::test_a_user_space_driver_is_safe_through_vfio_only",
         ),
+        by=("the model's walk of this machine's tables for *: expected goes to *, saw *",),
     ),
     Sabotage(
         name="context-entry-passes-through",
         says="the device's context entry lets it through untranslated",
         before_dma=tamper.pass_through,
         cases=("test_rogue_device.py::test_a_rogue_write_is_blocked[*victim-page]",),
+        by=(_WALK,),
     ),
     Sabotage(
         name="interrupt-entries-open",
         says="entries of the interrupt remapping table verify no source",
         before_interrupt=tamper.open_interrupt_entries,
         cases=(_ITS_ALONE,),
+        by=("what the model makes of *",),
     ),
     Sabotage(
         name="unmap-without-invalidation",
         says="an unmap leaves what is cached",
         before_dma=tamper.keep_translations,
         cases=(_LANDS,),
+        by=("memory at * after *: expected * (unchanged), saw *",),
     ),
     Sabotage(
         name="requester-mistaken",
         says="one device is taken for another",
         before_dma=tamper.mistake_requester,
         cases=("test_vfio.py::test_containers_are_worlds_of_their_own",),
+        by=(_WALK,),
     ),
     Sabotage(
         name="model-allows-writes",
@@ -197,6 +242,7 @@ SABOTAGES = (
         iommus=_EVERY,
         outcome=tamper.forget_write_permission,
         cases=("test_rogue_device.py::test_a_rogue_write_is_blocked[*wrong-way]",),
+        by=(_WALK,),
     ),
     Sabotage(
         name="outside-is-inside",
@@ -204,31 +250,100 @@ SABOTAGES = (
         iommus=_EVERY,
         alter=_with("pxb-pcie", {"bypass_iommu": False}),
         cases=("test_rogue_device.py::test_a_device_outside_the_iommu_reaches_all_memory",),
+        by=("memory at * after *: expected * (payload), saw *",),
     ),
     Sabotage(
         name="another-device",
         says="another device stands where edu was asked for",
         alter=_another_device,
         cases=("test_groups.py::test_lspci_shows_every_function_and_no_other",),
+        by=("lspci at *",),
     ),
     Sabotage(
         name="platform-bit-set",
         says="the device that goes around the IOMMU offers VIRTIO_F_ACCESS_PLATFORM",
         alter=_with(MANAGEMENT, {"iommu_platform": True}),
         cases=("test_devices.py::test_virtio_without_access_platform_goes_around_the_iommu",),
+        by=("VIRTIO_F_ACCESS_PLATFORM of *",),
     ),
     Sabotage(
         name="platform-bit-missing",
         says="virtio-blk does not offer VIRTIO_F_ACCESS_PLATFORM",
         iommus=_EVERY,
         alter=_with("virtio-blk-pci", {"iommu_platform": False}),
-        cases=("test_devices.py::test_virtio_blk_reads_back_what_was_written[*on]",),
+        cases=(
+            "test_devices.py::test_virtio_blk_reads_back_what_was_written[*on]",
+            "test_virtio_features.py::test_virtio_blk_takes_the_path_of_the_truth_table[*modern-platform-behind*strict]",
+        ),
+        by=("VIRTIO_F_ACCESS_PLATFORM of *",),
+    ),
+    Sabotage(
+        name="writes-land-untranslated",
+        says="what a device writes lands at the address that it puts on the bus, beside what the IOMMU does with it",
+        iommus=_EVERY,
+        write=tamper.land_untranslated,
+        cases=("test_rogue_device.py::test_a_rogue_write_is_blocked[*victim-page]", _NO_DRIVER),
+        by=("memory at * after *: expected * (unchanged), saw *",),
+    ),
+    Sabotage(
+        name="writes-lost",
+        says="nothing of what a device writes lands",
+        iommus=_EVERY,
+        write=tamper.lose,
+        cases=(_LANDS, "test_rogue_device.py::test_a_rogue_write_is_blocked[*victim-page]"),
+        by=("memory at * after *: expected * (payload), saw *",),
+    ),
+    Sabotage(
+        name="faults-untold",
+        says="the IOMMU's fault interrupt is masked",
+        write=tamper.mask_fault_event,
+        cases=("test_rogue_device.py::test_a_rogue_write_is_blocked[*victim-page]", _NO_DRIVER),
+        by=("fault report of * in the guest's log: expected a fault of *, saw no fault of *",),
+    ),
+    Sabotage(
+        name="faults-made-up",
+        says="the guest's log reports a fault of each write",
+        iommus=_EVERY,
+        write=tamper.report_a_fault,
+        cases=(_LANDS,),
+        by=("fault report after *: expected none: it is allowed, saw *",),
+    ),
+    Sabotage(
+        name="unplugged-comes-back",
+        says="a device that was unplugged is plugged again at once",
+        iommus=_EVERY,
+        after_unplug=tamper.plug_back,
+        cases=("test_hotplug.py::test_unplugged_devices_leave_their_groups[*acpi]",),
+        by=(
+            "lspci at *",
+            "IOMMU group of *",
+        ),
+    ),
+    Sabotage(
+        name="slot-apart",
+        says="the functions of a slot stand in two",
+        iommus=_EVERY,
+        alter=_slot_apart,
+        cases=("test_topologies.py::test_devices_that_share_a_way_share_a_group[*slot]",),
+        by=(
+            "IOMMU group of *",
+            "IOMMU group *",
+        ),
+    ),
+    Sabotage(
+        name="moved-mapping-lost",
+        says="a mapping is gone after a move to a newer QEMU",
+        after_move=tamper.lose_mapping,
+        words=("--qemu=bookworm", "--move-to=trixie"),  # Debian's 10.0 cannot be moved to 11.1: docs/findings.md, F-10
+        cases=("test_migration.py::test_mappings_hold_after_a_move_to_a_newer_qemu",),
+        by=("*: expected *, saw no such mapping",),
     ),
     Sabotage(
         name="nothing-refused",
         says="a spec refuses nothing",
         within=_spec_that_refuses_nothing,
         cases=("test_refusals.py::test_a_device_that_no_iommu_can_stand_before_is_refused_by_name",),
+        by=("*: expected a refusal that names it, saw *",),
     ),
 )
 """All of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -12,9 +13,11 @@ from harness.live.machine import LiveMachine
 from harness.model.access import Access, AccessKind, Outcome
 from harness.model.engine import MsiOutcome, MsiWrite
 from harness.sabotage.catalogue import Sabotage
+from harness.sabotage.tamper import RogueWrite
 from harness.spec import Machine
 from harness.vmm.protocol import LinuxBoot
 from harness.vmm.qemu.command import Options
+from harness.vmm.qemu.edu import Edu
 from harness.vmm.qemu.machine import QemuMachine
 
 __all__ = ["SabotagedLab"]
@@ -64,3 +67,30 @@ class _Tampered(LiveMachine):
     def expect_interrupt(self, id: str, address: int, data: int) -> tuple[MsiWrite, MsiOutcome, str]:
         self._sabotage.before_interrupt(self)
         return super().expect_interrupt(id, address, data)
+
+    def rogue(self, id: str) -> Edu:
+        function = super().rogue(id).function
+        return _TamperedEdu(function, lambda write: self._sabotage.write(self, write), id)
+
+    def unplug(self, id: str) -> None:
+        address = self.address(id)
+        super().unplug(id)
+        self._sabotage.after_unplug(self, id, address)
+
+    def go_on_from(self, before: LiveMachine) -> None:
+        super().go_on_from(before)
+        self._sabotage.after_move(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _TamperedEdu(Edu):
+    """A rogue device, something else in the place of whose writes is done."""
+
+    write: Callable[[RogueWrite], None]
+    id: str
+
+    def dma_from_device(self, offset: int, iova: int, count: int, *, deadline: float = 5.0) -> None:
+        def do() -> None:
+            Edu.dma_from_device(self, offset, iova, count, deadline=deadline)
+
+        self.write(RogueWrite(do, self.id, iova, count))

@@ -13,6 +13,7 @@ import msgspec
 
 from harness.artifacts.progress import Progress, silent
 from harness.case_runs import own_pytest
+from harness.checks.known_issues import matches
 from harness.claims import claims_with_cases
 from harness.errors import HarnessError
 from harness.report.record import Case, Run
@@ -24,6 +25,7 @@ from harness.verdict import Verdict
 __all__ = ["Caught", "SabotageFigures", "judge_cases", "run_sabotages"]
 
 _DEADLINE_SECONDS = 900.0
+_SHOWN = 600  # characters of what a case says instead
 
 
 class Caught(msgspec.Struct, kw_only=True, frozen=True):
@@ -108,6 +110,7 @@ def _run(sabotage: Sabotage, kind: IommuKind, qemu: str, kernel: str) -> Caught:
             f"--kernel={kernel}",
             f"--iommu={kind}",
             f"--viommu-report={directory}",
+            *sabotage.words,
         ]
         words += [str(TESTCASES / case.partition("[")[0]) for case in sabotage.cases]
         done = _pytest(f"the cases of {sabotage.name}", words)
@@ -118,20 +121,34 @@ def _run(sabotage: Sabotage, kind: IommuKind, qemu: str, kernel: str) -> Caught:
 
 
 def judge_cases(sabotage: Sabotage, kind: IommuKind, cases: Iterable[Case]) -> Caught:
-    """What cases say of a sabotage: each must fail by a finding, which neither a time-out nor a crash is."""
+    """What cases say of a sabotage: each must fail by a finding that it is meant to be noticed by.
+
+    A time-out or a crash is none, nor is a finding of something else.
+    """
     cases = tuple(cases)
-    noticed = [case for case in cases if case.verdict is Verdict.FAIL and case.findings]
-    missed = [f"{case.id}: {case.verdict}: {case.message}"[:400] for case in cases if case not in noticed]
-    first = min(noticed, key=lambda case: case.seconds, default=None)
+    noticed = [(case, text) for case in cases if (text := _noticed_by(sabotage, case))]
+    missed = [_instead(case) for case in cases if not _noticed_by(sabotage, case)]
+    seconds, first = min(((case.seconds, text) for case, text in noticed), default=(0.0, ""))
     return Caught(
         sabotage=sabotage.name,
         says=sabotage.says,
         iommu=str(kind),
-        claims=tuple(sorted({id for case in noticed for id in case.claim_ids})),
-        seconds=round(first.seconds, 1) if first else 0.0,
-        by=str(first.findings[0]) if first else "",
+        claims=tuple(sorted({id for case, _ in noticed for id in case.claim_ids})),
+        seconds=round(seconds, 1),
+        by=first,
         missed=tuple(missed) if cases else ("no case was run",),
     )
+
+
+def _noticed_by(sabotage: Sabotage, case: Case) -> str | None:
+    """The first finding of a case that the sabotage is meant to be noticed by."""
+    texts = [str(finding) for finding in case.findings] if case.verdict is Verdict.FAIL else []
+    return next((text for text in texts if matches(text, sabotage.by)), None)
+
+
+def _instead(case: Case) -> str:
+    seen = [case.message, *(str(finding) for finding in case.findings)]
+    return f"{case.id}: {case.verdict}: {'; '.join(seen)}"[:_SHOWN]
 
 
 def _claims_with_cases() -> tuple[str, ...]:

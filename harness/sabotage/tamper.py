@@ -1,20 +1,31 @@
-"""Tampering with the tables of a running guest, behind its kernel's back: VT-d's, which are in memory."""
+"""Tampering with a running guest behind its kernel's back: VT-d's tables, which are in memory, and what devices do."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from harness.errors import HarnessError
 from harness.live.machine import LiveMachine
 from harness.model.access import Access, AccessKind, Fault, Outcome
 from harness.model.topology import VTD_REGISTERS
 from harness.model.vtd.interrupts.entries import IRTA_REG, REMAPPED_ENTRY
+from harness.spec import IommuKind
 from harness.vmm.qemu.qtest import Width
 
 __all__ = [
+    "RogueWrite",
     "forget_write_permission",
     "keep_translations",
+    "land_untranslated",
+    "lose",
+    "lose_mapping",
+    "mask_fault_event",
     "mistake_requester",
     "open_interrupt_entries",
     "pass_through",
+    "plug_back",
+    "report_a_fault",
     "turn_leaf",
 ]
 
@@ -24,8 +35,72 @@ _CONTEXT_ENTRY, _CONTEXT_BYTES = "context-entry", 16
 _PAGE_ENTRY, _PRESENT = "SS-PTE", 0b11  # VT-d 9.8: present is what may be read or written
 _TT, _PASS_THROUGH = 0xC, 0x8  # VT-d 9.3, bits 3:2: 10b
 _IRTA = VTD_REGISTERS + 0xB8  # VT-d 11.4.10
+_FECTL, _FECTL_IM = VTD_REGISTERS + 0x38, 1 << 31  # VT-d 11.4.7.2
+_REPORTS = {
+    IommuKind.INTEL: "DMAR: [DMA Write NO_PASID] Request device [{device}] fault addr {iova:#x} [fault reason 0x05]",
+    IommuKind.VIRTIO: "virtio_iommu virtio9: page fault from EP {requester} at {iova:#x} [W]",
+}
 _ENTRIES = 256
+_PLUG_SECONDS = 15.0
 _PAGE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class RogueWrite:
+    """One DMA write of a rogue device.
+
+    Attributes:
+        do: has the device do it.
+        id: of the device.
+        iova: address that it puts on the bus.
+        count: bytes.
+    """
+
+    do: Callable[[], None]
+    id: str
+    iova: int
+    count: int
+
+
+def land_untranslated(live: LiveMachine, write: RogueWrite) -> None:
+    """Have zeroes stand afterwards in memory at the address that is on the bus, where that is memory that it has."""
+    write.do()
+    if write.iova + write.count <= live.spec.memory_mib << 20:
+        live.vmm.memory.write(write.iova, bytes(write.count))
+
+
+def lose(live: LiveMachine, write: RogueWrite) -> None:
+    """Have nothing written."""
+
+
+def mask_fault_event(live: LiveMachine, write: RogueWrite) -> None:
+    """Have the VT-d unit send no interrupt for the fault of a write."""
+    live.vmm.qtest.write_value(_FECTL, _FECTL_IM, Width.LONG)
+    write.do()
+
+
+def report_a_fault(live: LiveMachine, write: RogueWrite) -> None:
+    """Have the guest's log say afterwards that the IOMMU refused it."""
+    write.do()
+    function = live.function(write.id)
+    report = _REPORTS[live.spec.iommu.kind]
+    line = report.format(device=str(function.address)[5:], requester=function.requester, iova=write.iova)
+    live.agent.write_file("/dev/kmsg", f"<3>{line}")
+
+
+def plug_back(live: LiveMachine, id: str, address: str) -> None:
+    """Have the device that was at that address plugged again, and taken in by the guest."""
+    live.vmm.plug(id)
+    live.agent.wait_path(f"/sys/bus/pci/devices/{address}", _PLUG_SECONDS)
+    live.agent.write_file("/sys/bus/pci/rescan", "1")  # ends when it has been taken in: LiveMachine.take_in
+
+
+def lose_mapping(live: LiveMachine) -> None:
+    """Have the first page that is mapped for the machine's first device mapped no more."""
+    id = live.spec.devices[0].id
+    leaf = _leaf(live, id, live.mappings(id)[0].iova)
+    if leaf is not None:
+        live.vmm.memory.write(leaf[0], bytes(8))
 
 
 def turn_leaf(live: LiveMachine, id: str, iova: int) -> None:

@@ -16,6 +16,8 @@ from harness.spec import IommuKind
 from harness.verdict import Verdict
 
 FINDING = Finding(subject="memory", expected="untouched", seen="touched")
+OTHER = Finding(subject="lspci", expected="a device", seen="none")
+SABOTAGE = Sabotage(name="broken", says="it is broken", cases=("test_x.py::test_y",), by=("memory: *",))
 
 
 def case(verdict: Verdict, *findings: Finding, seconds: float = 2.0, claims: tuple[str, ...] = ("QD-2",)) -> Case:
@@ -54,9 +56,10 @@ def test_name_that_is_not_there_is_refused_with_those_that_are() -> None:
 
 def test_case_that_fails_with_a_finding_has_noticed() -> None:
     slow, quick = case(Verdict.FAIL, FINDING, seconds=9.0), case(Verdict.FAIL, FINDING, seconds=3.0, claims=("CH-1",))
-    caught = judge_cases(SABOTAGES[0], IommuKind.INTEL, [slow, quick])
+    caught = judge_cases(SABOTAGE, IommuKind.INTEL, [slow, quick])
     assert (caught.claims, caught.seconds, caught.missed) == (("CH-1", "QD-2"), 3.0, ())
     assert caught.by == str(FINDING)
+    assert judge_cases(SABOTAGE, IommuKind.INTEL, [case(Verdict.FAIL, OTHER, FINDING)]).by == str(FINDING)
     assert SabotageFigures(caught=(caught,), unbroken=()).is_clean
 
 
@@ -68,16 +71,17 @@ def test_case_that_fails_with_a_finding_has_noticed() -> None:
         case(Verdict.ERROR),
         case(Verdict.SKIP),
         case(Verdict.FAIL),  # without a finding: a guest that crashed, or never answered
+        case(Verdict.FAIL, OTHER),
     ],
-    ids=lambda one: str(one.verdict),
+    ids=["pass", "miss", "error", "skip", "crash", "finding-of-something-else"],
 )
 def test_case_that_ends_otherwise_has_not(other: Case) -> None:
-    caught = judge_cases(SABOTAGES[0], IommuKind.INTEL, [case(Verdict.FAIL, FINDING), other])
+    caught = judge_cases(SABOTAGE, IommuKind.INTEL, [case(Verdict.FAIL, FINDING), other])
     assert len(caught.missed) == 1
     assert not SabotageFigures(caught=(caught,), unbroken=()).is_clean
 
 
 def test_sabotage_for_which_no_case_ran_was_not_noticed() -> None:
-    caught = judge_cases(SABOTAGES[0], IommuKind.INTEL, [])
+    caught = judge_cases(SABOTAGE, IommuKind.INTEL, [])
     assert caught.missed == ("no case was run",)
     assert not SabotageFigures(caught=(caught,), unbroken=()).is_clean
