@@ -29,7 +29,19 @@ from harness import strict
 from harness.device import Device, DeviceKind, Interface
 from harness.errors import SpecError, Unsupported
 
-__all__ = ["Arch", "Device", "DeviceKind", "DmaMode", "Interface", "Iommu", "IommuKind", "Machine", "Ports", "Room"]
+__all__ = [
+    "Arch",
+    "Device",
+    "DeviceKind",
+    "DmaMode",
+    "Interface",
+    "Iommu",
+    "IommuKind",
+    "Machine",
+    "Ports",
+    "Room",
+    "Scalable",
+]
 
 
 class Arch(StrEnum):
@@ -64,6 +76,13 @@ class DmaMode(StrEnum):
     """The guest does not use its IOMMU at all: `intel_iommu=off`, `amd_iommu=off`; not with a virtio-iommu."""
 
 
+class Scalable(StrEnum):
+    """What a VT-d unit in scalable mode translates with (VT-d 3.4.3), and the guest kernel so too: it has one alone."""
+
+    FIRST_STAGE = "first-stage"
+    SECOND_STAGE = "second-stage"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iommu:
     """The virtual IOMMU of a machine.
@@ -75,6 +94,7 @@ class Iommu:
         caching_mode: VT-d CAP_REG.CM: not-present entries may be cached, so the guest must invalidate after a map.
         aw_bits: address width in bits: VT-d 39 or 48, virtio-iommu 32 to 64 (QEMU, hw/i386/intel_iommu.c and
             hw/virtio/virtio-iommu.c).
+        scalable: VT-d in scalable mode, with that stage; in legacy mode when None.
         boot_bypass: virtio-iommu `boot-bypass`: whether unattached endpoints bypass it before the driver decides.
     """
 
@@ -83,13 +103,14 @@ class Iommu:
     caching_mode: bool | None = None
     aw_bits: int | None = None
     boot_bypass: bool | None = None
+    scalable: Scalable | None = None
 
     def __post_init__(self) -> None:
         foreign = {
-            IommuKind.NONE: ("interrupt_remapping", "caching_mode", "aw_bits", "boot_bypass"),
+            IommuKind.NONE: ("interrupt_remapping", "caching_mode", "aw_bits", "boot_bypass", "scalable"),
             IommuKind.INTEL: ("boot_bypass",),
-            IommuKind.AMD: ("caching_mode", "aw_bits", "boot_bypass"),
-            IommuKind.VIRTIO: ("interrupt_remapping", "caching_mode"),
+            IommuKind.AMD: ("caching_mode", "aw_bits", "boot_bypass", "scalable"),
+            IommuKind.VIRTIO: ("interrupt_remapping", "caching_mode", "scalable"),
         }[self.kind]
         for name in foreign:
             if getattr(self, name) is not None:

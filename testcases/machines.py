@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
+from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine, Scalable
 
 __all__ = ["spec"]
 
@@ -13,11 +13,12 @@ def spec(
     dma_mode: DmaMode = DmaMode.STRICT,
     native_hotplug: bool = False,
     interrupt_remapping: bool | None = None,
+    scalable: Scalable | None = None,
     kernel_args: tuple[str, ...] = (),
 ) -> Machine:
     """A machine with that IOMMU, and devices as `viommu boot --device` takes them."""
     return Machine(
-        iommu=Iommu(kind=iommu, interrupt_remapping=interrupt_remapping),
+        iommu=Iommu(kind=iommu, interrupt_remapping=interrupt_remapping, scalable=scalable),
         devices=tuple(map(Device.parse, devices)),
         dma_mode=dma_mode,
         native_hotplug=native_hotplug,

@@ -39,7 +39,8 @@ def _driver(machine: Machine) -> tuple[str, ...]:
     """Whether the IOMMU's driver works: Intel's is off in most kernels unless it is told, AMD's is on."""
     match machine.iommu.kind:
         case IommuKind.INTEL:
-            return ("intel_iommu=off" if machine.dma_mode is DmaMode.OFF else "intel_iommu=on",)
+            on = "intel_iommu=on,sm_on" if machine.iommu.scalable else "intel_iommu=on"
+            return ("intel_iommu=off" if machine.dma_mode is DmaMode.OFF else on,)
         case IommuKind.AMD:
             return _AMD.get(machine.dma_mode, ())
         case IommuKind.VIRTIO | IommuKind.NONE:

@@ -284,7 +284,13 @@ def _identity(build: QemuBuild, machine: str) -> str:
 
 
 def _without(machine: Machine, name: str) -> str:
-    asked = {"aw-bits": "aw_bits", "boot-bypass": "boot_bypass", "caching-mode": "caching_mode"}.get(name)
+    asked = {
+        "aw-bits": "aw_bits",
+        "boot-bypass": "boot_bypass",
+        "caching-mode": "caching_mode",
+        "x-flts": "scalable=first-stage",
+        "x-scalable-mode": "scalable",
+    }.get(name)
     if asked and machine.iommu.kind is not IommuKind.NONE:
         return f"leave the IOMMU's {asked} out, or use another QEMU build"
     return "use another QEMU build: `viommu doctor` lists what each can do"

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from harness.placement import AGENT_NUMBER, OUTSIDE_BUS, Placement, Port, Root, place
-from harness.spec import Interface, Iommu, IommuKind, Machine
+from harness.spec import Interface, Iommu, IommuKind, Machine, Scalable
 from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, MovedMachine, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties, Value
 from harness.vmm.qemu.devices import back_end, front_end, virtio_interface
@@ -197,6 +197,11 @@ def _iommu(iommu: Iommu, placement: Placement) -> list[Properties]:
                 values["caching-mode"] = iommu.caching_mode
             if iommu.aw_bits is not None:
                 values["aw-bits"] = iommu.aw_bits
+            match iommu.scalable:
+                case Scalable.SECOND_STAGE:
+                    values["x-scalable-mode"] = True
+                case Scalable.FIRST_STAGE:
+                    values |= {"x-scalable-mode": True, "x-flts": True}
             return [Properties("intel-iommu", IOMMU, values)]
         case IommuKind.AMD:
             # Without dma-remap it lets the DMA of every device of QEMU's own pass; without pci-id it makes its function

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from harness.spec import Device, DeviceKind, DmaMode, Interface, Iommu, IommuKind, Machine, Ports, Room
+from harness.spec import Device, DeviceKind, DmaMode, Interface, Iommu, IommuKind, Machine, Ports, Room, Scalable
 
 IMPOSSIBLE = ((IommuKind.VIRTIO, DmaMode.OFF),)
 _maybe = st.none() | st.booleans()
@@ -24,6 +24,7 @@ def iommus(draw: st.DrawFn) -> Iommu:
                 interrupt_remapping=draw(_maybe),
                 caching_mode=draw(_maybe),
                 aw_bits=draw(st.sampled_from([None, 39, 48])),
+                scalable=draw(st.none() | st.sampled_from(Scalable)),
             )
         case IommuKind.AMD:
             return Iommu(kind=IommuKind.AMD, interrupt_remapping=draw(_maybe))

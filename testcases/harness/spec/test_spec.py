@@ -114,13 +114,18 @@ def test_refusal_of_a_value_in_a_file_is_the_same_as_in_code() -> None:
 @pytest.mark.parametrize(
     ("kind", "field"),
     [
-        *((IommuKind.NONE, name) for name in ("interrupt_remapping", "caching_mode", "aw_bits", "boot_bypass")),
+        *(
+            (IommuKind.NONE, name)
+            for name in ("interrupt_remapping", "caching_mode", "aw_bits", "boot_bypass", "scalable")
+        ),
         (IommuKind.INTEL, "boot_bypass"),
         (IommuKind.VIRTIO, "interrupt_remapping"),
         (IommuKind.AMD, "caching_mode"),
         (IommuKind.AMD, "aw_bits"),
+        (IommuKind.AMD, "scalable"),
         (IommuKind.AMD, "boot_bypass"),
         (IommuKind.VIRTIO, "caching_mode"),
+        (IommuKind.VIRTIO, "scalable"),
     ],
 )
 def test_iommu_without_a_property_refuses_it(kind: IommuKind, field: str) -> None:

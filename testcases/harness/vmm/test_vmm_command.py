@@ -8,7 +8,7 @@ import pytest
 from vmm_rig import spec
 
 from harness.placement import Root, place
-from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine, Room
+from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine, Room, Scalable
 from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties
 from harness.vmm.qemu.command import Accelerator, Options, command_line
@@ -66,6 +66,18 @@ def test_what_the_spec_leaves_open_is_not_on_the_command_line() -> None:
 def test_what_the_spec_says_of_intel_iommu_is_on_the_command_line() -> None:
     iommu = Iommu(kind=IommuKind.INTEL, interrupt_remapping=False, caching_mode=True, aw_bits=39)
     assert _iommu(iommu) == ["intel-iommu", "intremap=off", "caching-mode=on", "aw-bits=39"]
+
+
+@pytest.mark.parametrize(
+    ("scalable", "properties"),
+    [
+        (None, []),
+        (Scalable.SECOND_STAGE, ["x-scalable-mode=on"]),
+        (Scalable.FIRST_STAGE, ["x-scalable-mode=on", "x-flts=on"]),
+    ],
+)
+def test_scalable_mode_is_of_one_stage(scalable: Scalable | None, properties: list[str]) -> None:
+    assert _iommu(Iommu(kind=IommuKind.INTEL, scalable=scalable)) == ["intel-iommu", "intremap=on", *properties]
 
 
 def test_amd_iommu_comes_after_the_function_that_it_is_told_to_take() -> None:
