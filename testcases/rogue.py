@@ -7,18 +7,15 @@ loaded, and the guest's pages hold no zero byte, so that a write that gets throu
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 
 from harness.checks.dma import check_bytes, check_memory, check_outcome, check_reported, check_unreported
-from harness.errors import HarnessError
 from harness.guest.agent import Pages
 from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
 from harness.report.record import Finding
 
-__all__ = ["COUNT", "RATE_LIMIT_SECONDS", "busy", "canary", "copy", "read", "write", "write_in_parts", "write_over"]
+__all__ = ["COUNT", "RATE_LIMIT_SECONDS", "canary", "copy", "read", "write", "write_in_parts", "write_over"]
 
 COUNT = 64
 """Bytes of a DMA."""
@@ -27,13 +24,12 @@ RATE_LIMIT_SECONDS = 5
 """How long a guest is silent when it has reported ten faults: Linux, include/linux/ratelimit_types.h."""
 
 _AT = 1024
-_NEVER_LOADED = 2048  # offset into an edu's buffer
 _PAGE = 4096
 
 
 def canary() -> bytes:
-    """A page of random bytes, none of them zero."""
-    return bytes(random.choices(range(1, 256), k=_PAGE))
+    """Random bytes, none of them zero, to fill pages with: three more than a page, so that no two pages are alike."""
+    return bytes(random.choices(range(1, 256), k=_PAGE + 3))
 
 
 def write_over(live: LiveMachine, device: str, page: Pages, *, blocked: bool) -> Iterator[Finding]:
@@ -145,34 +141,3 @@ def copy(live: LiveMachine, device: str) -> Iterator[Finding]:
     own, shown = source.frames[0], target.frames[0] + 2048
     yield from read(live, device, own, own, show=(shown, shown), blocked=False, why=why)
     yield from write_over(live, device, target, blocked=False)
-
-
-@contextmanager
-def busy(live: LiveMachine, device: str, iova: int, aim: int) -> Iterator[None]:
-    """Have a device write zeroes there over and over; the block begins when it has got through once.
-
-    Args:
-        live: the machine.
-        device: an edu device.
-        iova: address that it puts on the bus.
-        aim: guest physical address where that leads.
-    """
-    rogue = live.rogue(device)
-    through, stop = threading.Event(), threading.Event()
-
-    def go_on() -> None:
-        with suppress(HarnessError):  # a reset in the middle of a transfer is one that never ends
-            while not stop.is_set():
-                rogue.dma_from_device(_NEVER_LOADED, iova, COUNT, deadline=1)
-                if live.vmm.memory.read(aim, COUNT) == bytes(COUNT):
-                    through.set()
-
-    worker = threading.Thread(target=go_on)
-    worker.start()
-    try:
-        if not through.wait(10):
-            raise HarnessError("the device wrote for ten seconds and nothing arrived where VFIO had mapped it to")
-        yield
-    finally:
-        stop.set()
-        worker.join()

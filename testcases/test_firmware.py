@@ -9,10 +9,11 @@ import pytest
 from shown import acpi_tables, pci_tree
 
 from harness.checks.firmware import check_tables
-from harness.checks.inventory import check_groups
+from harness.checks.inventory import check_functions, check_groups
 from harness.checks.judge import judge
 from harness.checks.pci_tree import check_pci_tree
 from harness.errors import Unsupported
+from harness.guest.lspci import lspci
 from harness.live.machine import LiveMachine
 
 _DMAR_HEADER, _DRHD, _INCLUDE_PCI_ALL = 48, 0, 1
@@ -37,6 +38,7 @@ def test_firmware_tells_the_truth_where_every_device_is_behind(machine: LiveMach
 @pytest.mark.machine(devices=_MIX, boot="cold")
 def test_functions_show_what_their_groups_follow_from(machine: LiveMachine) -> None:
     """Port types, bridges and ACS of all functions, which decide the IOMMU groups, are as the topology has them."""
+    judge(check_functions(machine.topology, lspci(machine.guest.ssh)))
     judge(check_pci_tree(machine.topology.platform.tree, pci_tree(machine)))
 
 

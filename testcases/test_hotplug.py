@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from contextlib import suppress
+from collections.abc import Iterator
 
 import pytest
 from machines import spec
-from rogue import canary, write, write_over
+from rogue import COUNT, canary, write, write_over
+from streams import stream
 from traffic import check_disk, check_network
 
-from harness.checks.dma import check_bytes
+from harness.checks.dma import check_bytes, check_outcome, check_reported, check_unreported
 from harness.checks.hotplug import check_leftovers, check_nothing_left
 from harness.checks.inventory import check_functions, check_groups
 from harness.checks.judge import judge
-from harness.errors import SpecError, VmmTimeout
+from harness.guest.agent import PAGE, Pages
 from harness.guest.lspci import lspci
 from harness.live.machine import LiveMachine
 from harness.live.plug_rounds import leftovers, plug_rounds
+from harness.model.access import AccessKind
 from harness.plugin import Lease
+from harness.report.record import Finding
 from harness.spec import IommuKind
 
 _ALL = tuple(
@@ -91,7 +92,7 @@ def test_the_next_device_in_a_slot_inherits_nothing(lease: Lease, iommu: IommuKi
     The control: the device before it wrote to the same page by the same IOVA, and the translation may be cached.
     """
     live = lease(spec(iommu, "edu,iommu=on,hotplug=on,id=guest", native_hotplug=native))
-    pattern = canary()
+    pattern = canary()[:PAGE]
     page = live.allocate(1, pattern)
     for blocked in (False, True):
         live.plug("guest")
@@ -113,39 +114,39 @@ def test_a_device_is_unplugged_in_the_middle_of_its_dma(lease: Lease, iommu: Iom
     """A device that goes on with DMA while it is unplugged reaches what its tag lets it; once gone, nothing."""
     live = lease(spec(iommu, f"edu,iommu={tag},hotplug=on,id=busy"))
     live.plug("busy")
-    pattern, mark = canary(), live.log_mark()
-    page = live.allocate(1, pattern)
-    requester, device = live.function("busy").requester, live.rogue("busy")
-    writes: list[float] = []
-    gone = threading.Event()
-
-    def go_on() -> None:
-        with suppress(VmmTimeout, SpecError):  # a device that is gone reads as ones: a DMA that never ends, an I/O BAR
-            while not gone.is_set():
-                device.dma_from_device(0, page.frames[0], 64, deadline=2)
-                writes.append(time.monotonic())
-
-    busy = threading.Thread(target=go_on)
-    busy.start()
-    while not writes and busy.is_alive():
-        time.sleep(0.01)
-    live.unplug("busy")
-    gone.set()
-    busy.join()
-    after = live.vmm.memory.read(page.frames[0], len(pattern))
-    judge(check_bytes("memory that the device wrote to", pattern if tag == "on" else bytes(64) + pattern[64:], after))
-    live.agent.page_write(page, 0, pattern)
-    live.faults(requester, since=mark, wait=False)
+    page = live.allocate(1, canary())
+    judge(_unplug_while_busy(live, page, blocked=tag == "on"))
     judge(check_groups(live.topology, live.agent.iommu_groups()))
-    again = live.vmm.memory.read(page.frames[0], len(pattern))
-    judge(check_bytes("memory after the device was gone", pattern, again))
     live.check_unmoved(page)
+
+
+def _unplug_while_busy(live: LiveMachine, page: Pages, *, blocked: bool) -> Iterator[Finding]:
+    aim, mark = page.frames[0] + 512, live.log_mark()
+    access, outcome, walk = live.expect("busy", aim, AccessKind.WRITE, COUNT)
+    yield from check_outcome(access, None if blocked else aim, outcome, walk, f"{live.spec.device('busy')}")
+    before = live.vmm.memory.read(page.frames[0], PAGE)
+    with stream(live, "busy", aim, aim) as writes:
+        if blocked:
+            yield from writes.check_none_arrives("before it is unplugged")
+            yield from check_reported(access, live.faults(access.requester, since=mark, wait=True))
+        else:
+            writes.wait_for_arrival()
+        live.unplug("busy")
+        yield from writes.check_none_arrives("after it was unplugged")
+    beside = live.vmm.memory.read(page.frames[0], PAGE)
+    yield from check_bytes("memory before where it wrote", before[:512], beside[:512])
+    yield from check_bytes("memory behind", before[512 + COUNT :], beside[512 + COUNT :])
+    if not blocked:
+        yield from check_unreported(access, live.faults(access.requester, since=mark, wait=False))
 
 
 @pytest.mark.claim("VQ-8")
 @pytest.mark.machine(devices=["edu,iommu=on,hotplug=on", "virtio-blk,iommu=on,hotplug=on"])
 def test_rounds_of_plugging_and_unplugging_leave_nothing_behind(machine: LiveMachine) -> None:
-    """After ten rounds neither guest nor QEMU has more of anything than after the first, and groups are as expected."""
+    """After ten rounds more there are no more groups, functions and descriptors, nor more memory than allocators keep.
+
+    How much that is `harness.checks.hotplug` says; a smaller leak shows in `viommu bench hotplug`, over hundreds.
+    """
     ids = [device.id for device in machine.spec.devices]
     plug_rounds(machine, ids, 2)
     before = leftovers(machine)

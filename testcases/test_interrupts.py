@@ -14,6 +14,7 @@ from harness.checks.work import check_count, check_refused
 from harness.errors import HarnessError
 from harness.live.interrupts import Arrivals, Sent, messages
 from harness.live.machine import UNSAFE_INTERRUPTS, LiveMachine
+from harness.model.access import Fault
 from harness.model.engine import Interrupt
 from harness.model.topology import VTD_REGISTERS
 from harness.model.vtd.interrupts.entries import IRTA_REG, REMAPPED_ENTRY
@@ -67,8 +68,8 @@ class _Forger:
             live.rogue("rogue").dma_from_device(0, message.address, 4)
             seen = [message for message in arrivals.seen() if message not in self._others]
         judge(check_arrived(write, outcome, seen, walk))
-        if blocked:
-            judge(check_interrupt_reported(write, live.interrupt_faults(since=mark)))
+        if isinstance(outcome, Fault):
+            judge(check_interrupt_reported(write, outcome.code, live.interrupt_faults(since=mark)))
 
     def _arriving(self, *ids: str) -> frozenset[Message]:
         """What arrives when functions send their messages."""
@@ -187,12 +188,15 @@ def test_without_interrupt_remapping_vfio_refuses_devices(lease: Lease, iommu: I
     judge(check_refused("a device without interrupt remapping", "EPERM", live.agent.vfio_open, address))
 
 
-@pytest.mark.claim("IV-2")
+@pytest.mark.claim("QD-6")
 @pytest.mark.machine(iommu="intel", devices=["virtio-blk,iommu=on", "virtio-net,iommu=on"])
 def test_every_message_of_a_driver_is_its_devices_alone(machine: LiveMachine) -> None:
-    """Each message that a driver has set up gets through from its own device, and from no other requester."""
+    """The entry that each message of a driver leads to names its device, and no other: what the kernel can do is done.
+
+    That the hardware heeds it is another case's to show.
+    """
     ids = ["virtio-blk0", "virtio-net0", "management NIC", "agent port"]
-    for id in (*_AT_WORK, *ids):
+    for id in ids:
         for message in messages(machine.config_space(machine.function(id).address)):
             for sender in ids:
                 write, outcome, walk = machine.expect_interrupt(sender, message.address, message.data)

@@ -11,7 +11,7 @@ from shown import acpi_tables, pci_tree
 from traffic import check_disk
 
 from harness.checks.firmware import check_tables
-from harness.checks.inventory import check_functions, check_groups
+from harness.checks.inventory import check_functions, check_group_types, check_groups
 from harness.checks.judge import judge
 from harness.checks.pci_tree import check_pci_tree
 from harness.errors import AgentError, HarnessError
@@ -66,9 +66,11 @@ def test_what_a_driver_has_unmapped_cannot_be_reached(lease: Lease, iommu: Iommu
     """
     live = lease(spec(iommu, *_BRIDGE, dma_mode=dma_mode))
     judge(check_groups(live.topology, live.agent.iommu_groups()))
+    judge(check_group_types(live.topology, live.agent.iommu_groups()))
     kept = set(live.mappings("disk"))
     buffer = _transient(live, kept)
-    time.sleep(_FLUSHED_SECONDS)
+    if dma_mode is DmaMode.LAZY:
+        time.sleep(_FLUSHED_SECONDS)
     queue, full = _kept(live, kept)
     live.load("rogue", queue.iova + full, queue.address + full, 4)
     end, why = queue.size - 4, "kept mapped by virtio-blk's driver"  # where the rings of its page have ended

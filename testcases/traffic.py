@@ -21,9 +21,12 @@ from harness.model.virtio.dma_path import DmaPath
 from harness.report.record import Finding
 from harness.spec import DmaMode
 
-__all__ = ["check_disk", "check_network", "check_path"]
+__all__ = ["DiskWriter", "check_disk", "check_network", "check_path"]
 
 _BLOCK = 256 * 1024
+_PIECE, _PIECES = 64 * 1024, 32  # of a disk, for writes without end
+_PROGRESS = 8
+_WRITER_SECONDS = 20.0
 _ETHERTYPE = bytes.fromhex("88b5")
 _PEER = bytes.fromhex("525400aa0001")
 _SIZES = (46, 500, 1500)
@@ -48,6 +51,42 @@ def check_disk(live: LiveMachine, id: str) -> Iterator[Finding]:
         if seen != written:
             subject = f"SHA-256 of {_BLOCK} bytes at {offset:#x} of {id}, {where}"
             yield Finding(subject=subject, expected=written, seen=seen)
+
+
+class DiskWriter:
+    """Writes to a virtio disk that go on in the guest while something is done to its machine.
+
+    Args:
+        live: the machine.
+        id: of the disk.
+    """
+
+    def __init__(self, live: LiveMachine, id: str) -> None:
+        self._id = id
+        self._node = live.agent.block_device(live.address(id))
+        live.agent.block_writer_start(self._node, _PIECE, _PIECES)
+
+    def check_progress(self, live: LiveMachine, when: str) -> Iterator[Finding]:
+        """Some more writes end, within a time."""
+        start, end = live.agent.block_writer_done(self._node), time.monotonic() + _WRITER_SECONDS
+        while (done := live.agent.block_writer_done(self._node)) < start + _PROGRESS:
+            if time.monotonic() > end:
+                subject = f"writes to {self._id} that ended {when}"
+                yield Finding(subject=subject, expected=f"{_PROGRESS} or more", seen=str(done - start))
+                return
+            time.sleep(0.01)
+
+    def check_all(self, live: LiveMachine) -> Iterator[Finding]:
+        """End the writes; each that ended is on the host's side of the disk, but for those that others went over."""
+        done = live.agent.block_writer_stop(self._node)
+        with live.vmm.disk(self._id).open("rb") as file:
+            for number in range(max(0, done - _PIECES), done):
+                file.seek(number % _PIECES * _PIECE)
+                seen = file.read(_PIECE)
+                if seen != hashlib.shake_128(number.to_bytes(8, "little")).digest(_PIECE):
+                    subject = f"what write {number} of {done} left on the host's side of {self._id}"
+                    seen_as = hashlib.sha256(seen).hexdigest()
+                    yield Finding(subject=subject, expected="its bytes", seen=f"others, of SHA-256 {seen_as}")
 
 
 def check_network(live: LiveMachine, id: str) -> Iterator[Finding]:

@@ -40,7 +40,7 @@ def check_refused_by_device(live: LiveMachine, id: str) -> Iterator[Finding]:
     """See that the driver of a virtio device and the device do not come to terms."""
     live.load_modules(*_MODULES.get(live.spec.device(id).kind, ()))
     yield from check_driver(live.function(id), live.agent.pci_functions(), "virtio-pci")
-    yield from check_unused(id, live.agent.virtio_device(live.address(id)).driver)
+    yield from check_unused(id, live.agent.virtio_device(live.address(id)))
 
 
 def _require_true_services(live: LiveMachine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import fcntl
 import mmap
 import os
@@ -15,6 +16,7 @@ _GET_API_VERSION, _CHECK_EXTENSION, _SET_IOMMU = (0x3B64 + n for n in range(3))
 _GROUP_GET_STATUS, _GROUP_SET_CONTAINER, _, _GROUP_GET_DEVICE_FD = (0x3B67 + n for n in range(4))
 _SET_IRQS, _DEVICE_RESET = 0x3B6E, 0x3B6F
 _GET_INFO, _MAP_DMA, _UNMAP_DMA = 0x3B70, 0x3B71, 0x3B72
+_DIRTY_PAGES, _DIRTY_START, _DIRTY_STOP, _DIRTY_GET = 0x3B75, 1, 2, 4
 _TYPE1V2_IOMMU = 3
 _GROUP_FLAGS_VIABLE = 1
 _DMA_MAP_FLAG = {"r": 1, "w": 2, "rw": 3}
@@ -152,6 +154,22 @@ def vfio_limits(address: str) -> dict[str, object]:
     return found
 
 
+def vfio_dirty_log(address: str, on: bool) -> None:
+    """Have a container take note of pages that may have been written, or stop it."""
+    request = struct.pack("<II", 8, _DIRTY_START if on else _DIRTY_STOP)
+    fcntl.ioctl(containers[address].fd, _DIRTY_PAGES, request)
+
+
+def vfio_dirty_pages(address: str, iova: int, size: int) -> list[int]:
+    """Numbers of the pages, from `iova` on, that were noted since the last call, of whole mappings."""
+    pages = size // memory.PAGE
+    words = array.array("Q", bytes(8 * (pages // 64 + 1)))
+    at, length = words.buffer_info()
+    request = struct.pack("<IIQQQQQ", 48, _DIRTY_GET, iova, size, memory.PAGE, 8 * length, at)
+    fcntl.ioctl(containers[address].fd, _DIRTY_PAGES, request)
+    return [number for number in range(pages) if words[number // 64] >> number % 64 & 1]
+
+
 def vfio_close(address: str) -> None:
     """Close a device; with the last one of a container the kernel takes every mapping of that away."""
     for window in windows.pop(address, []):
@@ -172,6 +190,8 @@ OPERATIONS: dict[str, Callable[..., object]] = {
         vfio_msi,
         vfio_msi_count,
         vfio_limits,
+        vfio_dirty_log,
+        vfio_dirty_pages,
         vfio_close,
     )
 }

@@ -23,14 +23,17 @@ _keyboards: dict[str, int] = {}
 
 
 def virtio_device(address: str) -> dict[str, object]:
-    """The driver of the virtio device at a PCI address ("" for none), and the feature bits that it has negotiated."""
+    """The driver of the virtio device at a PCI address ("" for none), negotiated feature bits, and device status."""
     (path,) = glob.glob(f"/sys/bus/pci/devices/{address}/virtio*")
     driver = f"{path}/driver"
     with open(f"{path}/features") as file:
         bits = file.read().strip()
+    with open(f"{path}/status") as file:
+        status = int(file.read(), 16)
     return {
         "driver": os.path.basename(os.readlink(driver)) if os.path.islink(driver) else "",
         "features": [number for number, bit in enumerate(bits) if bit == "1"],
+        "status": status,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from enum import Enum
 
 from harness.guest.faults import InterruptFault
 from harness.model.access import Fault
@@ -44,15 +45,26 @@ def check_arrived(write: MsiWrite, outcome: MsiOutcome, seen: Collection[Message
         )
 
 
-def check_interrupt_reported(write: MsiWrite, faults: Collection[InterruptFault]) -> Iterator[Finding]:
-    """The guest reported that an interrupt of this requester was refused."""
-    if not any(fault.requester == write.requester for fault in faults):
+def check_interrupt_reported(write: MsiWrite, code: Enum, faults: Collection[InterruptFault]) -> Iterator[Finding]:
+    """The guest reported that an interrupt of this requester was refused, and for that reason.
+
+    Args:
+        write: the message.
+        code: reason of the fault, as the model has it.
+        faults: what the guest reported.
+    """
+    if not any(fault.requester == write.requester and _number(fault.reason) == code.value for fault in faults):
         others = ", ".join(sorted(fault.line for fault in faults)) or "none"
         yield Finding(
             subject="report of a refused interrupt in the guest's log",
-            expected=f"one of {Address.of_requester(write.requester)}",
-            seen=f"none of it (others: {others})",
+            expected=f"one of {Address.of_requester(write.requester)} with reason {code.value:#x}",
+            seen=f"none such (others: {others})",
         )
+
+
+def _number(reason: str) -> int:
+    """Linux up to 5.13 has it in decimal (drivers/iommu/intel/dmar.c)."""
+    return int(reason, 16) if reason.startswith("0x") else int(reason)
 
 
 def _lines(messages: Collection[Message]) -> str:

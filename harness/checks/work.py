@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable, Collection, Iterator
 
 from harness.errors import AgentError
-from harness.guest.agent import Function
+from harness.guest.agent import Function, VirtioDevice
 from harness.model.access import Access, Fault, Mapping, Outcome
 from harness.model.topology import PciFunction
 from harness.report.record import Finding
@@ -23,6 +23,7 @@ __all__ = [
     "check_unused",
 ]
 
+_FAILED = 0x80
 _ACCESS_PLATFORM = 33  # VIRTIO_F_ACCESS_PLATFORM, virtio 1.3, 6 (reserved feature bits)
 
 
@@ -75,10 +76,17 @@ def check_identity(what: str, access: Access, outcome: Outcome, walk: str) -> It
         yield Finding(subject=subject, expected=f"it goes to {access.iova:#x}", seen=str(outcome), detail=walk)
 
 
-def check_unused(what: str, driver: str) -> Iterator[Finding]:
-    """No driver has a virtio device: it or its driver has declined the other's features."""
-    if driver:
-        yield Finding(subject=f"driver of {what}", expected="none: features were declined", seen=driver)
+def check_unused(what: str, device: VirtioDevice) -> Iterator[Finding]:
+    """No driver has a virtio device, and one has tried: it gave it up, since features were declined."""
+    if device.driver:
+        yield Finding(subject=f"driver of {what}", expected="none: features were declined", seen=device.driver)
+    if not device.status & _FAILED:
+        yield Finding(
+            subject=f"status of {what}",
+            expected="FAILED: a driver has given it up",
+            seen=f"{device.status:#x}",
+            citation="virtio 1.3, section 2.1",
+        )
 
 
 def check_count(what: str, wanted: int, seen: int) -> Iterator[Finding]:

@@ -100,10 +100,11 @@ class VfioLimits:
 
 @dataclass(frozen=True, slots=True)
 class VirtioDevice:
-    """A virtio device as its driver has it: name of the driver ("" for none), numbers of the negotiated features."""
+    """A virtio device: its driver ("" for none), numbers of the negotiated features, status (virtio 1.3, 2.1)."""
 
     driver: _Name
     features: frozenset[_Count]
+    status: _Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +267,15 @@ class Agent:
         """What the container of a function can map."""
         return self._call("vfio_limits", {"address": address}, VfioLimits)
 
+    def vfio_dirty_log(self, address: str, *, on: bool) -> None:
+        """Have the container of a function take note of pages that may have been written, or stop it."""
+        self._call("vfio_dirty_log", {"address": address, "on": on}, type(None))
+
+    def vfio_dirty_pages(self, address: str, iova: int, size: int) -> frozenset[int]:
+        """Numbers of the pages of a range (bytes, whole mappings) that may have been written since the last call."""
+        arguments = {"address": address, "iova": iova, "size": size}
+        return frozenset(self._call("vfio_dirty_pages", arguments, list[int]))
+
     def vfio_close(self, address: str) -> None:
         """Close a device; with the last one in its container all mappings of that go."""
         self._call("vfio_close", {"address": address}, type(None))
@@ -286,6 +296,24 @@ class Agent:
     def block_read(self, device: str, offset: int, size: int) -> str:
         """SHA-256 of what stands on a disk, read past the page cache."""
         return self._call("block_read", {"device": device, "offset": offset, "size": size}, str, 30.0)
+
+    def block_writer_start(self, device: str, size: int, slots: int) -> None:
+        """Begin to write to a disk without end, past the page cache.
+
+        Args:
+            device: its node.
+            size: bytes of each write.
+            slots: write number n goes to slot n % slots of that size, and holds what follows from n as a seed.
+        """
+        self._call("block_writer_start", {"device": device, "size": size, "slots": slots}, type(None))
+
+    def block_writer_done(self, device: str) -> int:
+        """Number of those writes that have ended."""
+        return self._call("block_writer_done", {"device": device}, int)
+
+    def block_writer_stop(self, device: str) -> int:
+        """End them, and their number."""
+        return self._call("block_writer_stop", {"device": device}, int, 30.0)
 
     def virtio_device(self, address: str) -> VirtioDevice:
         """Driver and negotiated features of a virtio device."""

@@ -34,7 +34,7 @@ def messages(function: PciFunction) -> tuple[Sent, ...]:
     """The messages that a function sends: of MSI-X those that are not masked, of MSI its first (PCI 3.0, 6.8).
 
     Raises:
-        GuestError: its driver uses neither.
+        GuestError: its driver uses neither, or has masked all.
     """
     for kind, at in function.capabilities():
         control = function.read(at + 2, Width.WORD)
@@ -55,6 +55,8 @@ def _msix(function: PciFunction, at: int, size: int) -> tuple[Sent, ...]:
         low, high, data, control = (function.qtest.read_value(entry + 4 * n, Width.LONG) for n in range(4))
         if not control & _MSIX_MASKED:
             found.append(Sent(high << 32 | low, data))
+    if not found:
+        raise GuestError(f"the driver of {function} has masked all of its messages")
     return tuple(found)
 
 

@@ -324,10 +324,12 @@ class LiveMachine:
         Args:
             requester: whose.
             since: the log's mark, from which on they count.
-            wait: look until there is one, for up to three seconds. Else look after a moment: a guest with one
-                processor takes the fault interrupt before its agent can answer, but on more than one it need not have.
+            wait: there must be one: look until there is, for up to three seconds; that requester's faults have a cause
+                then. Else look after a moment: a guest with one processor takes the fault interrupt before its agent
+                can answer, but on more than one it need not have.
         """
-        self._asked.add(requester)
+        if wait:
+            self._asked.add(requester)
         end = time.monotonic() + (_FAULT_SECONDS if wait else _QUIET_SECONDS)
         while True:
             reported = parse_faults(record.text for record in self.agent.kernel_log(since))

@@ -13,7 +13,8 @@ from harness.observations import Message
 ADDRESS, DATA = X86Message(destination=0, vector=0x41).encode()
 WRITE = MsiWrite(requester=0x20, address=ADDRESS, data=DATA)
 THROUGH = Interrupt(ADDRESS, DATA, remapped=False)
-BLOCKED = Fault(VtdFaultReason.INTERRUPT_COMPATIBILITY_BLOCKED, requester=0x20, iova=ADDRESS, is_write=True)
+CODE = VtdFaultReason.INTERRUPT_COMPATIBILITY_BLOCKED
+BLOCKED = Fault(CODE, requester=0x20, iova=ADDRESS, is_write=True)
 ARRIVED = Message.sent(ADDRESS, DATA)
 REPORT = InterruptFault(requester=0x20, index=0, reason="0x25", line="DMAR: [INTR-REMAP] ...")
 
@@ -53,12 +54,15 @@ def test_message_that_arrives_twice_or_as_another_is_found() -> None:
 
 
 def test_report_of_that_requester_gives_no_finding() -> None:
-    assert not list(check_interrupt_reported(WRITE, [REPORT]))
+    assert not list(check_interrupt_reported(WRITE, CODE, [REPORT]))
+    older = InterruptFault(requester=0x20, index=0, reason="37", line="DMAR: [INTR-REMAP] ...")
+    assert not list(check_interrupt_reported(WRITE, CODE, [older]))
 
 
 def test_missing_report_and_that_of_another_are_found() -> None:
-    (finding,) = check_interrupt_reported(WRITE, [])
-    assert finding.seen == "none of it (others: none)"
-    other = InterruptFault(requester=0x28, index=0, reason="0x25", line="another's line")
-    (finding,) = check_interrupt_reported(WRITE, [other])
-    assert "another's line" in finding.seen
+    (finding,) = check_interrupt_reported(WRITE, CODE, [])
+    assert finding.seen == "none such (others: none)"
+    for requester, reason in ((0x28, "0x25"), (0x20, "0x22")):
+        other = InterruptFault(requester=requester, index=0, reason=reason, line="another line")
+        (finding,) = check_interrupt_reported(WRITE, CODE, [other])
+        assert "another line" in finding.seen

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from harness.checks.work import (
+    check_count,
     check_driver,
     check_identity,
     check_platform_access,
@@ -10,7 +11,7 @@ from harness.checks.work import (
     check_untranslated,
     check_unused,
 )
-from harness.guest.agent import Function
+from harness.guest.agent import Function, VirtioDevice
 from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Mapping, Permissions, Translated
 from harness.model.topology import topology
 from harness.spec import Device, Iommu, IommuKind, Machine
@@ -71,6 +72,17 @@ def test_a_device_whose_group_is_identity_reaches_each_address_as_itself() -> No
 
 
 def test_a_driver_of_a_device_that_must_have_none_is_found() -> None:
-    assert list(check_unused("balloon", "")) == []
-    (held,) = check_unused("balloon", "virtio_balloon")
+    assert list(check_unused("balloon", VirtioDevice("", frozenset(), 0x83))) == []
+    (held,) = check_unused("balloon", VirtioDevice("virtio_balloon", frozenset(), 0x83))
     assert held.seen == "virtio_balloon"
+
+
+def test_a_device_that_no_driver_has_tried_is_found() -> None:
+    (untried,) = check_unused("balloon", VirtioDevice("", frozenset(), 0x01))
+    assert (untried.expected, untried.seen) == ("FAILED: a driver has given it up", "0x1")
+
+
+def test_another_number_than_the_right_one_is_found() -> None:
+    assert list(check_count("mappings", 6, 6)) == []
+    (found,) = check_count("mappings", 6, 65535)
+    assert (found.expected, found.seen) == ("6", "65535")
