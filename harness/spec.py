@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -94,6 +94,7 @@ class Iommu:
         caching_mode: VT-d CAP_REG.CM: not-present entries may be cached, so the guest must invalidate after a map.
         aw_bits: address width in bits: VT-d 39 or 48, virtio-iommu 32 to 64 (QEMU, hw/i386/intel_iommu.c and
             hw/virtio/virtio-iommu.c).
+        extended_interrupts: `eim` of VT-d: destinations of 32 bits, with which a guest uses x2APIC (VT-d 5.1.4).
         scalable: VT-d in scalable mode, with that stage; in legacy mode when None.
         boot_bypass: virtio-iommu `boot-bypass`: whether unattached endpoints bypass it before the driver decides.
     """
@@ -103,14 +104,15 @@ class Iommu:
     caching_mode: bool | None = None
     aw_bits: int | None = None
     boot_bypass: bool | None = None
+    extended_interrupts: bool | None = None
     scalable: Scalable | None = None
 
     def __post_init__(self) -> None:
         foreign = {
-            IommuKind.NONE: ("interrupt_remapping", "caching_mode", "aw_bits", "boot_bypass", "scalable"),
+            IommuKind.NONE: tuple(field.name for field in fields(self) if field.name != "kind"),
             IommuKind.INTEL: ("boot_bypass",),
-            IommuKind.AMD: ("caching_mode", "aw_bits", "boot_bypass", "scalable"),
-            IommuKind.VIRTIO: ("interrupt_remapping", "caching_mode", "scalable"),
+            IommuKind.AMD: ("caching_mode", "aw_bits", "boot_bypass", "extended_interrupts", "scalable"),
+            IommuKind.VIRTIO: ("interrupt_remapping", "caching_mode", "extended_interrupts", "scalable"),
         }[self.kind]
         for name in foreign:
             if getattr(self, name) is not None:

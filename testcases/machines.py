@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine, Scalable
+from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
 
 __all__ = ["spec"]
 
 
 def spec(
-    iommu: IommuKind,
+    iommu: IommuKind | Iommu,
     *devices: str,
     dma_mode: DmaMode = DmaMode.STRICT,
     native_hotplug: bool = False,
-    interrupt_remapping: bool | None = None,
-    scalable: Scalable | None = None,
     kernel_args: tuple[str, ...] = (),
 ) -> Machine:
     """A machine with that IOMMU, and devices as `viommu boot --device` takes them."""
     return Machine(
-        iommu=Iommu(kind=iommu, interrupt_remapping=interrupt_remapping, scalable=scalable),
+        iommu=iommu if isinstance(iommu, Iommu) else Iommu(kind=iommu),
         devices=tuple(map(Device.parse, devices)),
         dma_mode=dma_mode,
         native_hotplug=native_hotplug,

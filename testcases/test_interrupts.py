@@ -23,7 +23,7 @@ from harness.model.x86_message import DeliveryMode, X86Message
 from harness.observations import Message
 from harness.plugin import Lease
 from harness.report.record import Finding
-from harness.spec import IommuKind
+from harness.spec import Iommu, IommuKind
 from harness.vmm.qemu.qtest import Width
 
 _VECTOR = 0x9D
@@ -162,10 +162,24 @@ def test_a_forged_interrupt_is_blocked(machine: LiveMachine, forgery: str) -> No
 
 
 @pytest.mark.claim("IV-2", "QD-6")
+@pytest.mark.machine(iommu="intel")
+@pytest.mark.parametrize("forgery", ["compatibility-format", "unused-entry", "other-device"])
+def test_a_forged_interrupt_is_blocked_in_x2apic_mode(lease: Lease, iommu: IommuKind, forgery: str) -> None:
+    """With Extended Interrupt Mode, destinations of 32 bits, a forged message reaches nobody; its own arrives."""
+    live = lease(spec(Iommu(kind=iommu, extended_interrupts=True), *_DEVICES))
+    irta = live.vmm.qtest.read_value(_IRTA, Width.QUAD)
+    judge(check_count("Extended Interrupt Mode in IRTA_REG", 1, IRTA_REG["EIME"].get(irta)))
+    forger = _Forger(live)
+    forger.send(forger.own, blocked=False)
+    judge(check_count("interrupts of the device's own message", 1, forger.count()))
+    forger.send(_FORGERIES[forgery](forger), blocked=True)
+
+
+@pytest.mark.claim("IV-2", "QD-6")
 def test_without_interrupt_remapping_a_forged_interrupt_arrives(lease: Lease, iommu: IommuKind) -> None:
     """Where interrupts are not remapped a device interrupts a processor with any vector, IOMMU or not."""
     remapping = None if iommu is IommuKind.VIRTIO else False
-    live = lease(spec(iommu, *_DEVICES, interrupt_remapping=remapping))
+    live = lease(spec(Iommu(kind=iommu, interrupt_remapping=remapping), *_DEVICES))
     forger = _Forger(live)
     mark = live.log_mark()
     forger.send(_compatibility_format(forger), blocked=False)
@@ -180,7 +194,7 @@ def test_without_interrupt_remapping_a_forged_interrupt_arrives(lease: Lease, io
 def test_without_interrupt_remapping_vfio_refuses_devices(lease: Lease, iommu: IommuKind) -> None:
     """Where interrupts are not remapped VFIO refuses a device, unless allow_unsafe_interrupts is set."""
     remapping = None if iommu is IommuKind.VIRTIO else False
-    live = lease(spec(iommu, *_DEVICES, interrupt_remapping=remapping))
+    live = lease(spec(Iommu(kind=iommu, interrupt_remapping=remapping), *_DEVICES))
     address = live.address("rogue")
     live.give_to_vfio("rogue")  # sets allow_unsafe_interrupts
     live.agent.vfio_close(address)

@@ -17,7 +17,7 @@ from harness.model.access import AccessKind
 from harness.model.vtd.pasid import PASID_ENTRY
 from harness.plugin import Lease
 from harness.report.record import Finding
-from harness.spec import DmaMode, IommuKind, Scalable
+from harness.spec import DmaMode, Iommu, IommuKind, Scalable
 from harness.vmm.qemu.qtest import Width
 
 _DEVICES = ("edu,iommu=on,id=rogue", "edu,iommu=off,id=outside", "virtio-blk,iommu=on", "virtio-net,iommu=on")
@@ -35,7 +35,7 @@ def test_a_device_in_scalable_mode_is_held_to_its_mappings(lease: Lease, iommu: 
 
     The control: a device outside reaches what this one aimed at.
     """
-    judge(_held_to_mappings(lease(spec(iommu, *_DEVICES, scalable=stage))))
+    judge(_held_to_mappings(lease(spec(Iommu(kind=iommu, scalable=stage), *_DEVICES))))
 
 
 def _held_to_mappings(live: LiveMachine) -> Iterator[Finding]:
@@ -76,7 +76,7 @@ def _last_entry(live: LiveMachine) -> Iterator[Finding]:
 @pytest.mark.parametrize("dma_mode", [DmaMode.STRICT, DmaMode.LAZY], ids=str)
 def test_drivers_work_in_scalable_mode(lease: Lease, iommu: IommuKind, stage: Scalable, dma_mode: DmaMode) -> None:
     """Groups and types are as in legacy mode, virtio-blk and virtio-net carry data, and a rogue reaches nothing."""
-    live = lease(spec(iommu, *_DEVICES, scalable=stage, dma_mode=dma_mode))
+    live = lease(spec(Iommu(kind=iommu, scalable=stage), *_DEVICES, dma_mode=dma_mode))
     judge(check_groups(live.topology, live.agent.iommu_groups()))
     judge(check_group_types(live.topology, live.agent.iommu_groups()))
     judge(check_disk(live, "virtio-blk0"))
@@ -90,7 +90,7 @@ def test_a_device_passed_through_in_scalable_mode_reaches_all_memory(
     lease: Lease, iommu: IommuKind, stage: Scalable
 ) -> None:
     """With iommu=pt the PASID table entry passes a device's requests through, each to the address itself."""
-    judge(copy(lease(spec(iommu, *_DEVICES, scalable=stage, dma_mode=DmaMode.PASSTHROUGH)), "rogue"))
+    judge(copy(lease(spec(Iommu(kind=iommu, scalable=stage), *_DEVICES, dma_mode=DmaMode.PASSTHROUGH)), "rogue"))
 
 
 @pytest.mark.claim("IV-1")
@@ -99,7 +99,7 @@ def test_a_pasid_table_entry_has_no_width_of_a_stage_that_is_not_there(
     lease: Lease, iommu: IommuKind, stage: Scalable
 ) -> None:
     """AW, the width of the second stage, is zero in a unit that has none: it is reserved there, and blocks all DMA."""
-    live = lease(spec(iommu, *_DEVICES, scalable=stage))
+    live = lease(spec(Iommu(kind=iommu, scalable=stage), *_DEVICES))
     access, _, walk = live.expect("virtio-blk0", 0, AccessKind.READ, 4)
     (address,) = [at for name, at in live.engine.structures(access).items() if name.startswith("PASID table entry")]
     width = PASID_ENTRY["AW"].get(live.vmm.qtest.read_value(address, Width.QUAD))

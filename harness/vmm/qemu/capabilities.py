@@ -34,7 +34,9 @@ __all__ = ["PC", "Capabilities", "ask", "cached", "require"]
 PC = "q35"
 """The machine that guests run on."""
 _DEADLINE = 30.0
-_SCHEMA = 9  # of the cache entry
+_SCHEMA = 11  # of the cache entry
+_TRIED = ("virtio-iommu-pci", "intel-iommu,intremap=on,eim=on")
+"""Devices, with properties or without, that a build may have and refuse when the machine is started."""
 # Types whose properties are recorded. Not those of all types: QEMU 7.2 ends when it is asked for the properties of one
 # that it lists and whose module is not installed (virtio-gpu-gl-device).
 _ASKED = (
@@ -71,7 +73,8 @@ class Capabilities:
         devices: names of all device types.
         properties: of each device type that a spec can ask for, the names of its properties.
         has_sandbox: whether it can be kept from system calls that it has no use for (`-sandbox`, built with seccomp).
-        refusals: for a device type that is there and does not work on that machine, what QEMU said.
+        refusals: for a device type, or one with properties ("intel-iommu,eim=on"), that is there and does not work on
+            that machine under TCG, what QEMU said.
     """
 
     version: str
@@ -120,12 +123,13 @@ def require(machine: Machine, capabilities: Capabilities) -> None:
     outside = [slot.device.id for slot in placement.slots if slot.root is Root.OUTSIDE]
     hotplugged = [part for slot in placement.slots if slot.device.hotplug for part in front_end(slot)]
     for front in (*command.front_ends(machine, placement), *hotplugged):
-        if front.driver in capabilities.refusals:
-            raise Unsupported(
-                f"{qemu} has {front.driver}, and its q35 machine refuses it",
-                hint="use a later QEMU, or another IOMMU",
-                evidence=capabilities.refusals[front.driver],
-            )
+        for refused, said in capabilities.refusals.items():
+            if set(refused.split(",")) <= set(front.text().split(",")):
+                raise Unsupported(
+                    f"{qemu} has {refused}, and its q35 machine refuses it",
+                    hint="use a later QEMU, or another IOMMU",
+                    evidence=said,
+                )
         if front.driver not in capabilities.devices:
             raise Unsupported(
                 f"{qemu} has no device {front.driver}, which {front.id} needs",
@@ -183,14 +187,13 @@ def ask(build: QemuBuild, machine: str = PC) -> Capabilities:
         VmmStartError: it does not start; its stderr is the evidence.
         VmmTimeout: it does not answer.
     """
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(1 + len(_TRIED)) as pool:
         answers = pool.submit(_interview, build, machine)
-        refusal = pool.submit(_refusal, build, machine, "virtio-iommu-pci")
+        said = list(pool.map(lambda device: _refusal(build, machine, device), _TRIED))
         found = answers.result()
-        text = refusal.result()
-    if text and "virtio-iommu-pci" in found.devices:
-        return replace(found, refusals={"virtio-iommu-pci": text})
-    return found
+    texts = dict(zip(_TRIED, said, strict=True))
+    there = found.devices
+    return replace(found, refusals={each: text for each, text in texts.items() if text and each.split(",")[0] in there})
 
 
 def _interview(build: QemuBuild, machine: str) -> Capabilities:
@@ -219,11 +222,11 @@ def _interview(build: QemuBuild, machine: str) -> Capabilities:
         )
 
 
-def _refusal(build: QemuBuild, machine: str, driver: str) -> str:
+def _refusal(build: QemuBuild, machine: str, device: str) -> str:
     """What QEMU says when the machine is started with the device; empty when it comes up."""
     with ExitStack() as stack:
         try:
-            _start(build, machine, stack, (("-device", driver),))
+            _start(build, machine, stack, (("-device", device),))
         except VmmStartError as error:
             return error.evidence.strip()
     return ""
@@ -288,6 +291,7 @@ def _without(machine: Machine, name: str) -> str:
         "aw-bits": "aw_bits",
         "boot-bypass": "boot_bypass",
         "caching-mode": "caching_mode",
+        "eim": "extended_interrupts",
         "x-flts": "scalable=first-stage",
         "x-scalable-mode": "scalable",
     }.get(name)

@@ -197,6 +197,8 @@ def _iommu(iommu: Iommu, placement: Placement) -> list[Properties]:
                 values["caching-mode"] = iommu.caching_mode
             if iommu.aw_bits is not None:
                 values["aw-bits"] = iommu.aw_bits
+            if iommu.extended_interrupts is not None:
+                values["eim"] = "on" if iommu.extended_interrupts else "off"
             match iommu.scalable:
                 case Scalable.SECOND_STAGE:
                     values["x-scalable-mode"] = True

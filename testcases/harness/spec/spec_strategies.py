@@ -24,6 +24,7 @@ def iommus(draw: st.DrawFn) -> Iommu:
                 interrupt_remapping=draw(_maybe),
                 caching_mode=draw(_maybe),
                 aw_bits=draw(st.sampled_from([None, 39, 48])),
+                extended_interrupts=draw(_maybe),
                 scalable=draw(st.none() | st.sampled_from(Scalable)),
             )
         case IommuKind.AMD:

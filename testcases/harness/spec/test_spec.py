@@ -116,15 +116,24 @@ def test_refusal_of_a_value_in_a_file_is_the_same_as_in_code() -> None:
     [
         *(
             (IommuKind.NONE, name)
-            for name in ("interrupt_remapping", "caching_mode", "aw_bits", "boot_bypass", "scalable")
+            for name in (
+                "interrupt_remapping",
+                "caching_mode",
+                "aw_bits",
+                "boot_bypass",
+                "extended_interrupts",
+                "scalable",
+            )
         ),
         (IommuKind.INTEL, "boot_bypass"),
         (IommuKind.VIRTIO, "interrupt_remapping"),
         (IommuKind.AMD, "caching_mode"),
         (IommuKind.AMD, "aw_bits"),
+        (IommuKind.AMD, "extended_interrupts"),
         (IommuKind.AMD, "scalable"),
         (IommuKind.AMD, "boot_bypass"),
         (IommuKind.VIRTIO, "caching_mode"),
+        (IommuKind.VIRTIO, "extended_interrupts"),
         (IommuKind.VIRTIO, "scalable"),
     ],
 )

@@ -97,6 +97,16 @@ def test_a_device_that_the_machine_refuses_is_refused_with_what_qemu_said(capabi
     assert not refusing.has_device("virtio-iommu-pci")
 
 
+def test_a_property_that_the_machine_refuses_is_refused_where_it_is_asked_for(capabilities: Capabilities) -> None:
+    refusing = replace(capabilities, refusals={"intel-iommu,eim=on": "eim=on requires accel=kvm"})
+    for extended in (None, False):
+        require(Machine(iommu=Iommu(kind=IommuKind.INTEL, extended_interrupts=extended)), refusing)
+    with pytest.raises(Unsupported, match=r"has intel-iommu,eim=on, and its q35 machine refuses it") as caught:
+        require(Machine(iommu=Iommu(kind=IommuKind.INTEL, extended_interrupts=True)), refusing)
+    assert "requires accel=kvm" in caught.value.evidence
+    assert refusing.has_device("intel-iommu")
+
+
 def test_the_answer_is_asked_for_once(build: QemuBuild, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cached(build, tmp_path)
     monkeypatch.setattr(module, "ask", None)

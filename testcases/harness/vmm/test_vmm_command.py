@@ -64,8 +64,10 @@ def test_what_the_spec_leaves_open_is_not_on_the_command_line() -> None:
 
 
 def test_what_the_spec_says_of_intel_iommu_is_on_the_command_line() -> None:
-    iommu = Iommu(kind=IommuKind.INTEL, interrupt_remapping=False, caching_mode=True, aw_bits=39)
-    assert _iommu(iommu) == ["intel-iommu", "intremap=off", "caching-mode=on", "aw-bits=39"]
+    iommu = Iommu(
+        kind=IommuKind.INTEL, interrupt_remapping=False, caching_mode=True, aw_bits=39, extended_interrupts=False
+    )
+    assert _iommu(iommu) == ["intel-iommu", "intremap=off", "caching-mode=on", "aw-bits=39", "eim=off"]
 
 
 @pytest.mark.parametrize(
