@@ -80,6 +80,7 @@ class Device:
         interface: of a virtio device.
         platform: whether a virtio device offers VIRTIO_F_ACCESS_PLATFORM; where it stands decides when None.
         bridge: name of the conventional bridge that it stands behind, with all that name the same; none when empty.
+        expander: whether it stands behind a second root complex, behind the IOMMU as the first one is.
         dma_bits: width of the addresses that an edu puts on the bus.
         slot: name of the slot that it is one function of, with all that name the same; one of its own when empty.
         id: its name in QMP and in reports; when empty, the machine gives it one (`edu0`, `virtio-blk1`...).
@@ -92,6 +93,7 @@ class Device:
     platform: bool | None = None
     bridge: str = ""
     slot: str = ""
+    expander: bool = False
     dma_bits: int = 64
     id: str = ""
 
@@ -114,6 +116,11 @@ class Device:
             )
         if self.bridge or self.slot:
             self._check_shared(name)
+        if self.expander and (not self.iommu or self.bridge or self.slot):
+            raise SpecError(
+                f"{name}: expander=on is for a device behind the IOMMU with a port of its own",
+                hint="use iommu=on, and leave bridge= and slot= out; a device with iommu=off has a root complex anyhow",
+            )
         if self.dma_bits not in range(20, 65) or (self.dma_bits != 64 and self.kind.is_virtio):
             raise SpecError(
                 f"{name}: dma-bits={self.dma_bits}",
@@ -156,7 +163,7 @@ class Device:
         except ValueError:
             known = ", ".join(DeviceKind)
             raise SpecError(f"device {name!r} is not known", hint=f"choose one of: {known}") from None
-        iommu, hotplug, interface, platform = False, False, Interface.MODERN, None
+        iommu, hotplug, expander, interface, platform = False, False, False, Interface.MODERN, None
         names, dma_bits = {"bridge": "", "slot": "", "id": ""}, 64
         for option in options:
             key, _, value = option.partition("=")
@@ -165,6 +172,8 @@ class Device:
                     iommu = _on_off(text, key, value)
                 case "hotplug":
                     hotplug = _on_off(text, key, value)
+                case "expander":
+                    expander = _on_off(text, key, value)
                 case "virtio":
                     interface = _interface(text, value)
                 case "platform":
@@ -177,7 +186,7 @@ class Device:
                     raise SpecError(
                         f"device {text!r}: option {option!r} is not known",
                         hint="write iommu=on|off, hotplug=on|off, platform=on|off, bridge=NAME, slot=NAME, "
-                        "dma-bits=NUMBER, id=NAME, or virtio=modern|transitional|legacy",
+                        "expander=on|off, dma-bits=NUMBER, id=NAME, or virtio=modern|transitional|legacy",
                     )
         return cls(
             kind=kind,
@@ -185,6 +194,7 @@ class Device:
             hotplug=hotplug,
             interface=interface,
             platform=platform,
+            expander=expander,
             dma_bits=dma_bits,
             **names,
         )
@@ -197,6 +207,8 @@ class Device:
             words.append(f"virtio={self.interface}")
         if self.platform is not None:
             words.append(f"platform={_word(self.platform)}")
+        if self.expander:
+            words.append("expander=on")
         if self.dma_bits != 64:
             words.append(f"dma-bits={self.dma_bits}")
         names = {"bridge": self.bridge, "slot": self.slot, "id": self.id}

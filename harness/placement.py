@@ -7,13 +7,15 @@ The q35 machine is laid out so that one look at an address says what it is:
 ====================  ==========================================================================
 ``pcie.0`` (bus 0)    devices behind the IOMMU, the IOMMU's own function (virtio-iommu, amd-iommu),
                       the management NIC, the agent's port at 1e, the chipset's functions at 1f
-``outside.0`` (80)    a second root complex (pxb-pcie) with ``bypass_iommu=on``, made only where a
+``expander.0`` (40)   a second root complex (pxb-pcie), behind the IOMMU like the first, made only where
+                      a device asks for it
+``outside.0`` (80)    another root complex (pxb-pcie) with ``bypass_iommu=on``, made only where a
                       device is tagged ``iommu=off``: no IOMMU stands between it and memory
 ====================  ==========================================================================
 
 A device on `pcie.0` that is attached at boot is an integrated endpoint. One that is hot-plugged gets a root port, since
-the root bus takes no hot-plug, and so does every device outside, since a pxb-pcie takes nothing but bridges (QEMU,
-docs/pcie.txt, section 2, and `pxb_dev_pre_plug` there).
+the root bus takes no hot-plug, and so does every device on another root complex, since a pxb-pcie takes nothing but
+bridges (QEMU, docs/pcie.txt, section 2, and `pxb_dev_pre_plug` there).
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ from enum import StrEnum
 from harness.errors import SpecError
 from harness.spec import Device, Interface, Iommu, IommuKind, Machine
 
-__all__ = ["AGENT_NUMBER", "OUTSIDE_BUS", "Bridge", "Placement", "Port", "Root", "Slot", "place"]
+__all__ = ["AGENT_NUMBER", "EXPANDER_BUS", "OUTSIDE_BUS", "Bridge", "Placement", "Port", "Root", "Slot", "place"]
+
+EXPANDER_BUS = 0x40
+"""Bus number of the second root complex behind the IOMMU."""
 
 OUTSIDE_BUS = 0x80
 """Bus number of the root complex that bypasses the IOMMU."""
@@ -37,13 +42,14 @@ class Root(StrEnum):
     """A root complex, under its QEMU bus name."""
 
     MAIN = "pcie.0"
+    EXPANDER = "expander.0"
     OUTSIDE = "outside.0"
 
 
 # Device numbers of what a spec asks for; on the main root the others are the harness's own and the chipset's.
-_NUMBERS = {Root.MAIN: range(0x04, AGENT_NUMBER), Root.OUTSIDE: range(0x1F)}
+_NUMBERS = {Root.MAIN: range(0x04, AGENT_NUMBER), Root.EXPANDER: range(0x1F), Root.OUTSIDE: range(0x1F)}
 _CONVENTIONAL_NUMBERS, _FUNCTIONS = range(0x20), range(8)
-_IO_PORTS = 4  # root ports outside that firmware keeps I/O ports for: 4 KiB each, out of 64 KiB in all
+_IO_PORTS = 4  # root ports of a pxb-pcie that firmware keeps I/O ports for: 4 KiB each, out of 64 KiB in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +72,10 @@ class Port:
     def has_io(self) -> bool:
         """Whether firmware is to keep I/O ports for what is plugged here.
 
-        Linux finds some for a port of the main root when it needs them. Of an outside root it is told the I/O ports
-        that firmware has given to what is below it (QEMU, hw/i386/acpi-build.c, build_crs), and no other.
+        Linux finds some for a port of the main root when it needs them. Of another root it is told the I/O ports that
+        firmware has given to what is below it (QEMU, hw/i386/acpi-build.c, build_crs), and no other.
         """
-        return self.root is Root.OUTSIDE and self.number < _IO_PORTS
+        return self.root is not Root.MAIN and self.number < _IO_PORTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +128,13 @@ class Placement:
 
     Attributes:
         slots: one for each device of the spec, in its order.
-        ports: root ports, in the order of their index: those on the main root, then those outside. A device that needs
-            one takes the next free one of its root.
+        ports: root ports, in the order of their index: those on the main root, those of the expander, then those
+            outside. A device that needs one takes the next free one of its root.
         bridges: conventional bridges, in the order in which devices name them.
         iommu_number: device number of the IOMMU's own function on bus 0; None where it has none, as VT-d.
         management_number: device number of the management NIC on bus 0.
-        outside_number: device number on bus 0 of the host bridge that carries the outside root complex;
-            None where there is none.
+        expander_number, outside_number: device number on bus 0 of the host bridge that carries that root complex; None
+            where there is none.
         interrupt_remapping: whether the IOMMU remaps interrupts; None where its kind cannot. Where the spec leaves it
             open it does, but for a VT-d with a device outside: Linux takes MSI away from a device that no remapping
             unit covers while others remap (drivers/iommu/intel/irq_remapping.c, map_dev_to_ir), and its driver then
@@ -140,6 +146,7 @@ class Placement:
     bridges: tuple[Bridge, ...]
     iommu_number: int | None
     management_number: int
+    expander_number: int | None
     outside_number: int | None
     interrupt_remapping: bool | None
 
@@ -164,22 +171,24 @@ def place(machine: Machine) -> Placement:
         SpecError: more devices than a root bus has room for.
     """
     has_iommu = machine.iommu.kind is not IommuKind.NONE
-    roots = [Root.OUTSIDE if has_iommu and not device.iommu else Root.MAIN for device in machine.devices]
-    needs_port = [device.hotplug or root is Root.OUTSIDE for device, root in zip(machine.devices, roots, strict=True)]
+    roots = [_root(device) if has_iommu else Root.MAIN for device in machine.devices]
+    needs_port = [device.hotplug or root is not Root.MAIN for device, root in zip(machine.devices, roots, strict=True)]
     inside = sum(needs for needs, root in zip(needs_port, roots, strict=True) if root is Root.MAIN)
     main = _Bus(Root.MAIN)
-    outer = _Bus(Root.OUTSIDE, ports_before=max(inside, machine.ports.inside))
+    expander = _Bus(Root.EXPANDER, ports_before=max(inside, machine.ports.inside))
+    outer = _Bus(Root.OUTSIDE, ports_before=expander.ports_before + roots.count(Root.EXPANDER))
+    buses = {Root.MAIN: main, Root.EXPANDER: expander, Root.OUTSIDE: outer}
     slots: list[Slot] = []
     for device, root, needs in zip(machine.devices, roots, needs_port, strict=True):
         if device.bridge or device.slot:
             slots.append(main.share(device))
             continue
-        bus = main if root is Root.MAIN else outer
+        bus = buses[root]
         port = bus.add_port(device.id) if needs else None
         number = 0 if port else bus.take(device.id)
-        if device.interface is Interface.LEGACY and root is Root.OUTSIDE and port is not None and not port.has_io:
+        if device.interface is Interface.LEGACY and root is not Root.MAIN and port is not None and not port.has_io:
             raise SpecError(
-                f"{device.id}: virtio=legacy needs I/O ports, which only the first {_IO_PORTS} devices outside have",
+                f"{device.id}: virtio=legacy needs I/O ports, which only the first {_IO_PORTS} devices of {root} have",
                 hint="name it before the others, or use virtio=transitional",
             )
         slots.append(Slot(device=device, root=root, number=number, port=port))
@@ -187,15 +196,24 @@ def place(machine: Machine) -> Placement:
     outer.fill_up(machine.ports.outside)
 
     outside = bool(outer.ports)
+    expander_number = main.take("the bridge of a second root complex") if expander.ports else None
     return Placement(
         slots=tuple(slots),
-        ports=(*main.ports, *outer.ports),
+        ports=(*main.ports, *expander.ports, *outer.ports),
         bridges=tuple(main.bridges.values()),
         iommu_number=1 if machine.iommu.kind in (IommuKind.VIRTIO, IommuKind.AMD) else None,
         management_number=2,
+        expander_number=expander_number,
         outside_number=3 if outside else None,
         interrupt_remapping=_remaps_interrupts(machine.iommu, outside),
     )
+
+
+def _root(device: Device) -> Root:
+    """The root complex that a device stands behind, on a machine with an IOMMU."""
+    if not device.iommu:
+        return Root.OUTSIDE
+    return Root.EXPANDER if device.expander else Root.MAIN
 
 
 def _remaps_interrupts(iommu: Iommu, outside: bool) -> bool | None:
@@ -224,7 +242,7 @@ class _Bus:
         self.bridges: dict[str, Bridge] = {}
         self._shared: dict[str, list[Slot]] = {}
         self._root = root
-        self._ports_before = ports_before
+        self.ports_before = ports_before
         self._next = _NUMBERS[root].start
 
     def take(self, what: str) -> int:
@@ -240,7 +258,7 @@ class _Bus:
 
     def add_port(self, what: str) -> Port:
         """A root port for something."""
-        index = self._ports_before + len(self.ports) + 1
+        index = self.ports_before + len(self.ports) + 1
         port = Port(id=f"port.{index}", root=self._root, number=self.take(what), index=index)
         self.ports.append(port)
         return port

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from machines import spec
-from rogue import write
+from rogue import canary, write, write_over
 from shown import acpi_tables, pci_tree
 from traffic import check_disk
 
@@ -24,6 +24,12 @@ from harness.spec import DmaMode, IommuKind
 
 _BRIDGE = ("virtio-blk,iommu=on,bridge=b,id=disk", "edu,iommu=on,bridge=b,id=rogue", "edu,iommu=on,id=alone")
 _SLOT = ("edu,iommu=on,slot=s,id=first", "edu,iommu=on,slot=s,id=second", "edu,iommu=on,id=alone")
+_EXPANDER = (
+    "virtio-blk,iommu=on,expander=on,id=disk",
+    "edu,iommu=on,expander=on,id=rogue",
+    "edu,iommu=on,id=alone",
+    "edu,iommu=off,id=outside",
+)
 _FLUSHED_SECONDS = 1.0  # Linux, drivers/iommu/dma-iommu.c: a flush queue waits for ten milliseconds
 _TRIES = 200
 
@@ -40,6 +46,22 @@ def test_devices_that_share_a_way_share_a_group(lease: Lease, iommu: IommuKind, 
     judge(check_functions(live.topology, lspci(live.guest.ssh)))
     judge(check_tables(live.topology.platform, acpi_tables(live)))
     judge(check_pci_tree(live.topology.platform.tree, pci_tree(live)))
+
+
+@pytest.mark.claim("CH-4", "CH-5", "VQ-1", "VQ-3")
+def test_a_second_root_complex_is_behind_the_iommu_like_the_first(lease: Lease, iommu: IommuKind) -> None:
+    """Devices below an expander bridge that does not bypass the IOMMU are grouped, translated, and held back by it.
+
+    Firmware's tables, lspci and groups are as they must be. The control: a third root complex, which does bypass it.
+    """
+    live = lease(spec(iommu, *_EXPANDER))
+    judge(check_groups(live.topology, live.agent.iommu_groups()))
+    judge(check_functions(live.topology, lspci(live.guest.ssh)))
+    judge(check_tables(live.topology.platform, acpi_tables(live)))
+    judge(check_pci_tree(live.topology.platform.tree, pci_tree(live)))
+    judge(check_disk(live, "disk"))
+    judge(write_over(live, "outside", live.allocate(1, canary()), blocked=False))
+    judge(write_over(live, "rogue", live.allocate(1, canary()), blocked=True))
 
 
 @pytest.mark.claim("IV-1", "QD-4")

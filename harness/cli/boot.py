@@ -44,7 +44,7 @@ def boot(
         list[str] | None,
         typer.Option(
             help="KIND, with any of: ,iommu=on|off ,hotplug=on ,virtio=modern|transitional|legacy ,platform=on|off "
-            f",bridge=NAME ,slot=NAME ,dma-bits=NUMBER ,id=NAME; KIND: {', '.join(DeviceKind)}."
+            f",bridge=NAME ,slot=NAME ,expander=on ,dma-bits=NUMBER ,id=NAME; KIND: {', '.join(DeviceKind)}."
         ),
     ] = None,
     spec: Annotated[

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from harness.model.pci.aliases import seen_as
 from harness.model.pci.functions import Acs, AcsCapability, Function, PortType
@@ -15,7 +16,7 @@ from harness.model.pci.platform import Platform, Unit, UnitPlace
 from harness.model.pci.tree import PciTree, RootBus
 from harness.model.virtio.dma_path import DmaPath, VirtioGuest, VirtioOffer, dma_path
 from harness.pci import Address
-from harness.placement import AGENT_NUMBER, OUTSIDE_BUS, Bridge, Placement, Port, Root, place
+from harness.placement import AGENT_NUMBER, EXPANDER_BUS, OUTSIDE_BUS, Bridge, Placement, Port, Root, place
 from harness.spec import DeviceKind, DmaMode, Interface, IommuKind, Machine
 
 __all__ = ["AMDVI_REGISTERS", "VTD_REGISTERS", "ExpectedGroup", "PciFunction", "Topology", "topology"]
@@ -229,8 +230,9 @@ def _chipset(plan: Placement, kind: IommuKind) -> list[_Part]:
     if plan.iommu_number is not None:
         what = _AMD_IOMMU if kind is IommuKind.AMD else _VIRTIO_IOMMU
         parts.append(_Part(on_root_bus(plan.iommu_number), _IOMMU_FUNCTIONS[what], what))
-    if plan.outside_number is not None:
-        parts.append(_Part(on_root_bus(plan.outside_number), (_RED_HAT, 0x000B, 0x0600), "expander bridge"))
+    for root, carrier in ((Root.EXPANDER, plan.expander_number), (Root.OUTSIDE, plan.outside_number)):
+        if carrier is not None:
+            parts.append(_Part(on_root_bus(carrier), (_RED_HAT, 0x000B, 0x0600), f"host bridge of {root}"))
     return parts
 
 
@@ -271,22 +273,22 @@ def _devices(machine: Machine, plan: Placement, plugged: Collection[str]) -> lis
 
 
 def _platform(machine: Machine, plan: Placement, tree: PciTree) -> Platform:
-    """The IOMMU stands before the main root complex; the outside one goes around it (`harness.placement`)."""
+    """The IOMMU stands before all root complexes but the outside one, which goes around it (`harness.placement`)."""
     units: tuple[Unit, ...] = ()
-    main = frozenset({_root_bus(Root.MAIN)})
+    inside = frozenset(root.number for root in tree.roots) - {_root_bus(Root.OUTSIDE)}
     match machine.iommu.kind:
         case IommuKind.NONE:
             pass
         case IommuKind.INTEL:
-            units = (Unit(place=UnitPlace(registers=VTD_REGISTERS), table="DMAR", root_buses=main),)
+            units = (Unit(place=UnitPlace(registers=VTD_REGISTERS), table="DMAR", root_buses=inside),)
         case IommuKind.AMD:
             assert plan.iommu_number is not None
             place = UnitPlace(registers=AMDVI_REGISTERS, function=Address(0, plan.iommu_number))
-            units = (Unit(place=place, table="IVRS", root_buses=main),)
+            units = (Unit(place=place, table="IVRS", root_buses=inside),)
         case IommuKind.VIRTIO:
             assert plan.iommu_number is not None
             place = UnitPlace(function=Address(0, plan.iommu_number))
-            units = (Unit(place=place, table="VIOT", root_buses=main),)
+            units = (Unit(place=place, table="VIOT", root_buses=inside),)
     return Platform(
         tree=tree,
         units=units,
@@ -307,13 +309,13 @@ def _address_width(machine: Machine) -> int:
 
 
 def _roots(plan: Placement) -> list[RootBus]:
-    if plan.outside_number is None:
-        return [RootBus(_root_bus(Root.MAIN))]
-    return [RootBus(_root_bus(Root.MAIN), last=OUTSIDE_BUS - 1), RootBus(OUTSIDE_BUS)]
+    carriers = {Root.MAIN: 0, Root.EXPANDER: plan.expander_number, Root.OUTSIDE: plan.outside_number}
+    buses = [_root_bus(root) for root, carrier in carriers.items() if carrier is not None]
+    return [RootBus(bus, last=following - 1) for bus, following in pairwise((*buses, 0x100))]
 
 
 def _root_bus(root: Root) -> int:
-    return 0 if root is Root.MAIN else OUTSIDE_BUS
+    return {Root.MAIN: 0, Root.EXPANDER: EXPANDER_BUS, Root.OUTSIDE: OUTSIDE_BUS}[root]
 
 
 def _secondary_buses(plan: Placement) -> dict[Port | Bridge, int]:

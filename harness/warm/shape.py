@@ -26,6 +26,8 @@ def no_template(spec: Machine) -> str:
             return f"{device.id} cannot be plugged"
         if device.bridge or device.slot:
             return f"{device.id} shares its place with others from the start"
+        if device.expander:
+            return f"{device.id} stands behind a root complex that no template has"
         if device.kind is DeviceKind.VIRTIO_BALLOON:
             # What a balloon takes QEMU punches out of the file that RAM is, also where the mapping is private
             # (system/physmem.c, ram_block_discard_range): from the template, under all who run from it.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from harness.placement import AGENT_NUMBER, OUTSIDE_BUS, Placement, Port, Root, place
+from harness.placement import AGENT_NUMBER, EXPANDER_BUS, OUTSIDE_BUS, Placement, Port, Root, place
 from harness.spec import Interface, Iommu, IommuKind, Machine, Scalable
 from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, MovedMachine, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties, Value
@@ -176,7 +176,10 @@ def front_ends(machine: Machine, placement: Placement, plugged: Collection[str] 
     """
     fronts = _iommu(machine.iommu, placement)
     if placement.outside_number is not None:
-        fronts.append(_outside(placement.outside_number))
+        outside: dict[str, Value] = {"bus_nr": OUTSIDE_BUS, "bypass_iommu": True}
+        fronts.append(_root_complex(Root.OUTSIDE, placement.outside_number, outside))
+    if placement.expander_number is not None:
+        fronts.append(_root_complex(Root.EXPANDER, placement.expander_number, {"bus_nr": EXPANDER_BUS}))
     fronts += [_port(port) for port in placement.ports]
     fronts += [Properties("pcie-pci-bridge", it.id, _on_root_bus(it.number)) for it in placement.bridges]
     fronts += [_management(placement.management_number), *_agent()]
@@ -228,9 +231,8 @@ def _on_root_bus(number: int | None) -> dict[str, Value]:
     return {"bus": Root.MAIN.value, "addr": hex(number)}
 
 
-def _outside(number: int) -> Properties:
-    values: dict[str, Value] = {"bus": Root.MAIN.value, "addr": hex(number), "bus_nr": OUTSIDE_BUS}
-    return Properties("pxb-pcie", Root.OUTSIDE.value, values | {"bypass_iommu": True})
+def _root_complex(root: Root, number: int, values: dict[str, Value]) -> Properties:
+    return Properties("pxb-pcie", root.value, _on_root_bus(number) | values)
 
 
 def _port(port: Port) -> Properties:

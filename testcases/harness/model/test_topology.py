@@ -113,9 +113,9 @@ def test_device_below_a_port_has_the_bus_that_firmware_counts_to() -> None:
 
 
 def test_expander_bridge_is_there_only_with_a_device_outside() -> None:
-    assert full().function("expander bridge").address == Address(0, 3)
+    assert full().function("host bridge of outside.0").address == Address(0, 3)
     with pytest.raises(KeyError):
-        topology(machine(INTEL, "edu,iommu=on")).function("expander bridge")
+        topology(machine(INTEL, "edu,iommu=on")).function("host bridge of outside.0")
 
 
 def test_root_ports_are_covered_on_the_main_root_alone() -> None:
@@ -130,7 +130,7 @@ def test_root_ports_are_covered_on_the_main_root_alone() -> None:
         ("virtio-blk0", (0x1AF4, 0x1042, 0x0100)),
         ("virtio-net0", (0x1AF4, 0x1041, 0x0200)),
         ("host bridge", (0x8086, 0x29C0, 0x0600)),
-        ("expander bridge", (0x1B36, 0x000B, 0x0600)),
+        ("host bridge of outside.0", (0x1B36, 0x000B, 0x0600)),
         ("management NIC", (0x1AF4, 0x1041, 0x0200)),
         ("agent port", (0x1AF4, 0x1043, 0x0780)),
     ],

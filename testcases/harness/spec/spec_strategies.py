@@ -36,7 +36,7 @@ def iommus(draw: st.DrawFn) -> Iommu:
 
 @st.composite
 def devices(draw: st.DrawFn, iommu: bool = True, pluggable: bool = False) -> Device:
-    """A device of any kind, or any that can be plugged; behind an IOMMU only where there is one."""
+    """A device of any kind and place, or any that a template has a port for; behind an IOMMU only if there is one."""
     kinds = [kind for kind in DeviceKind if kind.can_be_plugged or not pluggable]
     kind: DeviceKind = draw(st.sampled_from(kinds))
     interface = draw(st.sampled_from(Interface)) if kind.has_legacy else Interface.MODERN
@@ -51,6 +51,7 @@ def devices(draw: st.DrawFn, iommu: bool = True, pluggable: bool = False) -> Dev
         hotplug=kind.can_be_plugged and draw(st.booleans()),
         interface=interface,
         platform=platform,
+        expander=behind and not pluggable and draw(st.booleans()),
         id=draw(st.just("") | _names),
     )
 

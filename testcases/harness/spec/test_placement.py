@@ -26,7 +26,7 @@ def test_no_two_functions_stand_at_one_place(machine: Machine) -> None:
     plan = place(machine)
     numbers = [(slot.root, slot.number) for slot in plan.slots if slot.port is None]
     numbers += [(port.root, port.number) for port in plan.ports]
-    main = (plan.iommu_number, plan.management_number, plan.outside_number, AGENT_NUMBER, 0, 0x1F)
+    main = (plan.iommu_number, plan.management_number, plan.expander_number, plan.outside_number, AGENT_NUMBER, 0, 0x1F)
     numbers += [(Root.MAIN, number) for number in main if number is not None]
     assert len(set(numbers)) == len(numbers)
     assert all(0 <= number <= 0x1F for _, number in numbers)
@@ -38,9 +38,9 @@ def test_every_device_stands_where_its_tag_says(machine: Machine) -> None:
     plan = place(machine)
     assert [slot.device for slot in plan.slots] == list(machine.devices)
     for slot in plan.slots:
-        outside = has_iommu and not slot.device.iommu
-        assert slot.root is (Root.OUTSIDE if outside else Root.MAIN)
-        assert (slot.port is not None) == (outside or slot.device.hotplug)
+        inside = Root.EXPANDER if slot.device.expander else Root.MAIN
+        assert slot.root is (Root.OUTSIDE if has_iommu and not slot.device.iommu else inside)
+        assert (slot.port is not None) == (slot.root is not Root.MAIN or slot.device.hotplug)
         assert slot.bus == (slot.port.id if slot.port else Root.MAIN.value)
         if slot.port is not None:
             assert (slot.port.root, slot.number) == (slot.root, 0)
@@ -60,7 +60,7 @@ def test_every_port_has_one_device_at_most_and_a_number_of_its_own(machine: Mach
 @given(machines())
 def test_each_root_has_the_ports_that_its_devices_need_and_those_asked_for(machine: Machine) -> None:
     plan = place(machine)
-    for root, asked in ((Root.MAIN, machine.ports.inside), (Root.OUTSIDE, machine.ports.outside)):
+    for root, asked in ((Root.MAIN, machine.ports.inside), (Root.EXPANDER, 0), (Root.OUTSIDE, machine.ports.outside)):
         needed = sum(slot.root is root and slot.port is not None for slot in plan.slots)
         assert sum(port.root is root for port in plan.ports) == max(needed, asked)
 
@@ -74,9 +74,10 @@ def test_devices_to_be_plugged_change_nothing_where_there_are_ports_for_them(mac
 
 
 @given(machines())
-def test_outside_is_made_only_where_something_stands_there(machine: Machine) -> None:
+def test_a_root_complex_is_made_only_where_something_stands_there(machine: Machine) -> None:
     plan = place(machine)
-    assert (plan.outside_number is not None) == any(port.root is Root.OUTSIDE for port in plan.ports)
+    for root, number in ((Root.EXPANDER, plan.expander_number), (Root.OUTSIDE, plan.outside_number)):
+        assert (number is not None) == any(port.root is root for port in plan.ports)
 
 
 @pytest.mark.parametrize(

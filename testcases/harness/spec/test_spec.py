@@ -308,6 +308,18 @@ def test_a_shared_place_is_for_devices_behind_the_iommu_from_the_start(text: str
         Device.parse(text)
 
 
+def test_a_device_of_a_second_root_complex_is_read_and_written_back() -> None:
+    assert str(Device.parse("edu,iommu=on,expander=on,id=x")) == "edu,iommu=on,expander=on,id=x"
+
+
+@pytest.mark.parametrize(
+    "text", ["edu,expander=on", "edu,iommu=on,expander=on,bridge=b", "edu,iommu=on,expander=on,slot=s"]
+)
+def test_a_second_root_complex_is_for_devices_behind_the_iommu_with_ports_of_their_own(text: str) -> None:
+    with pytest.raises(SpecError, match="expander=on is for a device behind the IOMMU"):
+        Device.parse(text)
+
+
 @pytest.mark.parametrize("name", ["a.b", "a b", "x" * 33])
 def test_the_name_of_a_shared_place_is_plain(name: str) -> None:
     with pytest.raises(SpecError, match="is no name"):
