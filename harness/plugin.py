@@ -150,9 +150,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def lab(pytestconfig: pytest.Config) -> Lab:
     """QEMU, kernel and image that `--qemu` and `--kernel` name."""
-    opened = Lab.open(qemu=pytestconfig.getoption("--qemu"), kernel=pytestconfig.getoption("--kernel"))
-    if (sabotage := _sabotage(pytestconfig)) is not None:
-        opened = SabotagedLab.of(opened, sabotage)
+    opened = _open_lab(pytestconfig, pytestconfig.getoption("--qemu"))
     pytestconfig.stash[_LAB] = opened
     return opened
 
@@ -220,7 +218,7 @@ def newer_lab(lab: Lab, pytestconfig: pytest.Config) -> Lab:
     name = pytestconfig.getoption("--move-to")
     if name is None:
         raise Unsupported("no other QEMU was named to move machines to", hint="--move-to NAME|PATH")
-    other = Lab.open(qemu=name, kernel=pytestconfig.getoption("--kernel"))
+    other = _open_lab(pytestconfig, name)
     if other.qemu.binary == lab.qemu.binary:
         raise Unsupported(f"QEMU {other.qemu.version} is the one that machines are started with", hint="--move-to NAME")
     return other
@@ -262,6 +260,13 @@ def _is_cold(item: pytest.Item) -> bool:
     mark = item.get_closest_marker("machine")
     told = mark is not None and mark.kwargs.get("boot") == "cold"
     return told or bool(item.config.getoption("--viommu-cold")) or _sabotage(item.config) is not None
+
+
+def _open_lab(config: pytest.Config, qemu: str | None) -> Lab:
+    """A lab with that QEMU, sabotaged where that is asked for."""
+    lab = Lab.open(qemu=qemu, kernel=config.getoption("--kernel"))
+    sabotage = _sabotage(config)
+    return lab if sabotage is None else SabotagedLab.of(lab, sabotage)
 
 
 def _sabotage(config: pytest.Config) -> Sabotage | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 
 from harness.report.record import Finding
 
@@ -27,15 +26,29 @@ class Mismatch(AssertionError):
 def judge(findings: Iterable[Finding]) -> None:
     """End the case if there is anything to find.
 
-    Of more than 200 findings the last says how many more there were: a guest can make up as many as it likes.
+    Of more than 200 findings the last says how many more there were: a guest can make up as many as it likes. Where
+    looking for more fails, what was found counts all the same, and the last says what happened: after a write that
+    arrived where it must not, memory is not as the next step needs it.
 
     Raises:
         Mismatch: there is.
     """
     __tracebackhide__ = True
-    findings = iter(findings)
-    found = list(islice(findings, _MOST))
-    if more := sum(1 for _ in findings):
+    found: list[Finding] = []
+    more = 0
+    try:
+        for finding in findings:
+            if len(found) < _MOST:
+                found.append(finding)
+            else:
+                more += 1
+    except Exception as error:
+        if not found:
+            raise
+        seen = f"{type(error).__name__}: {error}"
+        found.append(Finding(subject="the rest of the case", expected="it can be judged", seen=seen))
+        raise Mismatch(tuple(found)) from error
+    if more:
         found.append(Finding(subject="everything else", expected="no finding", seen=f"{more} findings more"))
     if found:
         raise Mismatch(tuple(found))

@@ -90,7 +90,7 @@ class _TamperedEdu(Edu):
     id: str
 
     def dma_from_device(self, offset: int, iova: int, count: int, *, deadline: float = 5.0) -> None:
-        def do() -> None:
+        def do(iova: int) -> None:
             Edu.dma_from_device(self, offset, iova, count, deadline=deadline)
 
         self.write(RogueWrite(do, self.id, iova, count))

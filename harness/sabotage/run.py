@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -142,7 +143,7 @@ def judge_cases(sabotage: Sabotage, kind: IommuKind, cases: Iterable[Case]) -> C
 
 def _noticed_by(sabotage: Sabotage, case: Case) -> str | None:
     """The first finding of a case that the sabotage is meant to be noticed by."""
-    texts = [str(finding) for finding in case.findings] if case.verdict is Verdict.FAIL else []
+    texts = [str(replace(finding, citation="")) for finding in case.findings] if case.verdict is Verdict.FAIL else []
     return next((text for text in texts if matches(text, sabotage.by)), None)
 
 

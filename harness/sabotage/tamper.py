@@ -10,7 +10,6 @@ from harness.live.machine import LiveMachine
 from harness.model.access import Access, AccessKind, Fault, Outcome
 from harness.model.topology import VTD_REGISTERS
 from harness.model.vtd.interrupts.entries import IRTA_REG, REMAPPED_ENTRY
-from harness.spec import IommuKind
 from harness.vmm.qemu.qtest import Width
 
 __all__ = [
@@ -25,8 +24,8 @@ __all__ = [
     "open_interrupt_entries",
     "pass_through",
     "plug_back",
-    "report_a_fault",
     "turn_leaf",
+    "write_astray",
 ]
 
 _ENTRY_ADDRESS = 0x000F_FFFF_FFFF_F000
@@ -36,10 +35,7 @@ _PAGE_ENTRY, _PRESENT = "SS-PTE", 0b11  # VT-d 9.8: present is what may be read 
 _TT, _PASS_THROUGH = 0xC, 0x8  # VT-d 9.3, bits 3:2: 10b
 _IRTA = VTD_REGISTERS + 0xB8  # VT-d 11.4.10
 _FECTL, _FECTL_IM = VTD_REGISTERS + 0x38, 1 << 31  # VT-d 11.4.7.2
-_REPORTS = {
-    IommuKind.INTEL: "DMAR: [DMA Write NO_PASID] Request device [{device}] fault addr {iova:#x} [fault reason 0x05]",
-    IommuKind.VIRTIO: "virtio_iommu virtio9: page fault from EP {requester} at {iova:#x} [W]",
-}
+_UNMAPPED = 0x5555_5000
 _ENTRIES = 256
 _PLUG_SECONDS = 15.0
 _PAGE = 4096
@@ -50,13 +46,13 @@ class RogueWrite:
     """One DMA write of a rogue device.
 
     Attributes:
-        do: has the device do it.
+        do: has the device do it, to any IOVA.
         id: of the device.
         iova: address that it puts on the bus.
         count: bytes.
     """
 
-    do: Callable[[], None]
+    do: Callable[[int], None]
     id: str
     iova: int
     count: int
@@ -64,7 +60,7 @@ class RogueWrite:
 
 def land_untranslated(live: LiveMachine, write: RogueWrite) -> None:
     """Have zeroes stand afterwards in memory at the address that is on the bus, where that is memory that it has."""
-    write.do()
+    write.do(write.iova)
     if write.iova + write.count <= live.spec.memory_mib << 20:
         live.vmm.memory.write(write.iova, bytes(write.count))
 
@@ -76,16 +72,13 @@ def lose(live: LiveMachine, write: RogueWrite) -> None:
 def mask_fault_event(live: LiveMachine, write: RogueWrite) -> None:
     """Have the VT-d unit send no interrupt for the fault of a write."""
     live.vmm.qtest.write_value(_FECTL, _FECTL_IM, Width.LONG)
-    write.do()
+    write.do(write.iova)
 
 
-def report_a_fault(live: LiveMachine, write: RogueWrite) -> None:
-    """Have the guest's log say afterwards that the IOMMU refused it."""
-    write.do()
-    function = live.function(write.id)
-    report = _REPORTS[live.spec.iommu.kind]
-    line = report.format(device=str(function.address)[5:], requester=function.requester, iova=write.iova)
-    live.agent.write_file("/dev/kmsg", f"<3>{line}")
+def write_astray(live: LiveMachine, write: RogueWrite) -> None:
+    """Have the device write where nothing is mapped as well."""
+    write.do(write.iova)
+    write.do(_UNMAPPED)
 
 
 def plug_back(live: LiveMachine, id: str, address: str) -> None:
@@ -113,6 +106,8 @@ def turn_leaf(live: LiveMachine, id: str, iova: int) -> None:
 
 def pass_through(live: LiveMachine, id: str, iova: int) -> None:
     """Have the context entry of a device say that it is not translated."""
+    if not live.function(id).translated:
+        return
     address, value = _context(live, id)
     live.vmm.memory.write(address, (value & ~_TT | _PASS_THROUGH).to_bytes(8, "little"))
 

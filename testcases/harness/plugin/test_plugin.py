@@ -113,12 +113,15 @@ def test_a_failure_without_an_exception_says_why(endings: Ran) -> None:
     [
         ("pass", 0),
         ("judge([finding])", 1),
+        ("judge(found_and_then(VmmStartError('no')))", 1),
+        ("judge(found_and_then(ValueError('no')))", 1),
         ("raise VmmStartError('no')", 2),
         ("None + 1", 2),
     ],
 )
 def test_a_single_ending_decides_the_exit_code(tmp_path: Path, statement: str, status: int) -> None:
-    ran = run_pytest(tmp_path, 0, f"@case\ndef test_a():\n    {statement}\n")
+    then = "def found_and_then(error):\n    yield finding\n    raise error\n"
+    ran = run_pytest(tmp_path, 0, f"{then}\n@case\ndef test_a():\n    {statement}\n")
     assert ran.status == status, ran.output
 
 
