@@ -22,14 +22,15 @@ from harness.defaults import defaults
 from harness.guest.boot_args import kernel_arguments
 from harness.guest.guest import Guest
 from harness.host import host_facts
-from harness.images.build import Image, build_image
+from harness.images.build import Images
 from harness.images.kernel_modules import require_driver
 from harness.images.keys import Keys, Login
 from harness.images.overlay import pack_overlay
+from harness.images.recipe import Recipe
 from harness.live.machine import LiveMachine
 from harness.live.requests import REQUEST_EVENTS
 from harness.report.record import Artifact
-from harness.spec import Arch, IommuKind, Machine
+from harness.spec import BASE_IMAGE, Arch, IommuKind, Machine
 from harness.vmm.protocol import LinuxBoot
 from harness.vmm.qemu import accelerator
 from harness.vmm.qemu.capabilities import Capabilities, cached, require
@@ -54,7 +55,7 @@ class Lab:
         capabilities: what it can do.
         kernel: the guest kernel.
         kernel_file: the file that QEMU is given for it: the image itself, or the ELF file unpacked from it.
-        image: the guest image for that kernel.
+        images: the guest images for that kernel.
         accelerator: what runs the guest's instructions, and why KVM was not chosen.
     """
 
@@ -62,7 +63,7 @@ class Lab:
     capabilities: Capabilities
     kernel: Kernel
     kernel_file: Path
-    image: Image
+    images: Images
     accelerator: accelerator.Choice
 
     @classmethod
@@ -95,13 +96,14 @@ class Lab:
         guest = find_kernel(kernel, arch, cache, progress) if is_path(kernel) else None
         build = find_qemu(qemu or names.qemu, arch, cache, progress)
         guest = guest or find_kernel(kernel, arch, cache, progress)
-        image = build_image(names.suite, arch, guest, cache, progress)
+        images = Images(names.suite, arch, guest, cache, progress)
+        images.named(BASE_IMAGE)  # what cannot be had is told before anything else is done
         return cls(
             qemu=build,
             capabilities=cached(build, cache.directory("derived")),
             kernel=guest,
             kernel_file=bootable(guest, cache),
-            image=image,
+            images=images,
             accelerator=accelerator.cached(build, cache),
         )
 
@@ -110,9 +112,10 @@ class Lab:
 
         Raises:
             Unsupported: the message names the capability, and how it was found to be absent.
+            SpecError: there is no such guest image.
         """
         require(machine, self.capabilities)
-        require_driver(self.image.recipe, self.kernel, machine.iommu.kind)
+        require_driver(Recipe.named(machine.image), self.kernel, machine.iommu.kind)
 
     def require_modules(self, *names: str) -> None:
         """Refuse by name what the guest's kernel has no module for, built in or not.
@@ -159,10 +162,11 @@ class Lab:
 
     def linux(self, spec: Machine, keys: Keys) -> LinuxBoot:
         """What a machine of that spec is booted from."""
+        image = self.images.named(spec.image)
         return LinuxBoot(
             kernel=self.kernel_file,
-            initrd=self.image.archive,
-            overlay=pack_overlay(spec, self.image.recipe, keys),
+            initrd=image.archive,
+            overlay=pack_overlay(spec, image.recipe, keys),
             args=kernel_arguments(spec),
         )
 
@@ -197,7 +201,7 @@ class Lab:
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
         """Everything that is used, to the package version."""
-        return (*self.qemu.artifacts, *self.kernel.artifacts, *self.image.artifacts)
+        return (*self.qemu.artifacts, *self.kernel.artifacts, *self.images.artifacts)
 
     @property
     def facts(self) -> dict[str, str]:

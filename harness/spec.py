@@ -30,6 +30,7 @@ from harness.device import Device, DeviceKind, Interface
 from harness.errors import SpecError, Unsupported
 
 __all__ = [
+    "BASE_IMAGE",
     "Arch",
     "Device",
     "DeviceKind",
@@ -42,6 +43,10 @@ __all__ = [
     "Room",
     "Scalable",
 ]
+
+
+BASE_IMAGE = "base"
+"""Name of the guest image that a machine has where its spec names none."""
 
 
 class Arch(StrEnum):
@@ -180,6 +185,7 @@ class Machine:
         ports: root ports for hot-plug beyond those of the devices.
         room: processors and memory that can be plugged.
         native_hotplug: whether hot-plug is PCI Express's own everywhere, and not ACPI's where QEMU has that.
+        image: name of the guest image, one of the recipes in `guest_images/`.
     """
 
     iommu: Iommu
@@ -192,6 +198,7 @@ class Machine:
     ports: Ports = Ports()
     room: Room = Room()
     native_hotplug: bool = False
+    image: str = BASE_IMAGE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "devices", _named(self.devices))

@@ -37,7 +37,7 @@ def load_same_kernel(lab: Lab, live: LiveMachine, disk: str, *, crash: bool = Fa
             raise Unsupported(f"kernel {lab.kernel.release} cannot start another: its configuration has no {option}")
     keys = Keys.generate()
     boot = lab.linux(live.spec, keys)
-    kernel, initrd = lab.kernel.image.read_bytes(), lab.image.archive.read_bytes()
+    kernel, initrd = lab.kernel.image.read_bytes(), lab.images.named(live.spec.image).archive.read_bytes()
     initrd += bytes(-len(initrd) % 4) + boot.overlay
     behind = len(kernel) + -len(kernel) % _ALIGNMENT
     size = behind + len(initrd) + -len(initrd) % _ALIGNMENT

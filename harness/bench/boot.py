@@ -160,7 +160,7 @@ def measure(
         directory = stack.enter_context(RunDirectory.create())
         initrd = directory.path / "floor.cpio"
         initrd.write_bytes(_floor_archive(userland))
-        for file in (lab.kernel.image, lab.kernel_file, lab.image.archive):
+        for file in (lab.kernel.image, lab.kernel_file, lab.images.named(machine.image).archive):
             file.read_bytes()  # so that the first round does not pay for the disk
         with leases.start(machine):
             pass  # nor for the template

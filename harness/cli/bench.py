@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.artifacts.cache import Cache
-from harness.artifacts.packages import fetch
 from harness.bench.boot import BootFigures, measure
 from harness.bench.conform import ConformFigure
 from harness.bench.conform import measure as measure_conform
@@ -24,6 +23,7 @@ from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_prog
 from harness.conform.targets.registry import select
 from harness.conform.triage import KnownDivergences
 from harness.defaults import defaults
+from harness.images.build import fetch_userland
 from harness.images.recipe import Recipe
 from harness.lab import Lab
 from harness.resources import KNOWN_ISSUES
@@ -54,7 +54,7 @@ def boot(
     cache = Cache()
     with shown_progress() as progress:
         lab = Lab.open(qemu=qemu, kernel=kernel, cache=cache, progress=progress)
-        userland = fetch(cache, defaults().suite, Arch.AMD64, Recipe.load().packages, progress)
+        userland = fetch_userland(Recipe.load(), cache, defaults().suite, Arch.AMD64, progress)
         figures = measure(
             lab, Leases(lab, Store(cache), progress), userland, kind=kind, rounds=rounds, progress=progress
         )

@@ -23,9 +23,10 @@ from rich.console import Console
 from harness.artifacts.cache import Cache
 from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
 from harness.errors import SpecError
+from harness.images.recipe import recipe_names
 from harness.lab import Lab
 from harness.live.machine import LiveMachine
-from harness.spec import Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine
+from harness.spec import BASE_IMAGE, Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine
 from harness.state.save import check_target
 from harness.state.save import save_state as write_state
 from harness.warm.lease import Leases
@@ -57,6 +58,9 @@ def boot(
     ] = None,
     append: Annotated[str, typer.Option(help="Further words for the guest kernel's command line.")] = "",
     memory: Annotated[int | None, typer.Option(help="Guest RAM, MiB.", show_default=str(_MEMORY_MIB))] = None,
+    image: Annotated[
+        str | None, typer.Option(help=f"Guest image: {', '.join(recipe_names())}.", show_default=BASE_IMAGE)
+    ] = None,
     qemu: QemuOption = None,
     kernel: KernelOption = None,
     exec: Annotated[
@@ -71,7 +75,13 @@ def boot(
 ) -> None:
     """Boot one machine and open a shell in it. Devices tagged hotplug=on are plugged once it is up."""
     if spec is not None:
-        options = {"--iommu": iommu, "--device": device or None, "--dma-mode": dma_mode, "--memory": memory}
+        options = {
+            "--iommu": iommu,
+            "--device": device or None,
+            "--dma-mode": dma_mode,
+            "--memory": memory,
+            "--image": image,
+        }
         if given := [name for name, value in options.items() if value is not None]:
             raise SpecError(
                 f"--spec {spec} was given together with {', '.join(given)}: the spec says that already",
@@ -84,6 +94,7 @@ def boot(
             devices=tuple(map(Device.parse, device or ())),
             dma_mode=dma_mode or DmaMode.STRICT,
             memory_mib=_MEMORY_MIB if memory is None else memory,
+            image=image or BASE_IMAGE,
         )
     machine = replace(machine, kernel_args=(*machine.kernel_args, *append.split()))
     if save_state is not None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.artifacts import packages
 from harness.artifacts.cache import Cache, PackageEntry
 from harness.artifacts.kernel import Kernel
+from harness.artifacts.packages import Tree
 from harness.artifacts.progress import Progress, silent
 from harness.images.kernel_modules import modules_identity, pack_modules
 from harness.images.recipe import Recipe
@@ -17,7 +19,7 @@ from harness.report.record import Artifact
 from harness.resources import GUEST_IMAGES
 from harness.spec import Arch
 
-__all__ = ["Image", "build_image"]
+__all__ = ["Image", "Images", "fetch_userland"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +37,65 @@ class Image:
     artifacts: tuple[Artifact, ...]
 
 
-def build_image(suite: str, arch: Arch, kernel: Kernel, cache: Cache, progress: Progress = silent) -> Image:
-    """The image for a kernel, with a userland of that suite; from the cache where it has been built before.
+class Images:
+    """The images for a kernel, with a userland of one suite, by the names of their recipes.
 
-    The same inputs (recipe, init, agent, packages, kernel modules) give the same bytes.
+    Each is built when it is first asked for, and comes from the cache where it has been built before. The same inputs
+    (recipe, init, agent, packages, kernel modules) give the same bytes.
 
-    Raises:
-        ArtifactError, HostError: packages cannot be had, or the cache cannot be written.
-        SpecError: the recipe names what no package has.
+    Args:
+        suite: where its packages come from.
+        arch: of the guest.
+        kernel: whose modules are in it.
+        cache: where images are kept.
+        progress: told of each step that takes long.
     """
-    recipe = Recipe.load()
-    tree = packages.fetch(cache, suite, arch, recipe.packages, progress)
-    userland = _member("userland", arch, _digest(tree.key, _sources()))
-    modules = _member("modules", arch, _digest(modules_identity(kernel), _sources()))
 
-    def fill(root: Path) -> None:
-        progress("building the guest image", 0, 0)
-        (root / "initrd").write_bytes(pack_userland(recipe, tree) + pack_modules(recipe, kernel))
+    def __init__(self, suite: str, arch: Arch, kernel: Kernel, cache: Cache, progress: Progress = silent) -> None:
+        self._suite = suite
+        self._arch = arch
+        self._kernel = kernel
+        self._cache = cache
+        self._progress = progress
+        self._built: dict[str, Image] = {}
+        self._lock = threading.Lock()
 
-    archive = cache.build((userland, modules), fill, progress) / "initrd"
-    return Image(recipe=recipe, archive=archive, artifacts=tree.artifacts("guest-package"))
+    def named(self, name: str) -> Image:
+        """One of them.
+
+        Raises:
+            ArtifactError, HostError: packages cannot be had, or the cache cannot be written.
+            SpecError: there is no such recipe, or it names what no package has.
+        """
+        with self._lock:  # of two threads that ask for it the second takes what the first has built
+            if name not in self._built:
+                self._built[name] = self._build(name)
+            return self._built[name]
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        """The guest packages of all that have been asked for."""
+        with self._lock:
+            return tuple(dict.fromkeys(each for image in self._built.values() for each in image.artifacts))
+
+    def _build(self, name: str) -> Image:
+        recipe, kernel = Recipe.named(name), self._kernel
+        tree = fetch_userland(recipe, self._cache, self._suite, self._arch, self._progress)
+        userland = _member("userland", self._arch, _digest(name, tree.key, _sources()))
+        modules = _member("modules", self._arch, _digest(name, modules_identity(kernel), _sources()))
+
+        def fill(root: Path) -> None:
+            self._progress(f"building the guest image {name}", 0, 0)
+            (root / "initrd").write_bytes(pack_userland(recipe, tree) + pack_modules(recipe, kernel))
+
+        archive = self._cache.build((userland, modules), fill, self._progress) / "initrd"
+        return Image(recipe=recipe, archive=archive, artifacts=tree.artifacts("guest-package"))
+
+
+def fetch_userland(recipe: Recipe, cache: Cache, suite: str, arch: Arch, progress: Progress = silent) -> Tree:
+    """The packages of a recipe, unpacked; errors as of `harness.artifacts.packages.fetch`."""
+    assumed: dict[str, tuple[str, ...]] = dict.fromkeys(recipe.assumed, ())
+    return packages.fetch(cache, suite, arch, recipe.packages, progress, assumed=assumed)
 
 
 def _member(name: str, arch: Arch, digest: str) -> PackageEntry:

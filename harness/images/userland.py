@@ -30,8 +30,10 @@ def pack_userland(recipe: Recipe, tree: Tree) -> bytes:
     """
     root = tree.root
     archive = Archive()
-    for directory in ("dev", "proc", "sys", "run", "tmp", "root", "bin"):
+    # The root itself too, which anybody could write to otherwise: DPDK takes nothing from such a place.
+    for directory in (".", "dev", "proc", "sys", "run", "tmp", "root", "bin"):
         archive.directory(directory, 0o700 if directory == "root" else 0o755)
+    archive.link("var/run", "../run")
     archive.file("init", (GUEST_IMAGES / "init").read_bytes(), 0o755)
 
     archive.file("bin/busybox", _program(root, "busybox").read_bytes(), 0o755)
@@ -53,7 +55,10 @@ def pack_userland(recipe: Recipe, tree: Tree) -> bytes:
                 relative.replace("agent/", f"{_AGENT}/", 1) if relative.startswith("agent/") else relative,
                 path.read_bytes(),
             )
-        for name, library in libraries([*programs, *filter(is_elf, frozen)], root).items():
+        plugins = [path for pattern in recipe.plugins for path in _plugins(root, pattern)]
+        for path in plugins:
+            archive.file(str(path.relative_to(root)), path.read_bytes(), 0o755)
+        for name, library in libraries([*programs, *plugins, *filter(is_elf, frozen)], root).items():
             archive.file(name if name.startswith("/") else f"usr/lib/{name}", library.read_bytes(), 0o755)
 
     for name in recipe.files:
@@ -81,6 +86,13 @@ def _program(root: Path, pattern: str) -> Path:
         if matches:
             return matches[-1]
     raise SpecError(f"guest image: no package has a program {pattern!r}", hint="mend `programs` in the recipe")
+
+
+def _plugins(root: Path, pattern: str) -> list[Path]:
+    matches = sorted(root.glob(pattern))
+    if not matches:
+        raise SpecError(f"guest image: no package has a file {pattern!r}", hint="mend `plugins` in the recipe")
+    return matches
 
 
 def _freeze(root: Path, python: Path, work: Path, extra: tuple[str, ...]) -> None:

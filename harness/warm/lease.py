@@ -20,7 +20,7 @@ from harness.images.keys import Keys, Login
 from harness.lab import BOOT_SECONDS, Lab
 from harness.live.machine import LiveMachine
 from harness.spec import IommuKind, Machine
-from harness.vmm.protocol import LinuxBoot, SavedMachine
+from harness.vmm.protocol import SavedMachine
 from harness.vmm.qemu.amdvi import read_interrupt, write_interrupt
 from harness.vmm.qemu.machine import QemuMachine, command_by_hand
 from harness.warm.shape import leased, no_template, template_of
@@ -136,8 +136,9 @@ class Leases:
         It is a hash of all that the template comes from: command line, the files that it names, and what is done here.
         """
         lab = self._lab
-        boot = LinuxBoot(kernel=lab.kernel_file, initrd=lab.image.archive, args=lab.linux(spec, Keys.generate()).args)
-        files = (lab.qemu.binary, lab.kernel_file, lab.image.archive, Path(__file__))
+        boot = replace(lab.linux(spec, Keys.generate()), overlay=b"")
+        assert boot.initrd is not None
+        files = (lab.qemu.binary, boot.kernel, boot.initrd, Path(__file__))
         parts = [spec.to_json(), command_by_hand(spec, lab.qemu, boot, lab.options(spec)), *map(_identity, files)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from harness.artifacts import packages
 from harness.artifacts.cache import Cache
 from harness.artifacts.kernel import Kernel, find_kernel
 from harness.artifacts.packages import Tree
 from harness.defaults import defaults
+from harness.images.build import fetch_userland
 from harness.images.recipe import Recipe
+from harness.spec import Arch
 
 
 @pytest.fixture(scope="session")
 def tree() -> Tree:
     """The packages of the guest image."""
-    return packages.fetch(Cache(), defaults().suite, "amd64", Recipe.load().packages)
+    return fetch_userland(Recipe.load(), Cache(), defaults().suite, Arch.AMD64)
 
 
 @pytest.fixture(scope="session")

@@ -91,6 +91,21 @@ def test_bytes_are_the_same_in_another_process_place_umask_locale_time_zone_and_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nobody_but_root_writes_to_the_root_directory(members: dict[str, Entry]) -> None:
+    assert (members["."].kind, members["."].mode & 0o7777) == ("directory", 0o755)
+
+
+def test_plugin_stays_where_it_was_and_comes_with_its_libraries(tree: Tree) -> None:
+    found = by_name(pack_userland(replace(RECIPE, plugins=("usr/lib/*/libkmod.so.2",)), tree))
+    assert any(name.endswith("-linux-gnu/libkmod.so.2") for name in found)
+    assert "usr/lib/libcrypto.so.3" in found
+
+
+def test_plugin_that_no_package_has_is_named(tree: Tree) -> None:
+    with pytest.raises(SpecError, match=r"no package has a file 'usr/lib/nothing\.so'"):
+        pack_userland(replace(RECIPE, plugins=("usr/lib/nothing.so",)), tree)
+
+
 def test_program_that_no_package_has_is_named(tree: Tree) -> None:
     with pytest.raises(SpecError, match="no package has a program 'perl6'"):
         pack_userland(replace(RECIPE, programs=(*RECIPE.programs, "perl6")), tree)

@@ -88,6 +88,7 @@ def machines(draw: st.DrawFn, pluggable: bool = False) -> Machine:
         cpus=draw(st.integers(1, 8)),
         kernel_args=tuple(draw(st.lists(st.sampled_from(["quiet", "a=b", 'dyndbg="file x +p"', "é"]), max_size=3))),
         native_hotplug=draw(st.booleans()),
+        image=draw(st.sampled_from(["base", "dpdk"])),
         ports=Ports(inside=draw(st.integers(0, 6)), outside=draw(st.integers(0, 6)) if behind else 0),
         room=Room(cpus=draw(st.integers(0, 3)), memory_mib=128 * draw(st.integers(0, 8))),
     )
