@@ -22,6 +22,7 @@ import kexec
 import memory
 import network
 import pci
+import program
 import vfio
 import virtio
 import wake
@@ -35,6 +36,7 @@ OPERATIONS: dict[str, Callable[..., object]] = {
     **memory.OPERATIONS,
     **network.OPERATIONS,
     **pci.OPERATIONS,
+    **program.OPERATIONS,
     **vfio.OPERATIONS,
     **virtio.OPERATIONS,
     **wake.OPERATIONS,

@@ -28,6 +28,8 @@ __all__ = [
     "Group",
     "LogRecord",
     "Pages",
+    "ProgramEnd",
+    "ProgramStart",
     "Screen",
     "VfioLimits",
     "VirtioDevice",
@@ -43,9 +45,11 @@ _Frame = Annotated[int, msgspec.Meta(ge=0, lt=1 << 52)]  # x86 has addresses of 
 _PageSize = Annotated[int, msgspec.Meta(ge=PAGE, le=1 << 30)]  # x86 has no larger pages
 _Pixels = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]  # of a line of a display, or its bytes
 _Count = Annotated[int, msgspec.Meta(ge=0)]
+_Talk = Annotated[str, msgspec.Meta(max_length=1 << 17)]  # twice what the agent keeps
 _MacAddress = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
 _START_SECONDS = 30.0
 _CHILD_SECONDS = 5.0  # more than its parent waits for it
+_KILL_SECONDS = 15.0  # more than the agent waits for what it has killed
 _ENDED = 0  # id of the message by which init says that the agent is no more
 
 
@@ -121,6 +125,22 @@ class CipherTest:
 
     result: _Name
     interrupts: _Count
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramStart:
+    """A program that has come to its first prompt: its process id, and what it said up to there."""
+
+    pid: _Count
+    said: _Talk
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramEnd:
+    """A program that has ended by itself: its exit status, and the last that it said."""
+
+    status: int
+    said: _Talk
 
 
 class Agent:
@@ -284,6 +304,26 @@ class Agent:
         """Another agent, in a process of its own, which can be killed with all that it holds."""
         return ChildAgent(self, self._call("child_start", {}, int))
 
+    def program_start(self, argv: list[str], prompt: str, seconds: float) -> ProgramStart:
+        """Start a program at a terminal, and wait for its first prompt; one that is late is killed."""
+        told = {"argv": argv, "prompt": prompt, "seconds": seconds}
+        return self._call("program_start", told, ProgramStart, seconds + _CHILD_SECONDS)
+
+    def program_tell(self, pid: int, line: str, seconds: float) -> str:
+        """Tell a program a line; what it says up to its next prompt, the echo of the line first where it has one."""
+        return self._call(
+            "program_tell", {"pid": pid, "line": line, "seconds": seconds}, _Talk, seconds + _CHILD_SECONDS
+        )
+
+    def program_end(self, pid: int, line: str, seconds: float) -> ProgramEnd:
+        """Tell a program the line that ends it, and wait until it has ended; one that is late is killed."""
+        told = {"pid": pid, "line": line, "seconds": seconds}
+        return self._call("program_end", told, ProgramEnd, seconds + _KILL_SECONDS)
+
+    def program_kill(self, pid: int) -> None:
+        """End a program with SIGKILL, and wait until it is gone."""
+        self._call("program_kill", {"pid": pid}, type(None), _KILL_SECONDS)
+
     def block_device(self, address: str) -> str:
         """Device node of the disk of a virtio-blk or virtio-scsi."""
         return self._call("block_device", {"address": address}, str, 15.0)
@@ -409,7 +449,7 @@ class ChildAgent(Agent):
 
     def kill(self) -> None:
         """End it with SIGKILL, and wait until it is gone."""
-        self._parent._call("child_kill", {"pid": self.pid}, type(None), 15.0)
+        self._parent._call("child_kill", {"pid": self.pid}, type(None), _KILL_SECONDS)
 
     def _call(self, op: str, args: dict[str, object], type: type[_T], deadline_seconds: float = 10.0) -> _T:
         seconds = deadline_seconds + _START_SECONDS
