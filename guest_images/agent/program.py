@@ -13,6 +13,7 @@ from contextlib import suppress
 
 _KEPT = 64 * 1024  # bytes that a program may say to one line
 _BLOCK = 4096
+_LAST_WORDS = 240  # so many are shown of an error: harness/guest/shortened.py
 _KILL_SECONDS = 10
 
 
@@ -39,7 +40,7 @@ class Program:
         end = time.monotonic() + seconds
         while self.prompt not in self.said:
             if not self._hear(end):
-                raise RuntimeError(f"it ended: {self._rest()}")
+                raise RuntimeError(f"it ended: {self._last_words()}")
         said, _, self.said = self.said.partition(self.prompt)
         return said.decode(errors="replace")
 
@@ -51,7 +52,7 @@ class Program:
         end = time.monotonic() + seconds
         while self._hear(end):
             pass
-        return self.process.wait(max(0.1, end - time.monotonic())), self._rest()
+        return self.process.wait(max(0.1, end - time.monotonic())), self.said.decode(errors="replace")
 
     def kill(self) -> None:
         """End it, with what it has started, and wait until it is gone."""
@@ -64,18 +65,18 @@ class Program:
         """Take what it says next; False where there will be no more."""
         ready, _, _ = select.select([self.terminal], [], [], max(0.0, end - time.monotonic()))
         if not ready:
-            raise TimeoutError(f"it said nothing more in time: {self._rest()}")
+            raise TimeoutError(f"it said nothing more in time: {self._last_words()}")
         try:
             said = os.read(self.terminal, _BLOCK)
         except OSError:  # EIO: nobody has the other side open any more
             return False
         self.said += said
         if len(self.said) > _KEPT:
-            raise RuntimeError(f"it says more than {_KEPT} bytes and no prompt: {self._rest()}")
+            raise RuntimeError(f"it says more than {_KEPT} bytes and no prompt: {self._last_words()}")
         return bool(said)
 
-    def _rest(self) -> str:
-        return self.said[-_BLOCK:].decode(errors="replace")
+    def _last_words(self) -> str:
+        return self.said.decode(errors="replace").strip()[-_LAST_WORDS:]
 
 
 programs: dict[int, Program] = {}

@@ -275,11 +275,22 @@ class LiveMachine:
         """Have the guest load VFIO's modules; errors as of `load_modules`."""
         self.load_modules(*_VFIO)
 
-    def give_to_vfio(self, id: str, *, beside: str | None = None, by: Agent | None = None) -> None:
-        """Bind a device to vfio-pci and open it.
+    def bind_to_vfio(self, id: str) -> None:
+        """Bind a device to vfio-pci, for whatever program of the guest is to have it.
 
         Where interrupts are not remapped VFIO is told to put up with that: it refuses the device otherwise, and DMA is
         what this is for.
+
+        Raises:
+            Unsupported: the kernel has no VFIO; the message names the option.
+        """
+        self.load_vfio()
+        remapped = place(self.spec).interrupt_remapping
+        self.agent.write_file(UNSAFE_INTERRUPTS, "N" if remapped else "Y")
+        self.agent.pci_bind(self.address(id), "vfio-pci")
+
+    def give_to_vfio(self, id: str, *, beside: str | None = None, by: Agent | None = None) -> None:
+        """Bind a device to vfio-pci and open it.
 
         Args:
             id: of the device.
@@ -289,10 +300,7 @@ class LiveMachine:
         Raises:
             Unsupported: the kernel has no VFIO; the message names the option.
         """
-        self.load_vfio()
-        remapped = place(self.spec).interrupt_remapping
-        self.agent.write_file(UNSAFE_INTERRUPTS, "N" if remapped else "Y")
-        self.agent.pci_bind(self.address(id), "vfio-pci")
+        self.bind_to_vfio(id)
         (by or self.agent).vfio_open(self.address(id), self.address(beside) if beside else None)
 
     def give_to_uio(self, id: str) -> None:

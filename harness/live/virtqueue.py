@@ -1,0 +1,115 @@
+"""A virtqueue of a device at work, as the host finds it in guest memory, and has it say something else.
+
+Its addresses are the device's: each is put through the model's walk of the machine's tables. A split queue is meant
+(virtio 1.3, 2.7), and a device that uses buffers in the order in which they were made available, as QEMU's NICs do.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from harness.errors import HarnessError
+from harness.live.machine import LiveMachine
+from harness.model.access import AccessKind, Fault
+from harness.model.virtio.virtqueue import Buffer, DescriptorFlags
+from harness.vmm.qemu.virtio import VirtioFunction
+
+__all__ = ["LiveQueue"]
+
+_DESCRIPTOR = struct.Struct("<QIHH")
+_U16 = struct.Struct("<H")
+_INDEX_MASK = 0xFFFF
+
+
+class LiveQueue:
+    """One queue.
+
+    Args:
+        live: the machine.
+        id: of a virtio device whose driver has set it up.
+        number: of the queue.
+
+    Attributes:
+        rings: where it lies, in addresses as the device puts them on the bus.
+    """
+
+    def __init__(self, live: LiveMachine, id: str, number: int) -> None:
+        self._live = live
+        self._id = id
+        self._number = number
+        self._device = VirtioFunction.find(live.config_space(live.function(id).address))
+        self.rings = self._device.queue(number)
+
+    def iter_places(self) -> Iterator[tuple[str, int, AccessKind]]:
+        """Start of each of its three parts, with the way in which the device uses it."""
+        yield "descriptor table", self.rings.descriptors, AccessKind.READ
+        yield "available ring", self.rings.driver, AccessKind.READ
+        yield "used ring", self.rings.device, AccessKind.WRITE
+
+    def next_buffer(self) -> Buffer:
+        """The first element of the buffer that the device takes next.
+
+        Raises:
+            HarnessError: none is available.
+        """
+        address, length, _, _ = _DESCRIPTOR.unpack(self._live.vmm.memory.read(self._next(), _DESCRIPTOR.size))
+        return Buffer(address, length)
+
+    def redirect(self, iova: int) -> None:
+        """Have the buffer that the device takes next begin at an address of the device.
+
+        Raises:
+            HarnessError: none is available.
+        """
+        self._live.vmm.memory.write(self._next(), iova.to_bytes(8, "little"))
+
+    def offer(self, *readable: Buffer) -> None:
+        """Make a buffer of device-readable elements available, and tell the device, as if the driver had.
+
+        The driver must not go on with the queue afterwards: it knows nothing of that.
+
+        Raises:
+            HarnessError: the device has not used all that the driver gave it.
+        """
+        available, used = self._indices()
+        if available != used:
+            raise HarnessError(
+                f"queue {self._number} of {self._id} is not idle: {available} made available, {used} used"
+            )
+        for index, (address, length) in enumerate(readable):
+            last = index + 1 == len(readable)
+            flags = 0 if last else DescriptorFlags.NEXT
+            self._write(
+                self.rings.descriptors + _DESCRIPTOR.size * index,
+                _DESCRIPTOR.pack(address, length, flags, 0 if last else index + 1),
+            )
+        self._write(self.rings.driver + 4 + 2 * (available % self.rings.size), _U16.pack(0))
+        self._write(self.rings.driver + 2, _U16.pack(available + 1 & _INDEX_MASK))
+        self._device.notify(self._number)
+
+    def _next(self) -> int:
+        """Guest physical address of the first descriptor that the device takes next."""
+        available, used = self._indices()
+        if available == used:
+            raise HarnessError(f"queue {self._number} of {self._id} has no buffer for the device")
+        head = self._read_u16(self.rings.driver + 4 + 2 * (used % self.rings.size))
+        return self._place(self.rings.descriptors + _DESCRIPTOR.size * head)
+
+    def _indices(self) -> tuple[int, int]:
+        """How many buffers were made available, and used: of 16 bits each."""
+        return self._read_u16(self.rings.driver + 2), self._read_u16(self.rings.device + 2)
+
+    def _read_u16(self, address: int) -> int:
+        (value,) = _U16.unpack(self._live.vmm.memory.read(self._place(address), _U16.size))
+        return int(value)
+
+    def _write(self, address: int, data: bytes) -> None:
+        self._live.vmm.memory.write(self._place(address), data)
+
+    def _place(self, address: int) -> int:
+        """Where an address of the device leads; what is read there does not cross a page."""
+        access, outcome, walk = self._live.expect(self._id, address, AccessKind.READ, 1)
+        if isinstance(outcome, Fault):
+            raise HarnessError(f"a part of queue {self._number} is not mapped: {access}", evidence=walk)
+        return outcome.address
