@@ -88,11 +88,8 @@ def test_sp_off_leaves_superpages_out(lease: Lease, iommu: IommuKind, words: tup
 @pytest.mark.machine(devices=["edu,iommu=on,id=trusted", "edu,iommu=on,id=other"])
 def test_one_group_is_passed_through_and_no_other(machine: LiveMachine) -> None:
     """The group whose type the guest makes `identity` reaches all memory; its neighbour does not. Then it is undone."""
-    groups = machine.agent.iommu_groups()
-    group = next(group for group in groups if machine.address("trusted") in group.devices)
-    kind = f"/sys/kernel/iommu_groups/{group.number}/type"
     for type, blocked in (("identity", False), ("DMA", True)):
-        machine.agent.write_file(kind, type)
+        machine.set_group_type("trusted", type)
         for device, held in (("trusted", blocked), ("other", True)):
             page = machine.allocate(1, canary())
             aim, why = page.frames[0] + 512, f"group type of `trusted`: {type}"

@@ -312,6 +312,14 @@ class LiveMachine:
         self.load_modules(_UIO)
         self.agent.pci_bind(self.address(id), _UIO)
 
+    def set_group_type(self, id: str, type: str) -> None:
+        """Have the guest put the group of a device into another kind of domain: "identity", "DMA" or "DMA-FQ".
+
+        No driver may hold a device of it then (Linux, Documentation/ABI/testing/sysfs-kernel-iommu_groups).
+        """
+        group = next(group for group in self.agent.iommu_groups() if self.address(id) in group.devices)
+        self.agent.write_file(f"/sys/kernel/iommu_groups/{group.number}/type", type)
+
     def log_mark(self) -> int:
         """Sequence number of the last record in the guest's kernel log."""
         records = self.agent.kernel_log()

@@ -7,6 +7,7 @@ Its addresses are the device's: each is put through the model's walk of the mach
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterator
 
 from harness.errors import HarnessError
@@ -20,6 +21,7 @@ __all__ = ["LiveQueue"]
 _DESCRIPTOR = struct.Struct("<QIHH")
 _U16 = struct.Struct("<H")
 _INDEX_MASK = 0xFFFF
+_POLL_SECONDS = 0.01
 
 
 class LiveQueue:
@@ -64,6 +66,28 @@ class LiveQueue:
         """
         self._live.vmm.memory.write(self._next(), iova.to_bytes(8, "little"))
 
+    def write(self, address: int, data: bytes) -> None:
+        """Write what stands at an address of the device; it does not cross a page.
+
+        Raises:
+            HarnessError: nothing is mapped there.
+        """
+        self._live.vmm.memory.write(self._place(address), data)
+
+    @property
+    def used(self) -> int:
+        """How many buffers the device has used, of 16 bits."""
+        return self._indices()[1]
+
+    def wait_used(self, before: int, seconds: float) -> bool:
+        """Whether the device has used more buffers than before, as soon as that is so or when the time is over."""
+        end = time.monotonic() + seconds
+        while self.used == before:
+            if time.monotonic() > end:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
     def offer(self, *readable: Buffer) -> None:
         """Make a buffer of device-readable elements available, and tell the device, as if the driver had.
 
@@ -80,12 +104,12 @@ class LiveQueue:
         for index, (address, length) in enumerate(readable):
             last = index + 1 == len(readable)
             flags = 0 if last else DescriptorFlags.NEXT
-            self._write(
+            self.write(
                 self.rings.descriptors + _DESCRIPTOR.size * index,
                 _DESCRIPTOR.pack(address, length, flags, 0 if last else index + 1),
             )
-        self._write(self.rings.driver + 4 + 2 * (available % self.rings.size), _U16.pack(0))
-        self._write(self.rings.driver + 2, _U16.pack(available + 1 & _INDEX_MASK))
+        self.write(self.rings.driver + 4 + 2 * (available % self.rings.size), _U16.pack(0))
+        self.write(self.rings.driver + 2, _U16.pack(available + 1 & _INDEX_MASK))
         self._device.notify(self._number)
 
     def _next(self) -> int:
@@ -103,9 +127,6 @@ class LiveQueue:
     def _read_u16(self, address: int) -> int:
         (value,) = _U16.unpack(self._live.vmm.memory.read(self._place(address), _U16.size))
         return int(value)
-
-    def _write(self, address: int, data: bytes) -> None:
-        self._live.vmm.memory.write(self._place(address), data)
 
     def _place(self, address: int) -> int:
         """Where an address of the device leads; what is read there does not cross a page."""
