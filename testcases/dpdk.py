@@ -83,7 +83,7 @@ def check_virtual_addresses(live: LiveMachine, id: str, pid: int) -> Iterator[Fi
     The guest's /proc/PID/pagemap says where these are, and the model's walk of the tables must come to the same.
     """
     for queue in (RECEIVE_QUEUE, TRANSMIT_QUEUE):
-        for part, iova, kind in LiveQueue(live, id, queue).iter_places():
+        for part, iova, kind in LiveQueue.of(live, id, queue).iter_places():
             access, outcome, walk = live.expect(id, iova, kind, 1)
             why = f"{part} of queue {queue}: /proc/{pid}/pagemap"
             yield from check_outcome(access, _physical(live, pid, iova), outcome, walk, why)
@@ -101,7 +101,7 @@ def check_virtual_addresses(live: LiveMachine, id: str, pid: int) -> Iterator[Fi
 def check_physical_rings(live: LiveMachine, id: str) -> Iterator[Finding]:
     """The addresses that a device has of its rings lead to themselves."""
     for queue in (RECEIVE_QUEUE, TRANSMIT_QUEUE):
-        for part, address, kind in LiveQueue(live, id, queue).iter_places():
+        for part, address, kind in LiveQueue.of(live, id, queue).iter_places():
             access, outcome, walk = live.expect(id, address, kind, 1)
             yield from check_outcome(access, address, outcome, walk, f"{part} of queue {queue}: group type identity")
 
@@ -117,7 +117,7 @@ def check_stray_write(live: LiveMachine, id: str, *, blocked: bool, why: str) ->
         blocked: whether it must be stopped and reported; else it must get through, and nothing be reported.
         why: where that comes from.
     """
-    page, queue, payload = live.allocate(1, canary()), LiveQueue(live, id, RECEIVE_QUEUE), _HEADER + _frame(_COUNT)
+    page, queue, payload = live.allocate(1, canary()), LiveQueue.of(live, id, RECEIVE_QUEUE), _HEADER + _frame(_COUNT)
     aim = page.frames[0] + _AT
     access, outcome, walk = live.expect(id, aim, AccessKind.WRITE, len(payload))
     yield from check_outcome(access, None if blocked else aim, outcome, walk, why)
@@ -144,9 +144,9 @@ def check_stray_read(live: LiveMachine, id: str, *, blocked: bool, why: str) -> 
     aim = page.frames[0] + _AT
     access, outcome, walk = live.expect(id, aim, AccessKind.READ, _COUNT)
     yield from check_outcome(access, None if blocked else aim, outcome, walk, why)
-    mark, queue = live.log_mark(), LiveQueue(live, id, TRANSMIT_QUEUE)
+    mark, queue = live.log_mark(), LiveQueue.of(live, id, TRANSMIT_QUEUE)
     secret, used = live.vmm.memory.read(aim, _COUNT), queue.used
-    header = Buffer(LiveQueue(live, id, RECEIVE_QUEUE).next_buffer().address, len(_HEADER))
+    header = Buffer(LiveQueue.of(live, id, RECEIVE_QUEUE).next_buffer().address, len(_HEADER))
     queue.write(header.address, bytes(len(_HEADER)))
     queue.offer(header, Buffer(aim, _COUNT))
     if not queue.wait_used(used, _SECONDS):

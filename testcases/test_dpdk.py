@@ -15,6 +15,7 @@ from dpdk import (
 )
 
 from harness.checks.judge import judge
+from harness.checks.work import check_count
 from harness.guest.testpmd import IovaMode, Testpmd
 from harness.live.machine import LiveMachine
 from harness.report.record import Finding
@@ -55,8 +56,9 @@ def test_a_dpdk_device_goes_astray_in_uio_only(machine: LiveMachine, stray: Call
     testpmd.forward()
     judge(check_frames(machine, _NIC, _FEW_FRAMES))
     testpmd.halt()
-    judge(stray(machine, _NIC, blocked=True, why="VFIO has mapped testpmd's memory, and nothing else"))
+    held = list(stray(machine, _NIC, blocked=True, why="VFIO has mapped testpmd's memory, and nothing else"))
     testpmd.kill()
+    judge(check_count(f"mappings of {_NIC} that outlive testpmd", 0, len(machine.mappings(_NIC))))
 
     machine.agent.pci_bind(machine.address(_NIC), "")
     machine.set_group_type(_NIC, "identity")
@@ -66,7 +68,7 @@ def test_a_dpdk_device_goes_astray_in_uio_only(machine: LiveMachine, stray: Call
     testpmd.forward()
     judge(check_frames(machine, _NIC, _FEW_FRAMES))
     testpmd.halt()
-    judge(stray(machine, _NIC, blocked=False, why="UIO maps nothing: the group is passed through"))
+    judge([*held, *stray(machine, _NIC, blocked=False, why="UIO maps nothing: the group is passed through")])
     testpmd.kill()
 
 

@@ -1,19 +1,21 @@
 """A virtqueue of a device at work, as the host finds it in guest memory, and has it say something else.
 
-Its addresses are the device's: each is put through the model's walk of the machine's tables. A split queue is meant
-(virtio 1.3, 2.7), and a device that uses buffers in the order in which they were made available, as QEMU's NICs do.
+Its addresses are the device's. A split queue is meant (virtio 1.3, 2.7), and a device that uses buffers in the order in
+which they were made available, as QEMU's NICs do.
 """
 
 from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Self
 
 from harness.errors import HarnessError
 from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind, Fault
 from harness.model.virtio.virtqueue import Buffer, DescriptorFlags
+from harness.vmm.protocol import GuestMemory
 from harness.vmm.qemu.virtio import VirtioFunction
 
 __all__ = ["LiveQueue"]
@@ -28,20 +30,35 @@ class LiveQueue:
     """One queue.
 
     Args:
-        live: the machine.
-        id: of a virtio device whose driver has set it up.
+        device: whose driver has set it up.
         number: of the queue.
+        translate: guest physical address where an address of the device leads.
 
     Attributes:
         rings: where it lies, in addresses as the device puts them on the bus.
     """
 
-    def __init__(self, live: LiveMachine, id: str, number: int) -> None:
-        self._live = live
-        self._id = id
+    def __init__(self, device: VirtioFunction, number: int, translate: Callable[[int], int]) -> None:
+        self._device = device
         self._number = number
-        self._device = VirtioFunction.find(live.config_space(live.function(id).address))
-        self.rings = self._device.queue(number)
+        self._translate = translate
+        self._memory: GuestMemory = device.function.qtest
+        self.rings = device.queue(number)
+
+    @classmethod
+    def of(cls, live: LiveMachine, id: str, number: int) -> Self:
+        """That of a device of a running machine, whose addresses are put through the model's walk of its tables.
+
+        Its calls raise HarnessError where a part of the queue is not mapped.
+        """
+
+        def translate(address: int) -> int:
+            access, outcome, walk = live.expect(id, address, AccessKind.READ, 1)
+            if isinstance(outcome, Fault):
+                raise HarnessError(f"a part of queue {number} of {id} is not mapped: {access}", evidence=walk)
+            return outcome.address
+
+        return cls(VirtioFunction.find(live.config_space(live.function(id).address)), number, translate)
 
     def iter_places(self) -> Iterator[tuple[str, int, AccessKind]]:
         """Start of each of its three parts, with the way in which the device uses it."""
@@ -55,7 +72,7 @@ class LiveQueue:
         Raises:
             HarnessError: none is available.
         """
-        address, length, _, _ = _DESCRIPTOR.unpack(self._live.vmm.memory.read(self._next(), _DESCRIPTOR.size))
+        address, length, _, _ = _DESCRIPTOR.unpack(self._memory.read(self._next(), _DESCRIPTOR.size))
         return Buffer(address, length)
 
     def redirect(self, iova: int) -> None:
@@ -64,15 +81,11 @@ class LiveQueue:
         Raises:
             HarnessError: none is available.
         """
-        self._live.vmm.memory.write(self._next(), iova.to_bytes(8, "little"))
+        self._memory.write(self._next(), iova.to_bytes(8, "little"))
 
     def write(self, address: int, data: bytes) -> None:
-        """Write what stands at an address of the device; it does not cross a page.
-
-        Raises:
-            HarnessError: nothing is mapped there.
-        """
-        self._live.vmm.memory.write(self._place(address), data)
+        """Write what stands at an address of the device; it does not cross a page."""
+        self._memory.write(self._translate(address), data)
 
     @property
     def used(self) -> int:
@@ -99,7 +112,7 @@ class LiveQueue:
         available, used = self._indices()
         if available != used:
             raise HarnessError(
-                f"queue {self._number} of {self._id} is not idle: {available} made available, {used} used"
+                f"queue {self._number} of {self._device.function} is not idle: {available} made available, {used} used"
             )
         for index, (address, length) in enumerate(readable):
             last = index + 1 == len(readable)
@@ -116,21 +129,14 @@ class LiveQueue:
         """Guest physical address of the first descriptor that the device takes next."""
         available, used = self._indices()
         if available == used:
-            raise HarnessError(f"queue {self._number} of {self._id} has no buffer for the device")
+            raise HarnessError(f"queue {self._number} of {self._device.function} has no buffer for the device")
         head = self._read_u16(self.rings.driver + 4 + 2 * (used % self.rings.size))
-        return self._place(self.rings.descriptors + _DESCRIPTOR.size * head)
+        return self._translate(self.rings.descriptors + _DESCRIPTOR.size * head)
 
     def _indices(self) -> tuple[int, int]:
         """How many buffers were made available, and used: of 16 bits each."""
         return self._read_u16(self.rings.driver + 2), self._read_u16(self.rings.device + 2)
 
     def _read_u16(self, address: int) -> int:
-        (value,) = _U16.unpack(self._live.vmm.memory.read(self._place(address), _U16.size))
+        (value,) = _U16.unpack(self._memory.read(self._translate(address), _U16.size))
         return int(value)
-
-    def _place(self, address: int) -> int:
-        """Where an address of the device leads; what is read there does not cross a page."""
-        access, outcome, walk = self._live.expect(self._id, address, AccessKind.READ, 1)
-        if isinstance(outcome, Fault):
-            raise HarnessError(f"a part of queue {self._number} is not mapped: {access}", evidence=walk)
-        return outcome.address
