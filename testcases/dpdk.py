@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from rogue import canary
 
 from harness.checks.dma import check_bytes, check_memory, check_outcome, check_reported, check_unreported
 from harness.checks.work import check_count
 from harness.errors import GuestError
-from harness.guest.agent import PAGE, Pages
+from harness.guest.agent import PAGE
 from harness.guest.testpmd import PortStats
 from harness.live.machine import LiveMachine
 from harness.live.virtqueue import LiveQueue
@@ -22,6 +23,8 @@ from harness.model.access import AccessKind
 from harness.model.virtio.virtqueue import Buffer
 from harness.observations import DmaSeen
 from harness.report.record import Finding
+from harness.spec import IommuKind
+from harness.vmm.qemu.trace import set_state
 
 __all__ = [
     "check_counters",
@@ -30,11 +33,11 @@ __all__ = [
     "check_stray_read",
     "check_stray_write",
     "check_virtual_addresses",
+    "count_unmaps",
 ]
 
 RECEIVE_QUEUE, TRANSMIT_QUEUE = 0, 1  # virtio 1.3, 5.1.2
-_ETHERTYPE = bytes.fromhex("88b5")  # IEEE 802, local experimental: QEMU announces its NICs with frames of its own
-_RARP = bytes.fromhex("8035")
+_ETHERTYPE = bytes.fromhex("88b5")  # IEEE 802, local experimental: QEMU and the kernel send frames of their own
 _SIZES = (60, 61, 64, 128, 333, 576, 1024, 1513, 1514)
 _BURST = 32
 _SECONDS = 10.0
@@ -42,6 +45,12 @@ _QUIET_SECONDS = 1.0
 _AT = 1024
 _COUNT = 64
 _WORD = 8
+# What QEMU traces of a driver that takes mappings away: invalidations, or requests of a virtio-iommu.
+_UNMAPS = {
+    IommuKind.INTEL: "vtd_inv_desc_iotlb_",
+    IommuKind.AMD: "amdvi_pages_inval",
+    IommuKind.VIRTIO: "virtio_iommu_unmap",
+}
 # struct virtio_net_hdr_v1 of a frame in one buffer: num_buffers is its last field (virtio 1.3, 5.1.6)
 _HEADER = bytes(10) + b"\1\0"
 
@@ -62,7 +71,7 @@ def check_frames(live: LiveMachine, id: str, count: int) -> Iterator[Finding]:
         for frame in burst:
             number += 1
             changed = frame[6:12] + frame[:6] + frame[12:]
-            yield from check_bytes(f"frame {number} of {count} from {id}", changed, _receive(live, id, _SECONDS))
+            yield from check_bytes(f"frame {number} of {count} from {id}", changed, _receive(live, id))
 
 
 def check_counters(before: PortStats, after: PortStats, count: int) -> Iterator[Finding]:
@@ -75,6 +84,13 @@ def check_counters(before: PortStats, after: PortStats, count: int) -> Iterator[
     )
     lost = after.missed + after.receive_errors + after.no_buffer + after.send_errors
     yield from check_count("frames that testpmd says were lost", 0, lost)
+
+
+def count_unmaps(live: LiveMachine) -> Callable[[], int]:
+    """Count from now on how often the guest has its IOMMU forget something; the count since it was asked for last."""
+    prefix, events = _UNMAPS[live.spec.iommu.kind], live.vmm.trace.another()
+    set_state(live.vmm.qmp, f"{prefix}*", enable=True)
+    return lambda: sum(event.name.startswith(prefix) for event in events.new())
 
 
 def check_virtual_addresses(live: LiveMachine, id: str, pid: int) -> Iterator[Finding]:
@@ -140,12 +156,13 @@ def check_stray_read(live: LiveMachine, id: str, *, blocked: bool, why: str) -> 
 
     testpmd has been told to halt, and cannot go on afterwards. Arguments as of `check_stray_write`.
     """
-    page: Pages = live.allocate(1, canary())
+    secret = _frame(_COUNT)
+    page = live.allocate(1, canary()[:_AT] + secret + canary()[_AT + _COUNT :])
     aim = page.frames[0] + _AT
     access, outcome, walk = live.expect(id, aim, AccessKind.READ, _COUNT)
     yield from check_outcome(access, None if blocked else aim, outcome, walk, why)
     mark, queue = live.log_mark(), LiveQueue.of(live, id, TRANSMIT_QUEUE)
-    secret, used = live.vmm.memory.read(aim, _COUNT), queue.used
+    used = queue.used
     header = Buffer(LiveQueue.of(live, id, RECEIVE_QUEUE).next_buffer().address, len(_HEADER))
     queue.write(header.address, bytes(len(_HEADER)))
     queue.offer(header, Buffer(aim, _COUNT))
@@ -160,7 +177,7 @@ def check_stray_read(live: LiveMachine, id: str, *, blocked: bool, why: str) -> 
             yield Finding(subject=f"what {access} gave", expected="not what stands there", seen=shown.hex(" "))
         yield from check_reported(access, reports)
     else:
-        yield from check_bytes(f"what {access} gave", secret, b"".join(sent))
+        yield from check_bytes(f"what {access} gave", secret, b"".join(frame for frame in sent if _is_ours(frame)))
         yield from check_unreported(access, reports)
 
 
@@ -169,23 +186,26 @@ def _frame(size: int) -> bytes:
     return b"\2" + random.randbytes(5) + b"\2" + random.randbytes(5) + _ETHERTYPE + random.randbytes(size - 14)
 
 
-def _receive(live: LiveMachine, id: str, seconds: float) -> bytes:
-    """The next frame that is not one of QEMU's own."""
-    end = time.monotonic() + seconds
+def _receive(live: LiveMachine, id: str) -> bytes:
+    """The next frame of the kind that the harness sends."""
+    end = time.monotonic() + _SECONDS
     while True:
         frame = live.vmm.network(id).receive(deadline=max(0.0, end - time.monotonic()))
-        if frame[12:14] != _RARP:
+        if _is_ours(frame):
             return frame
 
 
 def _sent(live: LiveMachine, id: str) -> list[bytes]:
     """Frames that have come, up to a moment after."""
     frames = []
-    try:
+    with suppress(GuestError):
         while True:
-            frames.append(_receive(live, id, _QUIET_SECONDS))
-    except GuestError:
-        return frames
+            frames.append(live.vmm.network(id).receive(deadline=_QUIET_SECONDS))
+    return frames
+
+
+def _is_ours(frame: bytes) -> bool:
+    return frame[12:14] == _ETHERTYPE
 
 
 def _physical(live: LiveMachine, pid: int, virtual: int) -> int | None:

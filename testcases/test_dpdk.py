@@ -12,10 +12,12 @@ from dpdk import (
     check_stray_read,
     check_stray_write,
     check_virtual_addresses,
+    count_unmaps,
 )
+from traffic import check_network
 
 from harness.checks.judge import judge
-from harness.checks.work import check_count
+from harness.checks.work import check_count, check_same_mappings
 from harness.guest.testpmd import IovaMode, Testpmd
 from harness.live.machine import LiveMachine
 from harness.report.record import Finding
@@ -41,6 +43,29 @@ def test_dpdk_forwards_every_frame_by_its_virtual_addresses(machine: LiveMachine
     judge(check_frames(machine, _NIC, _FRAMES))
     judge(check_counters(before, testpmd.stats(), _FRAMES))
     testpmd.quit()
+
+
+@pytest.mark.claim("QD-3")
+def test_dpdk_costs_the_iommu_nothing_while_frames_flow(machine: LiveMachine) -> None:
+    """While testpmd forwards, nothing is unmapped: what its device may reach was mapped once, and stays.
+
+    The control: the kernel's driver of the same NIC has what it sent unmapped, frame by frame.
+    """
+    unmaps = count_unmaps(machine)
+    judge(check_network(machine, _NIC))
+    if not (seen := unmaps()):
+        judge(
+            [Finding(subject="unmaps of the kernel's driver", expected="one a frame that it has sent", seen=str(seen))]
+        )
+    machine.bind_to_vfio(_NIC)
+    testpmd = _start(machine, IovaMode.VA)
+    before = machine.mappings(_NIC)
+    testpmd.forward()
+    unmaps()
+    judge(check_frames(machine, _NIC, _FEW_FRAMES))
+    judge(check_count(f"unmaps while testpmd forwards {_FEW_FRAMES} frames", 0, unmaps()))
+    judge(check_same_mappings(_NIC, before, machine.mappings(_NIC)))
+    testpmd.kill()
 
 
 @pytest.mark.claim("QD-4", "QD-2", "QD-1")
