@@ -125,9 +125,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of a run with machines that are broken on purpose, leave the cases that are there to notice."""
-    if (sabotage := _sabotage(config)) is not None:
-        items[:] = [item for item in items if sabotage.is_for(item.nodeid)]
+    """Leave the cases of the IOMMUs that were asked for, and those that are there to notice a sabotage.
+
+    A case without a machine is of no IOMMU, and stays.
+    """
+    asked, sabotage = config.getoption("--iommu"), _sabotage(config)
+    left = [
+        item
+        for item in items
+        if (not asked or _kind(item) in (None, *asked)) and (sabotage is None or sabotage.is_for(item.nodeid))
+    ]
+    if out := [item for item in items if item not in left]:
+        config.hook.pytest_deselected(items=out)
+        items[:] = left
+
+
+def _kind(item: pytest.Item) -> str | None:
+    """The IOMMU of a case; None for one that has none, or is no case."""
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None else callspec.params.get("iommu")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -246,8 +262,7 @@ def _spec(item: pytest.Item) -> Machine | None:
         return None
     fields = {name: value for mark in reversed(marks) for name, value in mark.kwargs.items()}
     fields.pop("boot", None)
-    parameters = getattr(getattr(item, "callspec", None), "params", {})
-    kind = IommuKind(fields.pop("iommu", parameters.get("iommu")))
+    kind = IommuKind(fields.pop("iommu", _kind(item)))
     devices = tuple(map(Device.parse, fields.pop("devices", ())))
     try:
         return Machine(iommu=Iommu(kind=kind), devices=devices, **fields)

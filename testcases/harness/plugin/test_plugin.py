@@ -280,6 +280,28 @@ def test_without_a_mark(machine):
 """
 
 
+def test_cases_of_another_iommu_than_the_one_asked_for_are_left_out(tmp_path: Path) -> None:
+    cases = """
+@case
+@pytest.mark.machine(iommu="intel")
+def test_fixed(iommu):
+    pass
+
+@case
+def test_multiplied(iommu):
+    pass
+
+@case
+def test_without_a_machine():
+    pass
+"""
+    ran = run_pytest(tmp_path, 0, cases, options=("--iommu=virtio",))
+    assert sorted((case.id.partition("::test_")[2], case.iommu) for case in ran.record.cases) == [
+        ("multiplied[virtio]", "virtio"),
+        ("without_a_machine", ""),
+    ]
+
+
 @pytest.mark.parametrize(("options", "warm"), [((), "warm"), (("--viommu-cold",), "cold")], ids=["warm", "cold"])
 def test_a_mark_says_which_machine_a_case_has_and_how_it_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], warm: str
