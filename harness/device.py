@@ -33,12 +33,26 @@ class DeviceKind(StrEnum):
     VIRTIO_GPU = "virtio-gpu"
     VIRTIO_KEYBOARD = "virtio-keyboard"
     VIRTIO_CRYPTO = "virtio-crypto"
+    E1000E = "e1000e"
+    """Intel 82574L."""
+    IGB = "igb"
+    """Intel 82576."""
     EDU = "edu"
 
     @property
     def is_virtio(self) -> bool:
         """Whether VIRTIO_F_ACCESS_PLATFORM decides if its DMA goes through the platform's IOMMU."""
-        return self is not DeviceKind.EDU
+        return self not in (DeviceKind.E1000E, DeviceKind.IGB, DeviceKind.EDU)
+
+    @property
+    def is_nic(self) -> bool:
+        """Whether it has a cable, whose other end is the harness's."""
+        return self in (DeviceKind.VIRTIO_NET, DeviceKind.E1000E, DeviceKind.IGB)
+
+    @property
+    def needs_port(self) -> bool:
+        """Whether it has a bus to itself: its virtual functions take 16 devices further on (QEMU, hw/net/igb.c)."""
+        return self is DeviceKind.IGB
 
     @property
     def has_legacy(self) -> bool:
@@ -121,7 +135,9 @@ class Device:
                 f"{name}: expander=on is for a device behind the IOMMU with a port of its own",
                 hint="use iommu=on, and leave bridge= and slot= out; a device with iommu=off has a root complex anyhow",
             )
-        if self.dma_bits not in range(20, 65) or (self.dma_bits != 64 and self.kind.is_virtio):
+        if self.kind.needs_port and (self.bridge or self.slot):
+            raise SpecError(f"{name}: {self.kind} has a bus to itself", hint="leave bridge= and slot= out")
+        if self.dma_bits not in range(20, 65) or (self.dma_bits != 64 and self.kind is not DeviceKind.EDU):
             raise SpecError(
                 f"{name}: dma-bits={self.dma_bits}",
                 hint="an edu has addresses of 20 to 64 bits; leave it out of others",

@@ -15,7 +15,8 @@ The q35 machine is laid out so that one look at an address says what it is:
 
 A device on `pcie.0` that is attached at boot is an integrated endpoint. One that is hot-plugged gets a root port, since
 the root bus takes no hot-plug, and so does every device on another root complex, since a pxb-pcie takes nothing but
-bridges (QEMU, docs/pcie.txt, section 2, and `pxb_dev_pre_plug` there).
+bridges (QEMU, docs/pcie.txt, section 2, and `pxb_dev_pre_plug` there), and an igb, whose virtual functions have numbers of
+their own.
 """
 
 from __future__ import annotations
@@ -172,7 +173,10 @@ def place(machine: Machine) -> Placement:
     """
     has_iommu = machine.iommu.kind is not IommuKind.NONE
     roots = [_root(device) if has_iommu else Root.MAIN for device in machine.devices]
-    needs_port = [device.hotplug or root is not Root.MAIN for device, root in zip(machine.devices, roots, strict=True)]
+    needs_port = [
+        device.hotplug or device.kind.needs_port or root is not Root.MAIN
+        for device, root in zip(machine.devices, roots, strict=True)
+    ]
     inside = sum(needs for needs, root in zip(needs_port, roots, strict=True) if root is Root.MAIN)
     main = _Bus(Root.MAIN)
     expander = _Bus(Root.EXPANDER, ports_before=max(inside, machine.ports.inside))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 
-from harness.errors import GuestError, HarnessError
+from harness.errors import GuestError, HarnessError, SpecError
 from harness.guest.agent import Agent, Pages
 from harness.guest.faults import InterruptFault, ReportedFault, parse_faults, parse_interrupt_faults
 from harness.guest.guest import Guest
@@ -21,8 +21,12 @@ from harness.model.topology import PciFunction, Topology, topology
 from harness.observations import DmaSeen
 from harness.pci import Address
 from harness.placement import place
+from harness.spec import DeviceKind
 from harness.vmm.qemu.edu import Edu
 from harness.vmm.qemu.machine import QemuMachine
+from harness.vmm.qemu.nic.intel import I82574, I82576, IntelNic
+from harness.vmm.qemu.nic.protocol import Nic
+from harness.vmm.qemu.nic.virtio_net import VirtioNet
 from harness.vmm.qemu.pci import PciFunction as ConfigSpace
 
 __all__ = ["UNSAFE_INTERRUPTS", "LiveMachine"]
@@ -158,6 +162,23 @@ class LiveMachine:
         device = Edu(self.config_space(self.function(id).address))
         device.enable()
         return device
+
+    def nic(self, id: str) -> Nic:
+        """A network card, driven by the host behind the guest's back; its cable is `vmm.network(id)`.
+
+        Raises:
+            SpecError: the device is none.
+        """
+        space = self.config_space(self.function(id).address)
+        match self.spec.device(id).kind:
+            case DeviceKind.VIRTIO_NET:
+                return VirtioNet(space, self.vmm.memory)
+            case DeviceKind.E1000E:
+                return IntelNic(I82574, space, self.vmm.memory)
+            case DeviceKind.IGB:
+                return IntelNic(I82576, space, self.vmm.memory)
+            case kind:
+                raise SpecError(f"{id} is a {kind}, not a network card")
 
     @property
     def engine(self) -> LiveEngine:

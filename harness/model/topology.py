@@ -16,7 +16,7 @@ from harness.model.pci.platform import Platform, Unit, UnitPlace
 from harness.model.pci.tree import PciTree, RootBus
 from harness.model.virtio.dma_path import DmaPath, VirtioGuest, VirtioOffer, dma_path
 from harness.pci import Address
-from harness.placement import AGENT_NUMBER, EXPANDER_BUS, OUTSIDE_BUS, Bridge, Placement, Port, Root, place
+from harness.placement import AGENT_NUMBER, EXPANDER_BUS, OUTSIDE_BUS, Bridge, Placement, Port, Root, Slot, place
 from harness.spec import DeviceKind, DmaMode, Interface, IommuKind, Machine
 
 __all__ = ["AMDVI_REGISTERS", "VTD_REGISTERS", "ExpectedGroup", "PciFunction", "Topology", "topology"]
@@ -188,13 +188,18 @@ _KINDS: dict[DeviceKind, tuple[int, int | None, int]] = {
     DeviceKind.VIRTIO_KEYBOARD: (0x1052, None, 0x0900),
     DeviceKind.VIRTIO_CRYPTO: (0x1054, None, 0x00FF),
 }
-_EDU = (0x1234, 0x11E8, 0x00FF)
+# 82574L and 82576: Intel's datasheets of them, 9.1.1.2 and 9.4.2.
+_OTHERS: dict[DeviceKind, tuple[int, int, int]] = {
+    DeviceKind.E1000E: (_INTEL, 0x10D3, 0x0200),
+    DeviceKind.IGB: (_INTEL, 0x10C9, 0x0200),
+    DeviceKind.EDU: (0x1234, 0x11E8, 0x00FF),
+}
 
 
 def _ids(kind: DeviceKind, interface: Interface = Interface.MODERN) -> tuple[int, int, int]:
     """Vendor, device and class of a device: a transitional one has the id of a legacy one (virtio 1.3, 4.1.2.1)."""
-    if kind is DeviceKind.EDU:
-        return _EDU
+    if kind in _OTHERS:
+        return _OTHERS[kind]
     modern, legacy, of_class = _KINDS[kind]
     id = modern if interface is Interface.MODERN else legacy
     assert id is not None  # `Device` refuses a legacy interface of what has none
@@ -262,14 +267,25 @@ def _devices(machine: Machine, plan: Placement, plugged: Collection[str]) -> lis
             continue
         bus = secondary[slot.above] if slot.above else _root_bus(slot.root)
         address = Address(bus, slot.number, slot.function)
-        # A virtio device is PCIe below a port and conventional on a root bus (QEMU, hw/virtio/virtio-pci.c,
-        # `virtio_pci_realize`); edu is conventional everywhere, and so is a legacy device (`virtio_pci_dc_realize`).
-        is_pcie = device.kind.is_virtio and device.interface is not Interface.LEGACY and slot.port is not None
-        kind = PortType.ENDPOINT if is_pcie else None
-        function = Function(address=address, port_type=kind, multifunction=bool(device.slot))
+        function = Function(address=address, port_type=_port_type(slot), multifunction=bool(device.slot))
         around = device.kind.is_virtio and not device.access_platform
         parts.append(_Part(function, _ids(device.kind, device.interface), device.id, goes_around=around))
     return parts
+
+
+def _port_type(slot: Slot) -> PortType | None:
+    """What the PCI Express capability of a device says; None where it has none."""
+    match slot.device.kind:
+        case DeviceKind.EDU:
+            return None
+        case DeviceKind.E1000E | DeviceKind.IGB:
+            # QEMU, hw/pci/pcie.c, `pcie_endpoint_cap_common_init`.
+            return PortType.ENDPOINT if slot.above else PortType.RC_INTEGRATED_ENDPOINT
+        case _:
+            # Conventional on a root bus (QEMU, hw/virtio/virtio-pci.c, `virtio_pci_realize`), and everywhere with the
+            # legacy interface alone (`virtio_pci_dc_realize`).
+            modern = slot.device.interface is not Interface.LEGACY
+            return PortType.ENDPOINT if slot.port and modern else None
 
 
 def _platform(machine: Machine, plan: Placement, tree: PciTree) -> Platform:

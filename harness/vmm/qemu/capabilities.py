@@ -34,7 +34,7 @@ __all__ = ["PC", "Capabilities", "ask", "cached", "require"]
 PC = "q35"
 """The machine that guests run on."""
 _DEADLINE = 30.0
-_SCHEMA = 11  # of the cache entry
+_SCHEMA = 12  # of the cache entry
 _TRIED = ("virtio-iommu-pci", "intel-iommu,intremap=on,eim=on")
 """Devices, with properties or without, that a build may have and refuse when the machine is started."""
 # Types whose properties are recorded. Not those of all types: QEMU 7.2 ends when it is asked for the properties of one
@@ -44,7 +44,9 @@ _ASKED = (
     "ICH9-LPC",
     "amd-iommu",
     "arm-smmuv3",
+    "e1000e",
     "edu",
+    "igb",
     "intel-iommu",
     "iommu-testdev",
     "pcie-pci-bridge",

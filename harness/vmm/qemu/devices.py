@@ -29,6 +29,8 @@ def front_end(slot: Slot) -> tuple[Properties, ...]:
         case DeviceKind.VIRTIO_NET:
             # No option ROM: nothing boots from it, and firmware would spend time on running it.
             return (_virtio(slot.device, where | {"netdev": netdev_name(id), "romfile": ""}),)
+        case DeviceKind.E1000E | DeviceKind.IGB:
+            return (Properties(slot.device.kind.value, id, where | {"netdev": netdev_name(id), "romfile": ""}),)
         case DeviceKind.VIRTIO_SCSI:
             disk = Properties("scsi-hd", f"{id}.disk", {"bus": f"{id}.0", "drive": disk_node(id)})
             return _virtio(slot.device, where), disk
@@ -52,7 +54,7 @@ def back_end(device: Device, wiring: Wiring) -> list[tuple[str, ...]]:
     match device.kind:
         case DeviceKind.VIRTIO_BLK | DeviceKind.VIRTIO_SCSI:
             return wiring.disk(device.id)
-        case DeviceKind.VIRTIO_NET:
+        case DeviceKind.VIRTIO_NET | DeviceKind.E1000E | DeviceKind.IGB:
             return wiring.cable(device.id)
         case DeviceKind.VIRTIO_SERIAL:
             return wiring.port(device.id)

@@ -130,7 +130,7 @@ class QemuMachine:
         require(spec, capabilities)
         with ExitStack() as stack:
             directory = stack.enter_context(RunDirectory.create(options.parent))
-            cables = {d.id: stack.enter_context(NetworkCable(d.id)) for d in devices_of(spec, DeviceKind.VIRTIO_NET)}
+            cables = {d.id: stack.enter_context(NetworkCable(d.id)) for d in spec.devices if d.kind.is_nic}
             wiring = HarnessWiring(directory.path, {id: cable.guest_end for id, cable in cables.items()})
             boot_here = prepare(spec, boot, wiring)
             serials = [d.id for d in devices_of(spec, DeviceKind.VIRTIO_SERIAL)]

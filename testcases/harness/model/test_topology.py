@@ -284,6 +284,23 @@ def test_buses_below_ports_and_bridges_are_numbered_in_the_order_of_their_device
     assert [found.function(what).address.bus for what in ("a", "late", "z")] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("text", "port_type"),
+    [
+        ("e1000e,iommu=on", PortType.RC_INTEGRATED_ENDPOINT),
+        ("e1000e,iommu=on,hotplug=on", PortType.ENDPOINT),
+        ("e1000e,iommu=on,bridge=b", PortType.ENDPOINT),
+        ("e1000e,iommu=off", PortType.ENDPOINT),
+        ("igb,iommu=on", PortType.ENDPOINT),
+        ("igb,iommu=on,hotplug=on", PortType.ENDPOINT),
+    ],
+)
+def test_a_card_of_intels_is_pci_express_wherever_it_stands(text: str, port_type: PortType) -> None:
+    found = topology(machine(INTEL, f"{text},id=x"), ["x"])
+    address = found.function("x").address
+    assert found.platform.tree.function(address).port_type is port_type
+
+
 @pytest.mark.parametrize("kind", [kind for kind in DeviceKind if kind.is_virtio], ids=str)
 def test_every_kind_has_the_ids_of_the_interfaces_that_it_can_have(kind: DeviceKind) -> None:
     for interface in Interface if kind.has_legacy else (Interface.MODERN,):

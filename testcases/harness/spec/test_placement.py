@@ -40,7 +40,9 @@ def test_every_device_stands_where_its_tag_says(machine: Machine) -> None:
     for slot in plan.slots:
         inside = Root.EXPANDER if slot.device.expander else Root.MAIN
         assert slot.root is (Root.OUTSIDE if has_iommu and not slot.device.iommu else inside)
-        assert (slot.port is not None) == (slot.root is not Root.MAIN or slot.device.hotplug)
+        assert (slot.port is not None) == (
+            slot.root is not Root.MAIN or slot.device.hotplug or slot.device.kind.needs_port
+        )
         assert slot.bus == (slot.port.id if slot.port else Root.MAIN.value)
         if slot.port is not None:
             assert (slot.port.root, slot.number) == (slot.root, 0)

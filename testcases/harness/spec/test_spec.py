@@ -227,6 +227,12 @@ def test_device_is_found_by_its_id() -> None:
     assert "edu0, virtio-net0" in caught.value.hint
 
 
+@pytest.mark.parametrize("place", ["bridge=b", "slot=s"])
+def test_a_device_with_a_bus_to_itself_shares_no_place(place: str) -> None:
+    with pytest.raises(SpecError, match="nic: igb has a bus to itself"):
+        Device.parse(f"igb,iommu=on,id=nic,{place}")
+
+
 @pytest.mark.parametrize("kind", DeviceKind)
 def test_virtio_devices_are_those_by_name(kind: DeviceKind) -> None:
     assert kind.is_virtio == kind.value.startswith("virtio-")

@@ -195,7 +195,7 @@ def test_what_is_plugged_is_what_would_have_been_there_at_boot(kind: DeviceKind)
     machine = spec(f"{kind},hotplug=on,id=it")
     there = replace(machine, devices=(replace(machine.devices[0], hotplug=False),))
     parts = front_end(place(machine).slot("it"))
-    assert parts[0].driver == ("edu" if kind is DeviceKind.EDU else f"{kind}-pci")
+    assert parts[0].driver == (f"{kind}-pci" if kind.is_virtio else kind.value)
     assert parts[0].id == "it"
     at_boot = front_end(place(there).slot("it"))
     assert [part.driver for part in parts] == [part.driver for part in at_boot]
@@ -207,6 +207,7 @@ def test_what_is_plugged_is_what_would_have_been_there_at_boot(kind: DeviceKind)
     [
         ("virtio-scsi", "-blockdev", "node-name=it-disk"),
         ("virtio-serial", "-chardev", "id=it-port"),
+        ("e1000e", "-netdev", "id=it-net"),
         ("virtio-rng", "-object", "rng-builtin,id=it-backend"),
         ("virtio-crypto", "-object", "cryptodev-backend-builtin,id=it-backend"),
     ],

@@ -1,0 +1,151 @@
+"""virtio-net on PCI, with the modern interface: one queue each way, no interrupts, no offloads (virtio 1.3, 5.1).
+
+It is told of frames and buffers by the host, which keeps the virtqueues in the guest's memory (2.7). What the card does
+of it is in QEMU, hw/net/virtio-net.c and hw/virtio/virtio.c: it looks at a queue a moment after it was notified.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from harness.errors import SpecError, VmmError
+from harness.model.virtio.negotiation import DeviceStatus, TransportFeatures
+from harness.model.virtio.pci_registers import PciIdentity, PciLayout
+from harness.model.virtio.virtqueue import DescriptorFlags
+from harness.vmm.protocol import GuestMemory
+from harness.vmm.qemu.nic.protocol import QUEUE_BYTES, QueuePage, wait_until
+from harness.vmm.qemu.pci import COMMAND_BUS_MASTER, COMMAND_MEMORY, PciFunction
+from harness.vmm.qemu.qtest import Width
+
+__all__ = ["VirtioNet"]
+
+_PCI_ID = (0x1AF4, 0x1041)
+_RECEIVE_QUEUE, _SEND_QUEUE = 0, 1  # receiveq1 and transmitq1 (5.1.2)
+_HEADER_BYTES = 12  # of struct virtio_net_hdr, which stands before each frame (5.1.6)
+# Within the page of a queue. The header has a descriptor of its own, so that a buffer holds a frame and nothing else.
+_TABLE, _AVAILABLE, _USED, _HEADER = 0x000, 0x400, 0x800, 0xC00
+_SIZE = 16  # descriptors: two a frame
+_DESCRIPTOR = struct.Struct("<QIHH")
+_HALF = struct.Struct("<H")
+_NO_INTERRUPT = 1  # of the available ring's flags (2.7.7)
+_RESET_SECONDS = 5.0
+
+
+@dataclass(slots=True)
+class _Queue:
+    """A virtqueue: its number, its memory, where it is notified, and how many frames or buffers were put into it."""
+
+    number: int
+    page: QueuePage
+    notification: int
+    put: int = 0
+
+
+class VirtioNet:
+    """One card; see `Nic`.
+
+    Args:
+        function: where it is.
+        memory: of its guest.
+    """
+
+    def __init__(self, function: PciFunction, memory: GuestMemory) -> None:
+        self._function = function
+        self._memory = memory
+        self._registers = 0
+        self._layout: PciLayout | None = None
+        self._queues: dict[int, _Queue] = {}
+
+    def start(self, sending: QueuePage, receiving: QueuePage) -> None:
+        """See `Nic`; the order is that of virtio 1.3, 3.1.1."""
+        found = self._function.vendor_and_device
+        if found != _PCI_ID:
+            raise SpecError(f"at {self._function} is {found[0]:04x}:{found[1]:04x}, not a modern virtio-net")
+        self._function.enable(COMMAND_MEMORY | COMMAND_BUS_MASTER)
+        layout = self._layout = PciLayout.read(self._function.space())
+        self._registers = self._function.bar(layout.bar)
+        self._set_status(DeviceStatus(0))
+        wait_until(lambda: self._status() == 0, f"{self} is not reset", _RESET_SECONDS)
+        status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
+        self._set_status(status)
+        identity = PciIdentity.read(layout, self._read, self._write)
+        self._accept(identity.features & (TransportFeatures.VERSION_1 | TransportFeatures.ACCESS_PLATFORM))
+        status |= DeviceStatus.FEATURES_OK
+        self._set_status(status)
+        if not self._status() & DeviceStatus.FEATURES_OK:
+            raise VmmError(f"{self} offers features {identity.features:#x}, and does not put up with the least of them")
+        for number, page in ((_SEND_QUEUE, sending), (_RECEIVE_QUEUE, receiving)):
+            notification = layout.notification(identity.queues[number].notify_off)
+            self._queues[number] = _Queue(number, page, notification)
+            self._set_up(number, page)
+        self._set_status(status | DeviceStatus.DRIVER_OK)
+
+    def send(self, iova: int, count: int) -> None:
+        """See `Nic`."""
+        self._put(self._queues[_SEND_QUEUE], iova, count, 0)
+
+    def offer(self, iova: int, count: int) -> None:
+        """See `Nic`."""
+        self._put(self._queues[_RECEIVE_QUEUE], iova, count, DescriptorFlags.WRITE)
+
+    def wait_sent(self, *, deadline: float = 5.0) -> None:
+        """See `Nic`."""
+        wait_until(lambda: self._is_done(_SEND_QUEUE), f"{self} has not sent all frames", deadline)
+
+    def wait_received(self, *, deadline: float = 5.0) -> None:
+        """See `Nic`."""
+        wait_until(lambda: self._is_done(_RECEIVE_QUEUE), f"{self} has not filled all buffers", deadline)
+
+    def __str__(self) -> str:
+        return f"the virtio-net at {self._function}"
+
+    def _accept(self, features: int) -> None:
+        for window in range(2):
+            self._set("driver_feature_select", 4, window)
+            self._set("driver_feature", 4, features >> 32 * window & 0xFFFF_FFFF)
+
+    def _set_up(self, number: int, page: QueuePage) -> None:
+        self._memory.write(page.address, bytes(QUEUE_BYTES))
+        self._memory.write(page.address + _AVAILABLE, _HALF.pack(_NO_INTERRUPT))
+        self._set("queue_select", 2, number)
+        self._set("queue_size", 2, _SIZE)
+        for name, at in (("queue_desc", _TABLE), ("queue_driver", _AVAILABLE), ("queue_device", _USED)):
+            place, iova = self._common(name), page.iova + at
+            self._write(place, 4, iova & 0xFFFF_FFFF)
+            self._write(place + 4, 4, iova >> 32)
+        self._set("queue_enable", 2, 1)
+
+    def _put(self, queue: _Queue, iova: int, count: int, flags: int) -> None:
+        address, head = queue.page.address, 2 * queue.put % _SIZE
+        chain = _DESCRIPTOR.pack(queue.page.iova + _HEADER, _HEADER_BYTES, flags | DescriptorFlags.NEXT, head + 1)
+        chain += _DESCRIPTOR.pack(iova, count, flags, 0)
+        self._memory.write(address + _TABLE + head * _DESCRIPTOR.size, chain)
+        self._memory.write(address + _AVAILABLE + 4 + 2 * (queue.put % _SIZE), _HALF.pack(head))
+        queue.put += 1
+        self._memory.write(address + _AVAILABLE + 2, _HALF.pack(queue.put))
+        self._write(queue.notification, 2, queue.number)
+
+    def _is_done(self, number: int) -> bool:
+        queue = self._queues[number]
+        (used,) = _HALF.unpack(self._memory.read(queue.page.address + _USED + 2, _HALF.size))
+        return bool(used == queue.put)
+
+    def _status(self) -> int:
+        return self._read(self._common("device_status"), 1)
+
+    def _set_status(self, status: DeviceStatus) -> None:
+        self._set("device_status", 1, status)
+
+    def _set(self, name: str, size: int, value: int) -> None:
+        self._write(self._common(name), size, value)
+
+    def _common(self, name: str) -> int:
+        assert self._layout is not None, "start() comes first"
+        return self._layout.common_field(name)
+
+    def _read(self, offset: int, size: int) -> int:
+        return self._function.qtest.read_value(self._registers + offset, Width(size))
+
+    def _write(self, offset: int, size: int, value: int) -> None:
+        self._function.qtest.write_value(self._registers + offset, value, Width(size))
