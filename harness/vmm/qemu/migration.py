@@ -95,6 +95,9 @@ def load(qmp: Qmp, process: QemuProcess, state: Path, deadline: float = 30.0) ->
         raise VmmStartError(f"{state}, of {len(data)} bytes, is not the state of a machine: it begins {data[:8]!r}")
     try:
         qmp.execute("migrate-set-capabilities", _ram_stays(True))
+        # No network has to learn that the machine is here now (QEMU, net/announce.c): a cable is to carry nothing but
+        # what the guest sends.
+        qmp.execute("migrate-set-parameters", {"announce-rounds": 0})
         reader, writer = os.pipe()
         with os.fdopen(writer, "wb", buffering=0) as stream:
             try:

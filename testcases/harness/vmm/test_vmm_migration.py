@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from vmm_rig import Start, function, spec
 
-from harness.errors import HostError, NotSaved, VmmStartError
+from harness.errors import GuestError, HostError, NotSaved, VmmStartError
 from harness.spec import IommuKind, Machine
 from harness.vmm.qemu import migration
 from harness.vmm.qemu.command import Options
@@ -55,6 +55,17 @@ def test_registers_and_memory_are_there_again_and_memory_is_private(start: Start
             assert again.qmp.execute("query-status")["running"] is False
             again.resume()
             assert again.qmp.execute("query-status")["running"] is True
+
+
+def test_a_network_card_announces_itself_to_nobody(start: Start, parent: Path) -> None:
+    machine = spec("e1000e", iommu=IommuKind.INTEL)
+    with saved(start, parent, machine) as running:
+        running.save(parent / "state")
+    with restored(start, parent, machine) as again:
+        migration.load(again.qmp, again.process, parent / "state")
+        again.resume()
+        with pytest.raises(GuestError, match="no Ethernet frame came"):
+            again.network("e1000e0").receive(deadline=1)
 
 
 def test_memory_is_not_in_the_state(start: Start, parent: Path) -> None:
