@@ -15,8 +15,8 @@ The q35 machine is laid out so that one look at an address says what it is:
 
 A device on `pcie.0` that is attached at boot is an integrated endpoint. One that is hot-plugged gets a root port, since
 the root bus takes no hot-plug, and so does every device on another root complex, since a pxb-pcie takes nothing but
-bridges (QEMU, docs/pcie.txt, section 2, and `pxb_dev_pre_plug` there), and an igb, whose virtual functions have numbers of
-their own.
+bridges (QEMU, docs/pcie.txt, section 2, and `pxb_dev_pre_plug` there), and an igb, whose virtual functions have numbers
+of their own.
 """
 
 from __future__ import annotations

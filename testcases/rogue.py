@@ -10,12 +10,24 @@ import random
 from collections.abc import Iterator, Sequence
 
 from harness.checks.dma import check_bytes, check_memory, check_outcome, check_reported, check_unreported
+from harness.errors import HarnessError
 from harness.guest.agent import Pages
 from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
 from harness.report.record import Finding
 
-__all__ = ["COUNT", "RATE_LIMIT_SECONDS", "canary", "copy", "read", "write", "write_in_parts", "write_over"]
+__all__ = [
+    "COUNT",
+    "RATE_LIMIT_SECONDS",
+    "canary",
+    "copy",
+    "neighbours",
+    "read",
+    "scattered",
+    "write",
+    "write_in_parts",
+    "write_over",
+]
 
 COUNT = 64
 """Bytes of a DMA."""
@@ -25,11 +37,36 @@ RATE_LIMIT_SECONDS = 5
 
 _AT = 1024
 _PAGE = 4096
+_TRIES = 256
 
 
 def canary() -> bytes:
     """Random bytes, none of them zero, to fill pages with: three more than a page, so that no two pages are alike."""
     return bytes(random.choices(range(1, 256), k=_PAGE + 3))
+
+
+def neighbours(live: LiveMachine, fill: bytes) -> tuple[Pages, Pages]:
+    """Two pages of the guest that follow each other in guest physical memory.
+
+    Raises:
+        HarnessError: among the pages that the guest gives there are none.
+    """
+    held: dict[int, Pages] = {}
+    for _ in range(_TRIES):
+        page = live.allocate(1, fill)
+        frame = page.frames[0]
+        held[frame] = page
+        for first in (frame - _PAGE, frame):
+            if first in held and first + _PAGE in held:
+                return held[first], held[first + _PAGE]
+    raise HarnessError(f"of {_TRIES} pages of the guest no two follow each other", hint="run the case again")
+
+
+def scattered(pages: Pages) -> list[int]:
+    """Numbers of the pages in an order in which none stands right behind the one before it in guest physical memory."""
+    order = sorted(range(len(pages.frames)), key=lambda number: pages.frames[number])
+    half = len(order) // 2
+    return [order[n // 2 + n % 2 * half] for n in range(2 * half)]
 
 
 def write_over(live: LiveMachine, device: str, page: Pages, *, blocked: bool) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 import pytest
-from rogue import COUNT, RATE_LIMIT_SECONDS, canary, read, write, write_in_parts
+from rogue import COUNT, RATE_LIMIT_SECONDS, canary, neighbours, read, scattered, write, write_in_parts
 from streams import stream
 
 from harness.checks.dma import check_bytes, check_outcome, check_reported, check_unreported
@@ -23,7 +23,6 @@ from harness.spec import DmaMode
 from harness.vmm.qemu.qtest import Width
 
 _SOURCE, _TARGET = 0x40000000, 0x7FFFE000
-_TRIES = 256
 _LIMIT = 6
 _NOTED = 70  # pages: more than a word of a bitmap has bits
 _POOL, _REACH, _LOW_IOVA = 64, 1 << 26, 0x2000000
@@ -95,21 +94,33 @@ def test_the_byte_before_a_mapping_cannot_be_written(machine: LiveMachine) -> No
     judge(write(machine, "edu0", _TARGET - 1, aim - 1, before, page, blocked=True, why=why, count=1))
 
 
-def neighbours(live: LiveMachine, fill: bytes) -> tuple[Pages, Pages]:
-    """Two pages of the guest that follow each other in guest physical memory.
+@pytest.mark.claim("IV-1", "IV-5")
+@pytest.mark.machine(devices=["edu,iommu=on"])
+def test_the_last_byte_of_a_mapping_is_its_own(machine: LiveMachine) -> None:
+    """A DMA write to the last byte of a mapping lands there, also where another begins at the next address.
 
-    Raises:
-        HarnessError: among the pages that the guest gives there are none.
+    The control: two bytes before it. Four scattered pages are mapped side by side, one after the other.
     """
-    held: dict[int, Pages] = {}
-    for _ in range(_TRIES):
-        page = live.allocate(1, fill)
-        frame = page.frames[0]
-        held[frame] = page
-        for first in (frame - PAGE, frame):
-            if first in held and first + PAGE in held:
-                return held[first], held[first + PAGE]
-    raise HarnessError(f"of {_TRIES} pages of the guest no two follow each other", hint="run the case again")
+    source, pool = machine.allocate(1, b"\xaa"), machine.allocate(8, b"\x55")
+    machine.give_to_vfio("edu0")
+    machine.agent.vfio_map(machine.address("edu0"), source, _SOURCE, "r")
+    frames = [pool.frames[number] for number in scattered(pool)[:4]]
+    for page, frame in enumerate(frames):
+        at = pool.frames.index(frame) * PAGE
+        machine.agent.vfio_map(machine.address("edu0"), pool, _TARGET + page * PAGE, offset=at, size=PAGE)
+    machine.load("edu0", _SOURCE, source.frames[0], COUNT)
+    found: list[Finding] = []
+    for page, frame in enumerate(frames[:3]):
+        iova, aim, why = _TARGET + (page + 1) * PAGE, frame + PAGE, "VFIO_IOMMU_MAP_DMA of one page after the other"
+        judge(write(machine, "edu0", iova - 4, aim - 4, pool, blocked=False, why=why, count=2))
+        astray = frames[page + 1] - 1
+        before = machine.vmm.memory.read(astray, 1)
+        found += write(machine, "edu0", iova - 1, aim - 1, pool, blocked=False, why=why, count=1)
+        found += check_bytes(
+            f"the byte at {astray:#x}, which nothing leads to", before, machine.vmm.memory.read(astray, 1)
+        )
+        machine.vmm.memory.write(astray, before)  # whoever's it is
+    judge(found)
 
 
 @pytest.mark.claim("IV-5", "IV-1")

@@ -21,7 +21,7 @@ from harness.model.virtio.dma_path import DmaPath
 from harness.report.record import Finding
 from harness.spec import DmaMode
 
-__all__ = ["DiskWriter", "check_disk", "check_network", "check_path"]
+__all__ = ["DiskWriter", "check_disk", "check_frames", "check_network", "check_path"]
 
 _BLOCK = 256 * 1024
 _PIECE, _PIECES = 64 * 1024, 32  # of a disk, for writes without end
@@ -92,6 +92,11 @@ class DiskWriter:
 def check_network(live: LiveMachine, id: str) -> Iterator[Finding]:
     """Send frames through a virtio-net in both directions; what was wrong."""
     yield from check_path(live, id)
+    yield from check_frames(live, id)
+
+
+def check_frames(live: LiveMachine, id: str) -> Iterator[Finding]:
+    """Have the guest send frames through a network card, and send it some; what was wrong."""
     address, cable = live.address(id), live.vmm.network(id)
     mac = bytes.fromhex(live.agent.net_open(address).replace(":", ""))
     out = [_PEER + mac + _ETHERTYPE + random.randbytes(size) for size in _SIZES]

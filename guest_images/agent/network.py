@@ -9,6 +9,8 @@ import struct
 import time
 from collections.abc import Callable
 
+from files import wait_for
+
 ETHERTYPE = 0x88B5  # IEEE 802, local experimental: nothing else in the guest sends or takes it
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
 
@@ -20,8 +22,8 @@ _open: dict[str, socket.socket] = {}
 def net_open(address: str) -> str:
     """Bring up the network device at a PCI address and listen on it; its MAC address."""
     base = f"/sys/bus/pci/devices/{address}"
-    (virtio,) = (name for name in os.listdir(base) if name.startswith("virtio"))
-    (name,) = os.listdir(f"{base}/{virtio}/net")
+    (path,) = wait_for(f"{base}/net/*", f"{base}/virtio*/net/*")
+    name = os.path.basename(path)
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE))
     sock.settimeout(10)
     request = struct.pack("16sh14x", name.encode(), 0)

@@ -14,7 +14,15 @@ from harness.observations import DmaSeen
 from harness.pci import Address
 from harness.report.record import Finding
 
-__all__ = ["check_bytes", "check_memory", "check_outcome", "check_reported", "check_unexplained", "check_unreported"]
+__all__ = [
+    "check_bytes",
+    "check_memory",
+    "check_outcome",
+    "check_reported",
+    "check_sent",
+    "check_unexplained",
+    "check_unreported",
+]
 
 _PAGE = 4096
 
@@ -86,6 +94,30 @@ def check_bytes(subject: str, wanted: bytes, seen: bytes) -> Iterator[Finding]:
     """Bytes are as they must be."""
     if seen != wanted:
         yield Finding(subject=subject, expected=wanted.hex(" "), seen=seen.hex(" "))
+
+
+def check_sent(access: Access, frame: bytes, seen: Sequence[bytes], *, secret: Collection[int]) -> Iterator[Finding]:
+    """A frame came out of a cable as it stands in memory, or nothing of what must not be read of it.
+
+    Args:
+        access: the DMA that reads it, or the part that must be blocked.
+        frame: what stands in memory: no byte of it zero, which is what a read that is blocked gives.
+        seen: all frames that came out.
+        secret: numbers of its bytes that must be blocked. Where there are any, what becomes of the rest is the
+            card's to decide.
+    """
+    if not all(frame):
+        raise ValueError(f"a byte of {frame.hex(' ')} that leaks would not show: it is zero")
+    if not secret:
+        wanted, came = frame.hex(" "), " | ".join(each.hex(" ") for each in seen) or "nothing"
+        if came != wanted:
+            yield Finding(subject=f"what came out of the cable after {access}", expected=wanted, seen=came)
+        return
+    for each in seen:
+        for n in sorted(secret):
+            if n < len(each) and each[n] == frame[n]:
+                subject = f"byte {n} of a frame that came out after {access}"
+                yield Finding(subject=subject, expected="not what stands in memory", seen=f"{each[n]:#04x}")
 
 
 def check_reported(access: Access, faults: Sequence[ReportedFault]) -> Iterator[Finding]:

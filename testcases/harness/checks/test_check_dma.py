@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from harness.checks.dma import check_memory, check_outcome, check_reported, check_unexplained, check_unreported
+from harness.checks.dma import (
+    check_memory,
+    check_outcome,
+    check_reported,
+    check_sent,
+    check_unexplained,
+    check_unreported,
+)
 from harness.guest.faults import ReportedFault
 from harness.model.access import Access, AccessKind, Bypassed, BypassReason
 from harness.observations import DmaSeen
@@ -164,3 +171,34 @@ def test_a_fault_that_nobody_asked_about_is_found_once_for_each_device() -> None
     assert [finding.seen for finding in findings] == ["fault of 32", "fault of 40"]
     assert list(check_unexplained([])) == []
     assert [finding.subject for finding in check_unexplained([fault(None)])] == ["DMA faults of an unnamed device"]
+
+
+def test_a_frame_that_comes_out_as_it_stands_gives_no_finding() -> None:
+    assert list(check_sent(READ, PAYLOAD, [PAYLOAD], secret=NOTHING)) == []
+
+
+@pytest.mark.parametrize(
+    "frames", [[], [PAYLOAD[:15]], [PAYLOAD + b"\x11"], [PAYLOAD, PAYLOAD], [b"\xff" + PAYLOAD[1:]]]
+)
+def test_a_frame_that_comes_out_otherwise_or_not_once_is_found(frames: list[bytes]) -> None:
+    (finding,) = check_sent(READ, PAYLOAD, frames, secret=NOTHING)
+    assert finding.subject == "what came out of the cable after 00:04.0 read of 16 bytes at 0x12345400"
+    assert finding.expected == PAYLOAD.hex(" ")
+    assert finding.seen == (" | ".join(frame.hex(" ") for frame in frames) or "nothing")
+
+
+@pytest.mark.parametrize("frames", [[], [PAYLOAD[:12]], [PAYLOAD[:12] + bytes(4)], [bytes(16)]])
+def test_a_frame_without_what_must_be_blocked_gives_no_finding(frames: list[bytes]) -> None:
+    assert list(check_sent(READ, PAYLOAD, frames, secret=range(12, 16))) == []
+
+
+def test_each_byte_that_leaks_is_found() -> None:
+    frames = [PAYLOAD[:12] + bytes(4), PAYLOAD[:12] + b"\0" + PAYLOAD[13:14]]
+    (finding,) = check_sent(READ, PAYLOAD, frames, secret=range(12, 16))
+    assert finding.subject.startswith("byte 13 of a frame that came out after ")
+    assert (finding.expected, finding.seen) == ("not what stands in memory", "0x0e")
+
+
+def test_a_frame_whose_leak_would_not_show_is_refused() -> None:
+    with pytest.raises(ValueError, match="it is zero"):
+        list(check_sent(READ, bytes(16), [], secret=range(16)))

@@ -59,7 +59,7 @@ def _frame(count: int) -> bytes:
 
 
 def _sent(cable: Cable, nic: Nic, count: int) -> bytes:
-    nic.send(_SOURCE + 3, count)
+    nic.send((_SOURCE + 3, count))
     nic.wait_sent()
     return cable.receive(deadline=5)
 
@@ -71,6 +71,18 @@ def test_what_stands_in_memory_comes_out_of_the_cable(start: Start, kind: str, c
     nic, frame = _started(machine, kind), _frame(count)
     machine.memory.write(_SOURCE + 3, frame)
     assert _sent(machine.network(f"{kind}0"), nic, count) == frame
+
+
+@_every_kind
+def test_a_frame_is_gathered_from_its_pieces(start: Start, kind: str) -> None:
+    machine = start(spec(kind))
+    nic, frame = _started(machine, kind), _frame(100)
+    for _ in range(6):
+        machine.memory.write(_SOURCE + 3, frame[:50])
+        machine.memory.write(_TARGET, frame[50:])
+        nic.send((_SOURCE + 3, 50), (_TARGET, 10), (_TARGET + 10, 40))
+        nic.wait_sent()
+        assert machine.network(f"{kind}0").receive(deadline=5) == frame
 
 
 @_every_kind

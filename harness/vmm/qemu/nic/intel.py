@@ -103,16 +103,18 @@ class IntelNic:
         self._write(_TCTL, _SEND | _PAD_SHORT)
         self._write(_RCTL, _RECEIVE | _ALL_UNICAST | _ALL_MULTICAST | _BROADCAST | _STRIP_CRC)
 
-    def send(self, iova: int, count: int) -> None:
+    def send(self, *pieces: tuple[int, int]) -> None:
         """See `Nic`."""
-        command = count | self._model.data << 20 | _END | _ADD_CRC | _EXTENDED
-        self._put(self._model.sending, self._sending, iova, command, count << 14 if self._model.advanced else 0)
+        command, last = self._model.data << 20 | _ADD_CRC | _EXTENDED, len(pieces) - 1
+        total = sum(count for _, count in pieces) << 14 if self._model.advanced else 0
+        chain = [(iova, count | command | (_END if n == last else 0), total) for n, (iova, count) in enumerate(pieces)]
+        self._put(self._model.sending, self._sending, *chain)
 
     def offer(self, iova: int, count: int) -> None:
         """See `Nic`."""
         if count > _BUFFER_BYTES:
             raise SpecError(f"a buffer of {count} bytes for {self}", hint=f"it has {_BUFFER_BYTES} at most")
-        self._put(self._model.receiving, self._receiving, iova, 0, 0)
+        self._put(self._model.receiving, self._receiving, (iova, 0, 0))
 
     def wait_sent(self, *, deadline: float = 5.0) -> None:
         """See `Nic`."""
@@ -136,10 +138,12 @@ class IntelNic:
         self._write(queue + _HEAD, 0)
         self._write(queue + _TAIL, 0)
 
-    def _put(self, queue: int, page: QueuePage, iova: int, command: int, options: int) -> None:
+    def _put(self, queue: int, page: QueuePage, *chain: tuple[int, int, int]) -> None:
         tail = self._read(queue + _TAIL)
-        self._memory.write(page.address + tail * _DESCRIPTOR.size, _DESCRIPTOR.pack(iova, command, options))
-        self._write(queue + _TAIL, (tail + 1) % _DESCRIPTORS)
+        for descriptor in chain:
+            self._memory.write(page.address + tail * _DESCRIPTOR.size, _DESCRIPTOR.pack(*descriptor))
+            tail = (tail + 1) % _DESCRIPTORS
+        self._write(queue + _TAIL, tail)
 
     def _is_done(self, queue: int) -> bool:
         return self._read(queue + _HEAD) == self._read(queue + _TAIL)

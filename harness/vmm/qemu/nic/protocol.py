@@ -46,8 +46,8 @@ class Nic(Protocol):
             VmmTimeout: it does not become ready.
         """
 
-    def send(self, iova: int, count: int) -> None:
-        """Send a frame of `count` bytes that stands at `iova`."""
+    def send(self, *pieces: tuple[int, int]) -> None:
+        """Send a frame that stands in pieces, each an IOVA and its bytes; a descriptor for each."""
 
     def offer(self, iova: int, count: int) -> None:
         """Offer a buffer of `count` bytes at `iova` for the next frame that is received; not less than that has."""

@@ -25,7 +25,7 @@ _RECEIVE_QUEUE, _SEND_QUEUE = 0, 1  # receiveq1 and transmitq1 (5.1.2)
 _HEADER_BYTES = 12  # of struct virtio_net_hdr, which stands before each frame (5.1.6)
 # Within the page of a queue. The header has a descriptor of its own, so that a buffer holds a frame and nothing else.
 _TABLE, _AVAILABLE, _USED, _HEADER = 0x000, 0x400, 0x800, 0xC00
-_SIZE = 16  # descriptors: two a frame
+_SIZE = 16  # descriptors
 _DESCRIPTOR = struct.Struct("<QIHH")
 _HALF = struct.Struct("<H")
 _NO_INTERRUPT = 1  # of the available ring's flags (2.7.7)
@@ -34,12 +34,21 @@ _RESET_SECONDS = 5.0
 
 @dataclass(slots=True)
 class _Queue:
-    """A virtqueue: its number, its memory, where it is notified, and how many frames or buffers were put into it."""
+    """A virtqueue.
+
+    Attributes:
+        number: of it.
+        page: its memory.
+        notification: offset in the BAR where it is notified.
+        put: how many frames or buffers were put into it.
+        following: the descriptor that is used next.
+    """
 
     number: int
     page: QueuePage
     notification: int
     put: int = 0
+    following: int = 0
 
 
 class VirtioNet:
@@ -81,13 +90,13 @@ class VirtioNet:
             self._set_up(number, page)
         self._set_status(status | DeviceStatus.DRIVER_OK)
 
-    def send(self, iova: int, count: int) -> None:
+    def send(self, *pieces: tuple[int, int]) -> None:
         """See `Nic`."""
-        self._put(self._queues[_SEND_QUEUE], iova, count, 0)
+        self._put(self._queues[_SEND_QUEUE], 0, *pieces)
 
     def offer(self, iova: int, count: int) -> None:
         """See `Nic`."""
-        self._put(self._queues[_RECEIVE_QUEUE], iova, count, DescriptorFlags.WRITE)
+        self._put(self._queues[_RECEIVE_QUEUE], DescriptorFlags.WRITE, (iova, count))
 
     def wait_sent(self, *, deadline: float = 5.0) -> None:
         """See `Nic`."""
@@ -116,11 +125,15 @@ class VirtioNet:
             self._write(place + 4, 4, iova >> 32)
         self._set("queue_enable", 2, 1)
 
-    def _put(self, queue: _Queue, iova: int, count: int, flags: int) -> None:
-        address, head = queue.page.address, 2 * queue.put % _SIZE
-        chain = _DESCRIPTOR.pack(queue.page.iova + _HEADER, _HEADER_BYTES, flags | DescriptorFlags.NEXT, head + 1)
-        chain += _DESCRIPTOR.pack(iova, count, flags, 0)
-        self._memory.write(address + _TABLE + head * _DESCRIPTOR.size, chain)
+    def _put(self, queue: _Queue, flags: int, *pieces: tuple[int, int]) -> None:
+        address, head = queue.page.address, queue.following
+        chain = ((queue.page.iova + _HEADER, _HEADER_BYTES), *pieces)
+        for n, (iova, count) in enumerate(chain):
+            at, following = queue.following, (queue.following + 1) % _SIZE
+            more = DescriptorFlags.NEXT if n < len(pieces) else 0
+            descriptor = _DESCRIPTOR.pack(iova, count, flags | more, following if more else 0)
+            self._memory.write(address + _TABLE + at * _DESCRIPTOR.size, descriptor)
+            queue.following = following
         self._memory.write(address + _AVAILABLE + 4 + 2 * (queue.put % _SIZE), _HALF.pack(head))
         queue.put += 1
         self._memory.write(address + _AVAILABLE + 2, _HALF.pack(queue.put))
