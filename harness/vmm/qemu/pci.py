@@ -25,7 +25,6 @@ _COMMAND = 0x04
 _BAR0 = 0x10
 _BARS = 6
 _CAPABILITIES = 0x34
-_CONVENTIONAL_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +57,6 @@ class PciFunction:
     def write(self, offset: int, value: int, width: Width) -> None:
         """Write configuration space."""
         self.qtest.write_value(self._place(offset, width), value, width)
-
-    def space(self) -> bytes:
-        """The 256 bytes of it that every function has."""
-        words = (self.read(at, Width.LONG) for at in range(0, _CONVENTIONAL_BYTES, Width.LONG))
-        return b"".join(word.to_bytes(Width.LONG, "little") for word in words)
 
     def bar(self, index: int) -> int:
         """Base address that the guest gave to a memory BAR.

@@ -15,6 +15,7 @@ from harness.vmm.qemu.qtest import Width
 
 __all__ = ["VirtioFunction"]
 
+_PARTS, _HALF = ("queue_desc", "queue_driver", "queue_device"), 0xFFFF_FFFF
 _SIZES = {field.name: field.size for field in COMMON_FIELDS.values() if not field.high}
 
 
@@ -60,6 +61,15 @@ class VirtioFunction:
             driver=self._address("queue_driver"),
             device=self._address("queue_device"),
         )
+
+    def enable_queue(self, number: int, rings: Rings) -> None:
+        """Tell the device where a queue lies, and that it may use it (virtio 1.3, 4.1.5.1.3)."""
+        self.write("queue_select", number)
+        self.write("queue_size", rings.size)
+        for name, address in zip(_PARTS, (rings.descriptors, rings.driver, rings.device), strict=True):
+            self.write(name, address & _HALF)
+            self.function.qtest.write_value(self._field(name) + Width.LONG, address >> 32, Width.LONG)
+        self.write("queue_enable", 1)
 
     def notify(self, number: int) -> None:
         """Tell the device that something is available in a queue (virtio 1.3, 4.1.5.2)."""

@@ -62,13 +62,7 @@ def nic(start: Start) -> Nic:
     negotiated = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER | DeviceStatus.FEATURES_OK
     device.write("device_status", negotiated)
     for number in (_RECEIVE, _TRANSMIT):
-        lies = rings(number)
-        device.write("queue_select", number)
-        device.write("queue_size", _SIZE)
-        device.write("queue_desc", lies.descriptors)
-        device.write("queue_driver", lies.driver)
-        device.write("queue_device", lies.device)
-        device.write("queue_enable", 1)
+        device.enable_queue(number, rings(number))
     # A descriptor that the device may write to, and the one entry of the available ring (virtio 1.3, 2.7.5 and 2.7.6).
     receive = rings(_RECEIVE)
     machine.memory.write(receive.descriptors + 16 * 3, struct.pack("<QIHH", _BUFFERS, 2048, 2, 0))

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 from harness.errors import SpecError, VmmError
 from harness.model.virtio.negotiation import DeviceStatus, TransportFeatures
-from harness.model.virtio.pci_registers import PciIdentity, PciLayout
-from harness.model.virtio.virtqueue import DescriptorFlags
+from harness.model.virtio.virtqueue import DescriptorFlags, Rings
 from harness.vmm.protocol import GuestMemory
 from harness.vmm.qemu.nic.protocol import QUEUE_BYTES, QueuePage, wait_until
 from harness.vmm.qemu.pci import COMMAND_BUS_MASTER, COMMAND_MEMORY, PciFunction
-from harness.vmm.qemu.qtest import Width
+from harness.vmm.qemu.virtio import VirtioFunction
 
 __all__ = ["VirtioNet"]
 
@@ -39,16 +38,20 @@ class _Queue:
     Attributes:
         number: of it.
         page: its memory.
-        notification: offset in the BAR where it is notified.
         put: how many frames or buffers were put into it.
         following: the descriptor that is used next.
     """
 
     number: int
     page: QueuePage
-    notification: int
     put: int = 0
     following: int = 0
+
+    @property
+    def rings(self) -> Rings:
+        """Where it lies, for the card."""
+        start = self.page.iova
+        return Rings(_SIZE, descriptors=start + _TABLE, driver=start + _AVAILABLE, device=start + _USED)
 
 
 class VirtioNet:
@@ -62,8 +65,7 @@ class VirtioNet:
     def __init__(self, function: PciFunction, memory: GuestMemory) -> None:
         self._function = function
         self._memory = memory
-        self._registers = 0
-        self._layout: PciLayout | None = None
+        self._device: VirtioFunction | None = None
         self._queues: dict[int, _Queue] = {}
 
     def start(self, sending: QueuePage, receiving: QueuePage) -> None:
@@ -72,23 +74,24 @@ class VirtioNet:
         if found != _PCI_ID:
             raise SpecError(f"at {self._function} is {found[0]:04x}:{found[1]:04x}, not a modern virtio-net")
         self._function.enable(COMMAND_MEMORY | COMMAND_BUS_MASTER)
-        layout = self._layout = PciLayout.read(self._function.space())
-        self._registers = self._function.bar(layout.bar)
-        self._set_status(DeviceStatus(0))
-        wait_until(lambda: self._status() == 0, f"{self} is not reset", _RESET_SECONDS)
+        device = self._device = VirtioFunction.find(self._function)
+        device.write("device_status", 0)
+        wait_until(lambda: device.read("device_status") == 0, f"{self} is not reset", _RESET_SECONDS)
         status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
-        self._set_status(status)
-        identity = PciIdentity.read(layout, self._read, self._write)
-        self._accept(identity.features & (TransportFeatures.VERSION_1 | TransportFeatures.ACCESS_PLATFORM))
+        device.write("device_status", status)
+        accepted = [_accept(device, window) for window in range(2)]
         status |= DeviceStatus.FEATURES_OK
-        self._set_status(status)
-        if not self._status() & DeviceStatus.FEATURES_OK:
-            raise VmmError(f"{self} offers features {identity.features:#x}, and does not put up with the least of them")
-        for number, page in ((_SEND_QUEUE, sending), (_RECEIVE_QUEUE, receiving)):
-            notification = layout.notification(identity.queues[number].notify_off)
-            self._queues[number] = _Queue(number, page, notification)
-            self._set_up(number, page)
-        self._set_status(status | DeviceStatus.DRIVER_OK)
+        device.write("device_status", status)
+        if not device.read("device_status") & DeviceStatus.FEATURES_OK:
+            raise VmmError(f"{self} does not put up with features {accepted[1]:#x}:{accepted[0]:08x}")
+        self._queues = {
+            number: _Queue(number, page) for number, page in ((_SEND_QUEUE, sending), (_RECEIVE_QUEUE, receiving))
+        }
+        for number, queue in self._queues.items():
+            self._memory.write(queue.page.address, bytes(QUEUE_BYTES))
+            self._memory.write(queue.page.address + _AVAILABLE, _HALF.pack(_NO_INTERRUPT))
+            device.enable_queue(number, queue.rings)
+        device.write("device_status", status | DeviceStatus.DRIVER_OK)
 
     def send(self, *pieces: tuple[int, int]) -> None:
         """See `Nic`."""
@@ -109,23 +112,8 @@ class VirtioNet:
     def __str__(self) -> str:
         return f"the virtio-net at {self._function}"
 
-    def _accept(self, features: int) -> None:
-        for window in range(2):
-            self._set("driver_feature_select", 4, window)
-            self._set("driver_feature", 4, features >> 32 * window & 0xFFFF_FFFF)
-
-    def _set_up(self, number: int, page: QueuePage) -> None:
-        self._memory.write(page.address, bytes(QUEUE_BYTES))
-        self._memory.write(page.address + _AVAILABLE, _HALF.pack(_NO_INTERRUPT))
-        self._set("queue_select", 2, number)
-        self._set("queue_size", 2, _SIZE)
-        for name, at in (("queue_desc", _TABLE), ("queue_driver", _AVAILABLE), ("queue_device", _USED)):
-            place, iova = self._common(name), page.iova + at
-            self._write(place, 4, iova & 0xFFFF_FFFF)
-            self._write(place + 4, 4, iova >> 32)
-        self._set("queue_enable", 2, 1)
-
     def _put(self, queue: _Queue, flags: int, *pieces: tuple[int, int]) -> None:
+        assert self._device is not None, "start() comes first"
         address, head = queue.page.address, queue.following
         chain = ((queue.page.iova + _HEADER, _HEADER_BYTES), *pieces)
         for n, (iova, count) in enumerate(chain):
@@ -137,28 +125,19 @@ class VirtioNet:
         self._memory.write(address + _AVAILABLE + 4 + 2 * (queue.put % _SIZE), _HALF.pack(head))
         queue.put += 1
         self._memory.write(address + _AVAILABLE + 2, _HALF.pack(queue.put))
-        self._write(queue.notification, 2, queue.number)
+        self._device.notify(queue.number)
 
     def _is_done(self, number: int) -> bool:
         queue = self._queues[number]
         (used,) = _HALF.unpack(self._memory.read(queue.page.address + _USED + 2, _HALF.size))
         return bool(used == queue.put)
 
-    def _status(self) -> int:
-        return self._read(self._common("device_status"), 1)
 
-    def _set_status(self, status: DeviceStatus) -> None:
-        self._set("device_status", 1, status)
-
-    def _set(self, name: str, size: int, value: int) -> None:
-        self._write(self._common(name), size, value)
-
-    def _common(self, name: str) -> int:
-        assert self._layout is not None, "start() comes first"
-        return self._layout.common_field(name)
-
-    def _read(self, offset: int, size: int) -> int:
-        return self._function.qtest.read_value(self._registers + offset, Width(size))
-
-    def _write(self, offset: int, size: int, value: int) -> None:
-        self._function.qtest.write_value(self._registers + offset, value, Width(size))
+def _accept(device: VirtioFunction, window: int) -> int:
+    """Accept of 32 feature bits those that cannot be declined, where they are offered (virtio 1.3, 6.1); these."""
+    device.write("device_feature_select", window)
+    wanted = (TransportFeatures.VERSION_1 | TransportFeatures.ACCESS_PLATFORM) >> 32 * window & 0xFFFF_FFFF
+    accepted = device.read("device_feature") & wanted
+    device.write("driver_feature_select", window)
+    device.write("driver_feature", accepted)
+    return accepted
