@@ -29,7 +29,20 @@ from harness import strict
 from harness.device import Device, DeviceKind, Interface
 from harness.errors import SpecError, Unsupported
 
-__all__ = ["Arch", "Device", "DeviceKind", "DmaMode", "Interface", "Iommu", "IommuKind", "Machine", "Ports", "Room"]
+__all__ = [
+    "Arch",
+    "Device",
+    "DeviceKind",
+    "DmaMode",
+    "Firmware",
+    "Interface",
+    "Iommu",
+    "IommuKind",
+    "Machine",
+    "Ports",
+    "Room",
+    "Start",
+]
 
 
 class Arch(StrEnum):
@@ -62,6 +75,15 @@ class DmaMode(StrEnum):
     """`iommu=pt`: devices of the kernel's own drivers are not translated. Group type `identity`."""
     OFF = "off"
     """The guest does not use its IOMMU at all: `intel_iommu=off`, `amd_iommu=off`; not with a virtio-iommu."""
+
+
+class Firmware(StrEnum):
+    """What runs first in a machine."""
+
+    SEABIOS = "seabios"
+    """The BIOS that QEMU brings along."""
+    OVMF = "ovmf"
+    """UEFI, of EDK II."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +165,20 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A start by firmware alone: QEMU is given no kernel.
+
+    Attributes:
+        firmware: what runs first.
+        disk: id of the disk that the kernel is on, with a boot loader, and that the firmware reads it from; None where
+            it is to find nothing, and to stay what runs.
+    """
+
+    firmware: Firmware
+    disk: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """A whole virtual machine as it is asked for.
 
@@ -157,6 +193,7 @@ class Machine:
         ports: root ports for hot-plug beyond those of the devices.
         room: processors and memory that can be plugged.
         native_hotplug: whether hot-plug is PCI Express's own everywhere, and not ACPI's where QEMU has that.
+        start: how it comes to its kernel; where nothing is said, SeaBIOS runs and QEMU hands it one (`-kernel`).
     """
 
     iommu: Iommu
@@ -169,9 +206,12 @@ class Machine:
     ports: Ports = Ports()
     room: Room = Room()
     native_hotplug: bool = False
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "devices", _named(self.devices))
+        if self.start is not None and self.start.disk is not None:
+            _check_boots(self.device(self.start.disk))
         for word in self.kernel_args:
             if not word or not word.isprintable():
                 raise SpecError(f"kernel argument {word!r}", hint="leave out empty words and control characters")
@@ -239,6 +279,19 @@ class Machine:
             return strict.convert(tomllib.loads(text), cls)
         except (msgspec.ValidationError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise SpecError(f"this is not a machine spec: {error}") from error
+
+
+def _check_boots(disk: Device) -> None:
+    """Refuse what no firmware finds a kernel on.
+
+    Raises:
+        SpecError: it is no disk, or not there when the firmware looks.
+    """
+    if not disk.kind.is_disk:
+        kinds = ", ".join(kind for kind in DeviceKind if kind.is_disk)
+        raise SpecError(f"{disk.id} cannot be started from: a {disk.kind} is no disk", hint=f"name one of: {kinds}")
+    if disk.hotplug:
+        raise SpecError(f"{disk.id} cannot be started from: it is plugged later", hint="leave hotplug=on out")
 
 
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # QEMU, util/id.c, allows '.' too, and any length

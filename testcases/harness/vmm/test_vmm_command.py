@@ -15,7 +15,7 @@ from harness.vmm.qemu.command import Accelerator, Options, command_line
 from harness.vmm.qemu.devices import front_end
 from harness.vmm.qemu.wiring import HandWiring, HarnessWiring
 
-_BOOT = FirmwareBoot(image=Path("/rom"))
+_BOOT = FirmwareBoot(firmware=Path("/rom"))
 
 
 def _line(machine: Machine, options: Options | None = None, boot: Boot = _BOOT) -> Arguments:
