@@ -8,11 +8,11 @@ configuration space.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from harness.errors import SpecError
 from harness.live.requests import RequestReplay
+from harness.live.virtio_registers import VirtioRegisters
 from harness.model.access import Access
 from harness.model.access import Mapping as MappedRange
 from harness.model.amdvi.engine import AmdviEngine
@@ -38,6 +38,8 @@ from harness.vmm.qemu.qtest import Qtest, Width
 from harness.vmm.qemu.trace import TraceEvent
 
 __all__ = ["LiveEngine", "endpoints", "live_engine"]
+
+_CONFIG_BYTES = 40  # of struct virtio_iommu_config (virtio 1.3, 5.13.4)
 
 
 class LiveEngine(Protocol):
@@ -175,13 +177,21 @@ class _LiveVirtioIommu:
 
     def __init__(self, vmm: QemuMachine, endpoints: Iterable[int], iommu: PciFunction, since: float) -> None:
         reserved = _reserved_regions(vmm)
-        self._device = _DeviceConfig.find(iommu)
-        self._engine = VirtioIommuEngine(self._device.config(dict.fromkeys(endpoints, reserved)))
+        self._device = VirtioRegisters.find(iommu)
+        known = sum(Features)
+        config = VirtioIommuConfig.decode(
+            iommu.qtest.read(self._device.device, _CONFIG_BYTES),
+            dict.fromkeys(endpoints, reserved),
+            Features(self._device.offered & known),
+            Features(self._device.accepted & known),
+        )
+        self._engine = VirtioIommuEngine(config)
         self._replay = RequestReplay(self._engine, lambda: _after(since, vmm.trace.new()))
         self.refresh()
 
     def refresh(self) -> None:
-        self._engine.write_bypass(self._device.bypass)
+        bypass = self._device.function.qtest.read(self._device.device + BYPASS_OFFSET, 1)[0]
+        self._engine.write_bypass(bool(bypass))
         self._replay.catch_up()
 
     def state(self, memory_file: str, devices: Mapping[str, int], comment: str) -> str:
@@ -196,7 +206,7 @@ class _LiveVirtioIommu:
 
     def structures(self, access: Access) -> Mapping[str, int]:
         """The queue of requests, by which it is told what is mapped (virtio 1.3, 5.13.2)."""
-        return {"descriptors of requestq": self._device.queue(0)}
+        return {"descriptors of requestq": self._device.queue(0).descriptors}
 
     def interrupt(self, write: MsiWrite) -> tuple[MsiOutcome, str]:
         """It remaps none: messages go by it, to the range that it reserves for them (virtio 1.3, 5.13.6.8.1)."""
@@ -205,57 +215,6 @@ class _LiveVirtioIommu:
 
 def _after(since: float, events: Iterable[TraceEvent]) -> Iterator[TraceEvent]:
     return (event for event in events if event.time is None or event.time >= since)
-
-
-@dataclass(frozen=True, slots=True)
-class _DeviceConfig:
-    """The device-specific configuration space of a virtio device on PCI (virtio 1.3, 4.1.4), and its feature bits."""
-
-    function: PciFunction
-    device: int
-    common: int
-
-    _VENDOR_CAPABILITY = 0x09
-    _COMMON, _DEVICE = 1, 4
-
-    @classmethod
-    def find(cls, function: PciFunction) -> _DeviceConfig:
-        """Follow the list of PCI capabilities to the two structures."""
-        found: dict[int, int] = {}
-        for kind, at in function.capabilities():
-            if kind == cls._VENDOR_CAPABILITY:
-                structure = function.read(at + 3, Width.BYTE)
-                bar = function.read(at + 4, Width.BYTE)
-                offset = function.read(at + 8, Width.LONG)
-                if structure in (cls._COMMON, cls._DEVICE):
-                    found.setdefault(structure, function.bar(bar) + offset)
-        return cls(function, found[cls._DEVICE], found[cls._COMMON])
-
-    @property
-    def bypass(self) -> bool:
-        """Field `bypass` of struct virtio_iommu_config (5.13.4)."""
-        return bool(self.function.qtest.read(self.device + BYPASS_OFFSET, 1)[0])
-
-    def config(self, endpoints: Mapping[int, tuple[ReservedRegion, ...]]) -> VirtioIommuConfig:
-        """The configuration, with the features that the driver accepted."""
-        space = self.function.qtest.read(self.device, 40)
-        return VirtioIommuConfig.decode(space, endpoints, self._features(0), self._features(8))
-
-    def _features(self, register: int) -> Features:
-        """The low 32 feature bits, offered (device_feature, register 0) or accepted (driver_feature, register 8).
-
-        Both are windows that a selector moves (4.1.4.3); the driver has no use for them once it runs.
-        """
-        qtest = self.function.qtest
-        qtest.write_value(self.common + register, 0, Width.LONG)
-        known = sum(Features)
-        return Features(qtest.read_value(self.common + register + 4, Width.LONG) & known)
-
-    def queue(self, number: int) -> int:
-        """Where the descriptor table of a virtqueue is: queue_desc, behind queue_select (4.1.4.3)."""
-        qtest = self.function.qtest
-        qtest.write_value(self.common + 0x16, number, Width.WORD)
-        return qtest.read_value(self.common + 0x20, Width.QUAD)
 
 
 def _reserved_regions(vmm: QemuMachine) -> tuple[ReservedRegion, ...]:
