@@ -289,7 +289,7 @@ def _check_boots(disk: Device) -> None:
     """
     if not disk.kind.is_disk:
         kinds = ", ".join(kind for kind in DeviceKind if kind.is_disk)
-        raise SpecError(f"{disk.id} cannot be started from: a {disk.kind} is no disk", hint=f"name one of: {kinds}")
+        raise SpecError(f"{disk.id} cannot be started from: {disk.kind} is no disk", hint=f"name one of: {kinds}")
     if disk.hotplug:
         raise SpecError(f"{disk.id} cannot be started from: it is plugged later", hint="leave hotplug=on out")
 
