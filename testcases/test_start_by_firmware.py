@@ -11,7 +11,7 @@ import pytest
 from machines import spec
 from rogue import canary, write, write_over, write_unheard
 from shown import acpi_tables
-from traffic import check_disk
+from traffic import check_disk, check_path
 
 from harness.checks.firmware import check_tables
 from harness.checks.inventory import check_groups
@@ -27,7 +27,6 @@ from harness.spec import Firmware, IommuKind, Machine, Start
 
 _DISK, _ROGUE, _OUTSIDE = "disk", "rogue", "outside"
 _EDUS = (f"edu,iommu=on,id={_ROGUE}", f"edu,iommu=off,id={_OUTSIDE}")
-_DEVICES = (f"virtio-blk,iommu=on,id={_DISK}", *_EDUS)
 _UNUSED = 0x0800_0000  # guest physical address of a page that neither firmware nor, told so, the kernel uses
 _AIM = _UNUSED + 1024
 # Randomised, the kernel may lie there: where UEFI starts it, it minds no `memmap=` (Linux, drivers/firmware/efi).
@@ -38,23 +37,44 @@ _ANSWER_SECONDS = 2.0  # for a disk; it takes milliseconds
 
 
 @pytest.mark.claim("VQ-8", "VQ-3", "VQ-1", "CH-4")
-@pytest.mark.parametrize("firmware", Firmware)
-def test_a_guest_starts_from_a_disk_behind_the_iommu(lease: Lease, iommu: IommuKind, firmware: Firmware) -> None:
-    """Firmware reads the kernel from a virtio-blk behind the IOMMU: the guest comes up, with its devices held.
+def test_seabios_starts_a_guest_from_a_disk_behind_the_iommu(lease: Lease, iommu: IommuKind) -> None:
+    """SeaBIOS reads the kernel from a virtio-blk behind the IOMMU: the guest comes up, and its devices are held.
 
     Before that, while the firmware runs, a device reaches all memory, as the model has it: nobody has set the IOMMU up.
     The same DMA is blocked, and reported, once the kernel runs.
     """
-    machine = lease(_machine(iommu, firmware, _DISK), wait=False)
-    wait_for_firmware(machine)
-    judge(write_unheard(machine, _ROGUE, _AIM, blocked=False, why="the firmware sets no IOMMU up"))
-    wait_for_kernel(machine, BOOT_SECONDS)
-    judge(check_tables(machine.topology.platform, acpi_tables(machine)))
-    judge(check_groups(machine.topology, machine.agent.iommu_groups()))
-    machine.vmm.memory.write(_UNUSED, canary())
-    judge(write(machine, _ROGUE, _AIM, _AIM, blocked=True, why="the kernel has given it nothing"))
-    judge(write_over(machine, _OUTSIDE, machine.allocate(1, canary()), blocked=False))
+    machine = lease(_machine(iommu, Firmware.SEABIOS, _DISK), wait=False)
+    come_up(machine)
     judge(check_disk(machine, _DISK))
+
+
+@pytest.mark.claim("VQ-8", "VQ-3", "VQ-1", "CH-4")
+def test_ovmf_starts_a_guest_from_a_disk_behind_the_iommu_again_and_again(
+    lab: Lab, lease: Lease, iommu: IommuKind
+) -> None:
+    """As SeaBIOS does, OVMF does from its flash, and after a reset of the machine it does so again.
+
+    What the kernel before the reset has set up stands in nobody's way: neither its tables nor what it has attached.
+    """
+    asked = _machine(iommu, Firmware.OVMF, _DISK)
+    machine = lease(asked, replace(lab.options(asked), reboots=True), wait=False)
+    come_up(machine)
+    machine.restart(lambda: machine.vmm.qmp.execute("system_reset"), BOOT_SECONDS)
+    judge(is_held(machine))
+    judge(check_disk(machine, _DISK))
+
+
+@pytest.mark.claim("QD-1")
+@pytest.mark.parametrize("firmware", Firmware)
+def test_a_device_reaches_all_memory_while_firmware_runs(lease: Lease, iommu: IommuKind, firmware: Firmware) -> None:
+    """Firmware that finds nothing to start sets no IOMMU up: a device behind it writes where it likes, as one outside.
+
+    For a virtio-iommu that is boot-bypass=on.
+    """
+    machine = lease(_machine(iommu, firmware, None), wait=False)
+    wait_for_firmware(machine)
+    for device in (_ROGUE, _OUTSIDE):
+        judge(write_unheard(machine, device, _AIM, blocked=False, why="the firmware sets no IOMMU up"))
 
 
 @pytest.mark.claim("VQ-3", "IV-1")
@@ -76,10 +96,28 @@ def test_without_boot_bypass_firmware_reads_no_disk(
     judge(write_unheard(machine, _OUTSIDE, _AIM, blocked=False, why="iommu=off"))
 
 
+def come_up(machine: LiveMachine) -> None:
+    """See what a device reaches while firmware runs, wait for the kernel, and see that devices are held then."""
+    wait_for_firmware(machine)
+    judge(write_unheard(machine, _ROGUE, _AIM, blocked=False, why="the firmware sets no IOMMU up"))
+    wait_for_kernel(machine, BOOT_SECONDS)
+    judge(is_held(machine))
+
+
+def is_held(machine: LiveMachine) -> Iterator[Finding]:
+    """What is wrong with the tables, groups and devices of a machine whose kernel has come up."""
+    yield from check_tables(machine.topology.platform, acpi_tables(machine))
+    yield from check_groups(machine.topology, machine.agent.iommu_groups())
+    yield from check_path(machine, _DISK)
+    machine.vmm.memory.write(_UNUSED, canary())
+    yield from write(machine, _ROGUE, _AIM, _AIM, blocked=True, why="the kernel has given it nothing")
+    yield from write_over(machine, _OUTSIDE, machine.allocate(1, canary()), blocked=False)
+
+
 def _machine(iommu: IommuKind, firmware: Firmware, disk: str | None, *, boot_bypass: bool = True) -> Machine:
     return spec(
         iommu,
-        *_DEVICES,
+        *(_EDUS if disk is None else (f"virtio-blk,iommu=on,id={disk}", *_EDUS)),
         kernel_args=_KEEP_OUT,
         boot_bypass=boot_bypass if iommu is IommuKind.VIRTIO else None,
         start=Start(firmware=firmware, disk=disk),
