@@ -38,10 +38,13 @@ from harness.vmm.qemu.capabilities import Capabilities, cached, require
 from harness.vmm.qemu.command import Options
 from harness.vmm.qemu.machine import QemuMachine
 
-__all__ = ["BOOT_SECONDS", "Lab"]
+__all__ = ["BOOT_SECONDS", "FIRMWARE_BOOT_SECONDS", "Lab"]
 
 BOOT_SECONDS = 90.0
 """How long a guest may take until its SSH answers: six seconds under emulation, thirty on a busy host."""
+
+FIRMWARE_BOOT_SECONDS = 2 * BOOT_SECONDS
+"""The same where firmware reads the kernel, which then unpacks itself."""
 
 # The model of a virtio-iommu is fed from these; VT-d's tables are read from memory.
 _TRACES = {IommuKind.VIRTIO: REQUEST_EVENTS}
@@ -152,7 +155,7 @@ class Lab:
         with self.start(spec, options) as machine:
             if listen is not None:
                 machine.vmm.console.listen(listen)
-            machine.guest.wait_ready(BOOT_SECONDS)
+            machine.guest.wait_ready(FIRMWARE_BOOT_SECONDS if spec.start else BOOT_SECONDS)
             yield machine
 
     @contextmanager

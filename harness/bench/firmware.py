@@ -14,7 +14,7 @@ from harness.artifacts.progress import Progress, silent
 from harness.bench.boot import stamps
 from harness.errors import SpecError
 from harness.guest.guest import READY
-from harness.lab import BOOT_SECONDS, Lab
+from harness.lab import FIRMWARE_BOOT_SECONDS, Lab
 from harness.spec import Device, DeviceKind, Firmware, Iommu, IommuKind, Machine, Start
 
 __all__ = ["FirmwareFigures", "Starts", "measure"]
@@ -86,6 +86,6 @@ def measure(lab: Lab, *, kind: IommuKind, rounds: int, progress: Progress = sile
 def _start(lab: Lab, machine: Machine) -> tuple[float, float]:
     """Seconds from starting the process until the kernel's first line, and until init's last."""
     with lab.start(machine) as live, stamps(live.vmm, (_KERNEL, READY)) as found:
-        live.guest.wait_ready(BOOT_SECONDS)
+        live.guest.wait_ready(FIRMWARE_BOOT_SECONDS)
         live.guest.run("true")
     return found[_KERNEL] - live.vmm.start_time, found[READY] - live.vmm.start_time

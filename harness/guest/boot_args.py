@@ -42,9 +42,5 @@ def _driver(machine: Machine) -> tuple[str, ...]:
             return ("intel_iommu=off" if machine.dma_mode is DmaMode.OFF else "intel_iommu=on",)
         case IommuKind.AMD:
             return _AMD.get(machine.dma_mode, ())
-        case IommuKind.VIRTIO:
-            # Devices wait for its driver, a module, for ten seconds of the guest's time, which a slow host has run out
-            # before init loads it: then their drivers start without (drivers/base/dd.c; docs/findings.md, F-X).
-            return ("deferred_probe_timeout=3600",)
-        case IommuKind.NONE:
+        case IommuKind.VIRTIO | IommuKind.NONE:
             return ()

@@ -45,12 +45,6 @@ def test_amd_iommu_is_told_what_differs_from_its_default(mode: DmaMode, wanted: 
     assert [word for word in words(IommuKind.AMD, mode) if word.startswith(("amd_iommu", "intel_iommu"))] == wanted
 
 
-@pytest.mark.parametrize("kind", IommuKind)
-def test_devices_wait_for_a_driver_that_is_a_module_for_as_long_as_init_takes(kind: IommuKind) -> None:
-    waits = [word for word in words(kind, DmaMode.STRICT) if word.startswith("deferred_probe_timeout=")]
-    assert waits == (["deferred_probe_timeout=3600"] if kind is IommuKind.VIRTIO else [])
-
-
 def test_console_is_serial_and_a_panic_ends_the_machine() -> None:
     assert {"console=ttyS0", "panic=-1"} <= set(words(IommuKind.NONE, DmaMode.STRICT))
 
