@@ -41,7 +41,7 @@ def move(machine: LiveMachine, lab: Lab, options: Options | None = None) -> Iter
     spec = machine.spec
     if spec.start is not None:
         raise Unsupported(
-            f"a machine that {spec.start.firmware} has started is not moved: its flash chips do not go too"
+            f"{spec.start.firmware} started this machine: it is not moved, its flash chips would stay behind"
         )
     boot = MovedMachine(
         source=machine.vmm,
