@@ -67,6 +67,11 @@ class DeviceKind(StrEnum):
         )
 
     @property
+    def is_disk(self) -> bool:
+        """Whether there is a disk behind it."""
+        return self in (DeviceKind.VIRTIO_BLK, DeviceKind.VIRTIO_SCSI)
+
+    @property
     def can_be_plugged(self) -> bool:
         """Whether a machine that runs takes it (QEMU, hw/display/virtio-gpu-pci.c: `hotpluggable`)."""
         return self is not DeviceKind.VIRTIO_GPU

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.artifacts import modules
@@ -19,10 +19,12 @@ from harness.artifacts.progress import Progress, silent
 from harness.artifacts.qemu import QemuBuild, find_qemu
 from harness.artifacts.vmlinux import bootable
 from harness.defaults import defaults
+from harness.errors import SpecError
 from harness.guest.boot_args import kernel_arguments
 from harness.guest.guest import Guest
 from harness.host import host_facts
 from harness.images.build import Images
+from harness.images.firmware import FirmwareFiles
 from harness.images.kernel_modules import require_driver
 from harness.images.keys import Keys, Login
 from harness.images.overlay import pack_overlay
@@ -31,16 +33,19 @@ from harness.live.machine import LiveMachine
 from harness.live.requests import REQUEST_EVENTS
 from harness.report.record import Artifact
 from harness.spec import BASE_IMAGE, Arch, IommuKind, Machine
-from harness.vmm.protocol import LinuxBoot
+from harness.vmm.protocol import FirmwareBoot, LinuxBoot
 from harness.vmm.qemu import accelerator
 from harness.vmm.qemu.capabilities import Capabilities, cached, require
 from harness.vmm.qemu.command import Options
 from harness.vmm.qemu.machine import QemuMachine
 
-__all__ = ["BOOT_SECONDS", "Lab"]
+__all__ = ["BOOT_SECONDS", "FIRMWARE_BOOT_SECONDS", "Lab"]
 
 BOOT_SECONDS = 90.0
 """How long a guest may take until its SSH answers: six seconds under emulation, thirty on a busy host."""
+
+FIRMWARE_BOOT_SECONDS = 2 * BOOT_SECONDS
+"""The same where firmware reads the kernel, which then unpacks itself."""
 
 # The model of a virtio-iommu is fed from these; VT-d's tables are read from memory.
 _TRACES = {IommuKind.VIRTIO: REQUEST_EVENTS}
@@ -57,6 +62,7 @@ class Lab:
         kernel_file: the file that QEMU is given for it: the image itself, or the ELF file unpacked from it.
         images: the guest images for that kernel.
         accelerator: what runs the guest's instructions, and why KVM was not chosen.
+        firmware: what machines are started from that QEMU hands no kernel to.
     """
 
     qemu: QemuBuild
@@ -65,6 +71,7 @@ class Lab:
     kernel_file: Path
     images: Images
     accelerator: accelerator.Choice
+    firmware: FirmwareFiles
 
     @classmethod
     def open(
@@ -105,6 +112,7 @@ class Lab:
             kernel_file=bootable(guest, cache),
             images=images,
             accelerator=accelerator.cached(build, cache),
+            firmware=FirmwareFiles(names.suite, cache, progress),
         )
 
     def require(self, machine: Machine) -> None:
@@ -137,15 +145,20 @@ class Lab:
             listen: called with each line of its console.
 
         Raises:
-            Unsupported: as `require`.
+            Unsupported: as `require`, or there is no such firmware.
+            SpecError: its firmware has nothing to start.
             VmmError: QEMU did not start, or died.
             GuestError: the guest crashed or never answered.
         """
+        if spec.start is not None and spec.start.disk is None:
+            raise SpecError(
+                f"{spec.start.firmware} has nothing to start, and nobody would answer", hint="name a disk to start from"
+            )
         self.require(spec)
         with self.start(spec, options) as machine:
             if listen is not None:
                 machine.vmm.console.listen(listen)
-            machine.guest.wait_ready(BOOT_SECONDS)
+            machine.guest.wait_ready(FIRMWARE_BOOT_SECONDS if spec.start else BOOT_SECONDS)
             yield machine
 
     @contextmanager
@@ -154,20 +167,39 @@ class Lab:
         keys = Keys.generate()
         with (
             QemuMachine.start(
-                spec, self.qemu, self.capabilities, self.linux(spec, keys), options or self.options(spec)
+                spec, self.qemu, self.capabilities, self._what_boots(spec, keys), options or self.options(spec)
             ) as vmm,
             self.enter(vmm, keys.login) as machine,
         ):
             yield machine
 
+    def _what_boots(self, spec: Machine, keys: Keys) -> LinuxBoot | FirmwareBoot:
+        if spec.start is not None and spec.start.disk is None:
+            return FirmwareBoot(firmware=self.firmware.flash(spec.start.firmware))
+        return self.linux(spec, keys)
+
     def linux(self, spec: Machine, keys: Keys) -> LinuxBoot:
-        """What a machine of that spec is booted from."""
+        """What a machine of that spec is booted from.
+
+        Raises:
+            Unsupported, ArtifactError, HostError: firmware that the spec names, or a boot loader, cannot be had.
+        """
         image = self.images.named(spec.image)
-        return LinuxBoot(
+        boot = LinuxBoot(
             kernel=self.kernel_file,
             initrd=image.archive,
             overlay=pack_overlay(spec, image.recipe, keys),
             args=kernel_arguments(spec),
+        )
+        if spec.start is None or spec.start.disk is None:
+            return boot
+        # A boot loader takes the image, and nothing that was unpacked from it.
+        files = self.firmware
+        return replace(
+            boot,
+            kernel=self.kernel.image,
+            firmware=files.flash(spec.start.firmware),
+            disk=files.disk(spec.start.disk),
         )
 
     def options(self, spec: Machine, machine: str = "q35") -> Options:
@@ -201,7 +233,8 @@ class Lab:
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
         """Everything that is used, to the package version."""
-        return (*self.qemu.artifacts, *self.kernel.artifacts, *self.images.artifacts)
+        parts = (self.qemu, self.kernel, self.images, self.firmware)
+        return tuple(artifact for part in parts for artifact in part.artifacts)
 
     @property
     def facts(self) -> dict[str, str]:

@@ -48,8 +48,8 @@ __all__ = ["Lease", "Move"]
 class Lease(Protocol):
     """What the `lease` fixture gives: a machine whose guest is up, and which ends with the test."""
 
-    def __call__(self, spec: Machine, options: Options | None = None) -> LiveMachine:
-        """Start it; with options, by booting it."""
+    def __call__(self, spec: Machine, options: Options | None = None, *, wait: bool = True) -> LiveMachine:
+        """Start it; with options, by booting it. Without `wait`, it is given at once, whatever its guest does."""
 
 
 class Move(Protocol):
@@ -208,7 +208,10 @@ def lease(lab: Lab, pool: Pool, running: _Running, request: pytest.FixtureReques
     """
     cold = _is_cold(request.node)
 
-    def start(spec: Machine, options: Options | None = None) -> LiveMachine:
+    def start(spec: Machine, options: Options | None = None, *, wait: bool = True) -> LiveMachine:
+        if not wait:
+            lab.require(spec)
+            return running.add(lab.start(spec, options))
         return running.add(lab.boot(spec, options) if cold or options else pool.start(spec))
 
     return start

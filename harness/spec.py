@@ -35,6 +35,7 @@ __all__ = [
     "Device",
     "DeviceKind",
     "DmaMode",
+    "Firmware",
     "Interface",
     "Iommu",
     "IommuKind",
@@ -42,6 +43,7 @@ __all__ = [
     "Ports",
     "Room",
     "Scalable",
+    "Start",
 ]
 
 
@@ -86,6 +88,15 @@ class Scalable(StrEnum):
 
     FIRST_STAGE = "first-stage"
     SECOND_STAGE = "second-stage"
+
+
+class Firmware(StrEnum):
+    """What runs first in a machine."""
+
+    SEABIOS = "seabios"
+    """The BIOS that QEMU brings along."""
+    OVMF = "ovmf"
+    """UEFI, of EDK II."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +182,20 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A start by firmware alone: QEMU is given no kernel.
+
+    Attributes:
+        firmware: what runs first.
+        disk: id of the disk that the kernel is on, with a boot loader, and that the firmware reads it from; None where
+            it is to find nothing, and to stay what runs.
+    """
+
+    firmware: Firmware
+    disk: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
     """A whole virtual machine as it is asked for.
 
@@ -186,6 +211,7 @@ class Machine:
         room: processors and memory that can be plugged.
         native_hotplug: whether hot-plug is PCI Express's own everywhere, and not ACPI's where QEMU has that.
         image: name of the guest image, one of the recipes in `guest_images/`.
+        start: how it comes to its kernel; where nothing is said, SeaBIOS runs and QEMU hands it one (`-kernel`).
     """
 
     iommu: Iommu
@@ -199,9 +225,12 @@ class Machine:
     room: Room = Room()
     native_hotplug: bool = False
     image: str = BASE_IMAGE
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "devices", _named(self.devices))
+        if self.start is not None and self.start.disk is not None:
+            _check_boots(self.device(self.start.disk))
         for word in self.kernel_args:
             if not word or not word.isprintable():
                 raise SpecError(f"kernel argument {word!r}", hint="leave out empty words and control characters")
@@ -269,6 +298,19 @@ class Machine:
             return strict.convert(tomllib.loads(text), cls)
         except (msgspec.ValidationError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise SpecError(f"this is not a machine spec: {error}") from error
+
+
+def _check_boots(disk: Device) -> None:
+    """Refuse what no firmware finds a kernel on.
+
+    Raises:
+        SpecError: it is no disk, or not there when the firmware looks.
+    """
+    if not disk.kind.is_disk:
+        kinds = ", ".join(kind for kind in DeviceKind if kind.is_disk)
+        raise SpecError(f"{disk.id} cannot be started from: {disk.kind} is no disk", hint=f"name one of: {kinds}")
+    if disk.hotplug:
+        raise SpecError(f"{disk.id} cannot be started from: it is plugged later", hint="leave hotplug=on out")
 
 
 _ID = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")  # QEMU, util/id.c, allows '.' too, and any length

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
+from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine, Start
 
 __all__ = ["spec"]
 
@@ -13,6 +13,7 @@ def spec(
     dma_mode: DmaMode = DmaMode.STRICT,
     native_hotplug: bool = False,
     kernel_args: tuple[str, ...] = (),
+    start: Start | None = None,
 ) -> Machine:
     """A machine with that IOMMU, and devices as `viommu boot --device` takes them."""
     return Machine(
@@ -21,4 +22,5 @@ def spec(
         dma_mode=dma_mode,
         native_hotplug=native_hotplug,
         kernel_args=kernel_args,
+        start=start,
     )

@@ -27,6 +27,7 @@ __all__ = [
     "write",
     "write_in_parts",
     "write_over",
+    "write_unheard",
 ]
 
 COUNT = 64
@@ -130,6 +131,16 @@ def write_in_parts(
         live.check_unmoved(held)
     yield from check_memory(access, seen, whole, arrives=arrives)
     yield from check_reported(blocked_part, reports) if blocked_part else check_unreported(access, reports)
+
+
+def write_unheard(live: LiveMachine, device: str, aim: int, *, blocked: bool, why: str) -> Iterator[Finding]:
+    """As `write`, at a guest physical address that nobody uses, while there is no guest that could report anything."""
+    access, outcome, walk = live.expect(device, aim, AccessKind.WRITE, COUNT)
+    yield from check_outcome(access, None if blocked else aim, outcome, walk, why)
+    page = aim & -_PAGE
+    live.vmm.memory.write(page, canary())
+    seen = live.store(device, aim, COUNT, aim=aim, watch=(page,))
+    yield from check_memory(access, seen, walk, arrives=() if blocked else range(COUNT))
 
 
 def read(

@@ -77,6 +77,18 @@ class Tree:
                 return found
         return None
 
+    def require(self, inside: str) -> Path:
+        """Like `path`.
+
+        Raises:
+            ArtifactError: it is not there.
+        """
+        found = self.path(inside)
+        if found is None:
+            names = ", ".join(package.name for package in self.packages)
+            raise ArtifactError(f"the packages of {self.suite} have no {inside}: {names}")
+        return found
+
     def artifacts(self, role: str, main: str = "") -> tuple[Artifact, ...]:
         """The packages as a results record lists them.
 

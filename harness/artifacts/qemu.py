@@ -171,7 +171,7 @@ def _at_path(name: str, path: Path, arch: str) -> QemuBuild:
 
 
 def _in_tree(name: str, tree: Tree, package: str, program: str, cache: Cache) -> QemuBuild:
-    binary = _required(tree, f"/usr/bin/{program}")
+    binary = tree.require(f"/usr/bin/{program}")
     libraries = cache.remember(tree.key, f"{program}.libraries", list[str], lambda: _library_dirs(tree, binary))
     loader, *directories = (str(tree.root / inside) for inside in libraries)
     prefix = [loader, "--library-path", ":".join(directories), str(binary)]
@@ -197,15 +197,6 @@ def _in_tree(name: str, tree: Tree, package: str, program: str, cache: Cache) ->
 def _modules(tree: Tree) -> list[Path]:
     """QEMU's loadable modules; all are in one directory."""
     return sorted(tree.root.glob("usr/lib/*/qemu/*.so"))
-
-
-def _required(tree: Tree, inside: str) -> Path:
-    found = tree.path(inside)
-    if found is None:
-        raise ArtifactError(
-            f"the packages of {tree.suite} have no {inside}: {', '.join(p.name for p in tree.packages)}"
-        )
-    return found
 
 
 def _library_dirs(tree: Tree, binary: Path) -> list[str]:
@@ -239,7 +230,7 @@ def _library_dirs(tree: Tree, binary: Path) -> list[str]:
             found = tree.path(f"/{places[name].relative_to(tree.root)}")
             if found is not None:
                 left += [(found, further) for further in _dynamic(found)[1]]
-    return [str(_required(tree, loader).relative_to(tree.root)), *directories]
+    return [str(tree.require(loader).relative_to(tree.root)), *directories]
 
 
 def _dynamic(path: Path) -> tuple[str, list[str]]:

@@ -32,7 +32,7 @@ from harness.vmm.qemu.process import QemuProcess
 from harness.vmm.rundir import RunDirectory
 from harness.warm.lease import Leases
 
-__all__ = ["BootFigures", "measure"]
+__all__ = ["BootFigures", "measure", "stamps"]
 
 _MARKER = "viommu-floor: init"
 _KERNEL = "Linux version "  # Linux, init/main.c, start_kernel; on the serial line as soon as that has a driver
@@ -265,7 +265,7 @@ def _cold(lab: Lab, machine: Machine) -> _Cold:
     before = time.monotonic()
     with lab.start(machine) as live:
         start = live.vmm.start_time
-        with _stamps(live.vmm, (_KERNEL, _INIT, READY)) as stamps:
+        with stamps(live.vmm, (_KERNEL, _INIT, READY)) as seen:
             live.guest.wait_ready(BOOT_SECONDS)
             live.guest.run("true")
             answered = time.monotonic()
@@ -278,9 +278,9 @@ def _cold(lab: Lab, machine: Machine) -> _Cold:
             trips.append(time.monotonic() - sent)
         return _Cold(
             launch=start - before,
-            kernel=stamps[_KERNEL] - start,
-            init=stamps[_INIT] - start,
-            ready=stamps[READY] - start,
+            kernel=seen[_KERNEL] - start,
+            init=seen[_INIT] - start,
+            ready=seen[READY] - start,
             answered=answered - start,
             agent=started - start,
             roundtrip=statistics.median(trips),
@@ -288,22 +288,22 @@ def _cold(lab: Lab, machine: Machine) -> _Cold:
 
 
 @contextmanager
-def _stamps(machine: QemuMachine, marks: tuple[str, ...]) -> Iterator[dict[str, float]]:
+def stamps(machine: QemuMachine, marks: tuple[str, ...]) -> Iterator[dict[str, float]]:
     """When each text was first on the console, by `time.monotonic()`; complete when the block is left.
 
     Raises:
         GuestUnreachable: one never was.
     """
-    stamps: dict[str, float] = {}
+    found: dict[str, float] = {}
 
     def hear(line: str) -> None:
         now = time.monotonic()
         for mark in marks:
             if mark in line:
-                stamps.setdefault(mark, now)
+                found.setdefault(mark, now)
 
     machine.console.listen(hear)
-    yield stamps
+    yield found
     for mark in marks:
-        if mark not in stamps:
+        if mark not in found:
             raise GuestUnreachable(f"the guest's console never said {mark!r}", evidence=machine.console.tail())

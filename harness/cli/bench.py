@@ -15,6 +15,8 @@ from harness.artifacts.cache import Cache
 from harness.bench.boot import BootFigures, measure
 from harness.bench.conform import ConformFigure
 from harness.bench.conform import measure as measure_conform
+from harness.bench.firmware import FirmwareFigures
+from harness.bench.firmware import measure as measure_firmware
 from harness.bench.hotplug import HotplugFigures
 from harness.bench.hotplug import measure as measure_hotplug
 from harness.bench.model import Figure, ModelFigures
@@ -108,6 +110,25 @@ def network(
 
 
 @app.command()
+def firmware(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Starts of each kind; medians are shown.")] = 3,
+    iommu: Annotated[str, typer.Option(help="intel, virtio, amd or none.")] = "intel",
+    qemu: QemuOption = None,
+    kernel: KernelOption = None,
+) -> None:
+    """Time of a start by firmware from a disk behind the IOMMU, beside one where QEMU hands over the kernel."""
+    kind = iommu_kind(iommu)
+    with shown_progress() as progress:
+        lab = Lab.open(qemu=qemu, kernel=kernel, progress=progress)
+        figures = measure_firmware(lab, kind=kind, rounds=rounds, progress=progress)
+    if json:
+        _print_json(figures)
+    else:
+        _show_firmware(figures)
+
+
+@app.command()
 def model(
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     seconds: Annotated[float, typer.Option(help="Processor time for each figure, all five rounds together.")] = 1.0,
@@ -167,6 +188,15 @@ def _show_network(figures: NetworkFigures) -> None:
     )
     table.add_row("DPDK", f"{figures.dpdk_translated:,.0f}", f"{figures.dpdk_passed:,.0f}", f"{figures.dpdk_ratio:.2f}")
     console.print(table)
+
+
+def _show_firmware(figures: FirmwareFigures) -> None:
+    table = Table(f"{figures.iommu}, {figures.rounds} rounds", box=None, pad_edge=False)
+    for column in ("kernel speaks, s", "init is ready, s", "ratio"):
+        table.add_column(column, justify="right")
+    for name, start in figures.starts.items():
+        table.add_row(name, f"{start.kernel_seconds:.2f}", f"{start.ready_seconds:.2f}", f"{start.ratio:.2f}")
+    Console().print(table)
 
 
 def _show_conform(figures: Sequence[ConformFigure]) -> None:

@@ -26,7 +26,7 @@ from harness.errors import SpecError
 from harness.images.recipe import recipe_names
 from harness.lab import Lab
 from harness.live.machine import LiveMachine
-from harness.spec import BASE_IMAGE, Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine
+from harness.spec import BASE_IMAGE, Device, DeviceKind, DmaMode, Firmware, Iommu, IommuKind, Machine, Start
 from harness.state.save import check_target
 from harness.state.save import save_state as write_state
 from harness.warm.lease import Leases
@@ -56,6 +56,12 @@ def boot(
         DmaMode | None,
         typer.Option(help="How the guest kernel is told to use the IOMMU.", show_default=DmaMode.STRICT.value),
     ] = None,
+    firmware: Annotated[
+        Firmware | None, typer.Option(help="What runs first, and starts the guest from the disk --boot-disk.")
+    ] = None,
+    boot_disk: Annotated[
+        str | None, typer.Option(help="Id of a --device that is a disk: kernel and initrd are put there.")
+    ] = None,
     append: Annotated[str, typer.Option(help="Further words for the guest kernel's command line.")] = "",
     memory: Annotated[int | None, typer.Option(help="Guest RAM, MiB.", show_default=str(_MEMORY_MIB))] = None,
     image: Annotated[
@@ -81,6 +87,8 @@ def boot(
             "--dma-mode": dma_mode,
             "--memory": memory,
             "--image": image,
+            "--firmware": firmware,
+            "--boot-disk": boot_disk,
         }
         if given := [name for name, value in options.items() if value is not None]:
             raise SpecError(
@@ -95,6 +103,7 @@ def boot(
             dma_mode=dma_mode or DmaMode.STRICT,
             memory_mib=_MEMORY_MIB if memory is None else memory,
             image=image or BASE_IMAGE,
+            start=_start(firmware, boot_disk),
         )
     machine = replace(machine, kernel_args=(*machine.kernel_args, *append.split()))
     if save_state is not None:
@@ -121,6 +130,16 @@ def boot(
             about = f"viommu boot: QEMU {lab.qemu.version}, Linux {lab.kernel.release}, IOMMU {machine.iommu.kind}"
             err.print(f"state saved: {write_state(live, save_state, about)}", markup=False, highlight=False)
         raise typer.Exit(status)
+
+
+def _start(firmware: Firmware | None, disk: str | None) -> Start | None:
+    """The start by firmware that two options describe, which go together."""
+    if firmware is None and disk is None:
+        return None
+    if firmware is None or disk is None:
+        missing, given = ("--firmware", "--boot-disk") if firmware is None else ("--boot-disk", "--firmware")
+        raise SpecError(f"{given} was given without {missing}", hint=f"add {missing}: firmware starts from a disk")
+    return Start(firmware=firmware, disk=disk)
 
 
 def _introduce(lab: Lab, live: LiveMachine, err: Console) -> None:

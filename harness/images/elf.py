@@ -1,4 +1,4 @@
-"""Which shared libraries a program needs, followed to the end inside one tree of unpacked packages."""
+"""Programs in a tree of unpacked packages: which shared libraries they need, and how they are run from there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from elftools.elf.segments import InterpSegment
 
 from harness.errors import ArtifactError
 
-__all__ = ["is_elf", "libraries"]
+__all__ = ["is_elf", "libraries", "run_words"]
 
 
 def is_elf(path: Path) -> bool:
@@ -41,6 +41,18 @@ def libraries(programs: Iterable[Path], root: Path) -> dict[str, Path]:
             found[name] = path
             todo.append(path)
     return found
+
+
+def run_words(program: Path, root: Path) -> tuple[str, ...]:
+    """The words that run a program of a tree with the libraries of that tree, under its own dynamic linker.
+
+    Raises:
+        ArtifactError: as `libraries`.
+    """
+    needed = libraries([program], root)
+    linker = next(path for name, path in needed.items() if name.startswith("/"))
+    search = ":".join(str(path) for path in sorted({path.parent for path in needed.values()}))
+    return (str(linker), "--library-path", search, str(program))
 
 
 def _places(root: Path, pattern: str) -> list[Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from harness.artifacts.packages import Tree
 from harness.errors import ArtifactError, SpecError
 from harness.images.cpio import Archive
-from harness.images.elf import is_elf, libraries
+from harness.images.elf import is_elf, libraries, run_words
 from harness.images.recipe import Recipe
 from harness.resources import GUEST_IMAGES
 
@@ -97,11 +97,9 @@ def _plugins(root: Path, pattern: str) -> list[Path]:
 
 def _freeze(root: Path, python: Path, work: Path, extra: tuple[str, ...]) -> None:
     """Run the guest's Python, under its own dynamic linker, on `guest_images/freeze.py`."""
-    loader = next(path for name, path in libraries([python], root).items() if name.startswith("/"))
-    search = ":".join(str(path) for path in sorted({path.parent for path in libraries([python], root).values()}))
-    argv = [loader, "--library-path", search, python, "-S", "-E", "-s", "-B", GUEST_IMAGES / "freeze.py"]
+    argv = [*run_words(python, root), "-S", "-E", "-s", "-B", str(GUEST_IMAGES / "freeze.py")]
     done = subprocess.run(
-        [*map(str, argv), str(GUEST_IMAGES / "agent"), str(work), *extra],
+        [*argv, str(GUEST_IMAGES / "agent"), str(work), *extra],
         env={"PYTHONHOME": str(root / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8", "PATH": os.defpath},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""A running machine that gets a processor or memory, or sleeps and wakes."""
+"""A running machine that is still in its firmware, gets a processor or memory, or sleeps and wakes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,44 @@ from harness.errors import GuestError, GuestUnreachable, Unsupported, VmmTimeout
 from harness.live.machine import LiveMachine
 from harness.vmm.qemu import growth
 
-__all__ = ["plug_memory", "plug_processor", "suspend", "wake"]
+__all__ = ["plug_memory", "plug_processor", "suspend", "wait_for_firmware", "wait_for_kernel", "wake"]
 
 _CPUS = "/sys/devices/system/cpu"
 _MEMORY = "/sys/devices/system/memory"
 _PLUG_SECONDS = 30.0
+_FIRMWARE_SECONDS = 60.0
 _SLEEP_KIND = "/sys/power/mem_sleep"
 _SLEEP_SECONDS = 10.0
 _PCIEXBAR = 0x60  # register of the host bridge: its bit 0 switches the ECAM on (QEMU, include/hw/pci-host/q35.h)
 _IN_RAM = re.compile(r'mem=ram name="([^"]*)"')  # HMP `info roms`: 'addr=0... size=0x... mem=ram name="/boot/vmlinux"'
+
+
+def wait_for_firmware(live: LiveMachine) -> None:
+    """Wait until the firmware of a machine with a `start` has set up buses and BARs.
+
+    It has by its first words on the console: SeaBIOS, src/post.c, maininit; EDK II, OvmfPkg,
+    Library/PlatformBootManagerLib/BdsPlatform.c.
+
+    Raises:
+        GuestUnreachable: it says nothing.
+        VmmError: QEMU has ended, or does not answer.
+    """
+    end = time.monotonic() + _FIRMWARE_SECONDS
+    while not live.vmm.console.text:
+        if time.monotonic() > end:
+            raise live.vmm.blame(GuestUnreachable(f"firmware said nothing within {_FIRMWARE_SECONDS:g} s"))
+        live.guest.check()
+        time.sleep(0.02)
+
+
+def wait_for_kernel(live: LiveMachine, deadline_seconds: float) -> None:
+    """Wait until the kernel that firmware starts answers; the model then begins with what that has set up.
+
+    Raises:
+        GuestError: it does not come up.
+    """
+    live.guest.wait_ready(deadline_seconds)
+    live.begin_anew()
 
 
 def plug_processor(live: LiveMachine) -> None:

@@ -5,12 +5,11 @@ It drives and observes; what must be seen is the model's to say, and whether it 
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 
-from harness.errors import GuestError, HarnessError, SpecError
+from harness.errors import HarnessError, SpecError
 from harness.guest.agent import Agent, Pages
 from harness.guest.faults import InterruptFault, ReportedFault, parse_faults, parse_interrupt_faults
 from harness.guest.guest import Guest
@@ -28,6 +27,7 @@ from harness.vmm.qemu.nic.intel import I82574, I82576, IntelNic
 from harness.vmm.qemu.nic.protocol import Nic
 from harness.vmm.qemu.nic.virtio_net import VirtioNet
 from harness.vmm.qemu.pci import PciFunction as ConfigSpace
+from harness.vmm.qemu.pci import ecam_base
 
 __all__ = ["UNSAFE_INTERRUPTS", "LiveMachine"]
 
@@ -35,7 +35,6 @@ UNSAFE_INTERRUPTS = "/sys/module/vfio_iommu_type1/parameters/allow_unsafe_interr
 """Where a guest is told to let VFIO have devices whose interrupts are not remapped."""
 
 _PAGE = 4096
-_ECAM = re.compile(r"^\s*([0-9a-f]+)-[0-9a-f]+ : PCI (?:ECAM|MMCONFIG) 0000 ", re.MULTILINE)
 _PLUG_SECONDS = 30.0
 _MARK = b"the very page"
 _UIO = "uio_pci_generic"
@@ -138,6 +137,10 @@ class LiveMachine:
         """
         with self.guest.successor(deadline_seconds, panics=panics):
             by()
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget the model: what drives the IOMMU now is not what drove it before."""
         self._engine = None
 
     def config_space(self, address: Address) -> ConfigSpace:
@@ -149,13 +152,9 @@ class LiveMachine:
         """Guest physical address of the ECAM that its firmware set up.
 
         Raises:
-            GuestError: its /proc/iomem has none.
+            GuestError: it has not, or not yet.
         """
-        iomem = self.agent.read_file("/proc/iomem")
-        found = _ECAM.search(iomem)
-        if found is None:
-            raise GuestError("the guest's /proc/iomem has no PCI ECAM", evidence=iomem)
-        return int(found[1], 16)
+        return ecam_base(self.vmm.qmp)
 
     def rogue(self, id: str) -> Edu:
         """An edu device, driven by the host behind the guest's back."""

@@ -22,6 +22,7 @@ __all__ = ["SABOTAGES", "Sabotage", "find_sabotage"]
 _EVERY = (IommuKind.INTEL, IommuKind.VIRTIO)
 _GROUPS = "test_groups.py::test_groups_hold_exactly_the_devices_behind_the_iommu"
 _NO_DRIVER = "test_rogue_device.py::test_a_device_without_a_driver_reaches_nothing"
+_FIRMWARE = "test_start_by_firmware.py"
 _LANDS = "test_vfio.py::test_dma_to_a_mapping_lands_exactly_where_the_model_says"
 _NIC_AIMS = "test_vfio_nics.py::test_a_nic_reaches_nothing_that_is_not_mapped"
 _ITS_ALONE = "test_interrupts.py::test_every_message_of_a_driver_is_its_devices_alone"
@@ -143,7 +144,12 @@ SABOTAGES = (
         name="iommu-unused",
         says="the guest's kernel is told not to use its IOMMU",
         kernel_args=("intel_iommu=off",),
-        cases=(_GROUPS, _NO_DRIVER, "test_firmware.py::test_a_kernel_lives_with_units_that_name_each_device"),
+        cases=(
+            _GROUPS,
+            _NO_DRIVER,
+            "test_firmware.py::test_a_kernel_lives_with_units_that_name_each_device",
+            f"{_FIRMWARE}::test_seabios_starts_a_guest_from_a_disk_behind_the_iommu",
+        ),
         by=(
             "IOMMU group of *: expected a group of *, saw no group",
             _WALK,
@@ -272,6 +278,22 @@ SABOTAGES = (
             "memory at * after *: expected * (payload), saw *",
             "what came out of the cable after *: expected *, saw *",
         ),
+    ),
+    Sabotage(
+        name="bypassed-at-boot",
+        says="a virtio-iommu that is to let nothing pass before it has a driver has boot-bypass on",
+        iommus=(IommuKind.VIRTIO,),
+        alter=_with("virtio-iommu-pci", {"boot-bypass": True}),
+        cases=(f"{_FIRMWARE}::test_without_boot_bypass_firmware_reads_no_disk[*seabios]",),
+        by=(_WALK, "memory at * after *: expected * (unchanged), saw *"),
+    ),
+    Sabotage(
+        name="closed-at-boot",
+        says="a virtio-iommu that is to let all pass before it has a driver has boot-bypass off",
+        iommus=(IommuKind.VIRTIO,),
+        alter=_with("virtio-iommu-pci", {"boot-bypass": False}),
+        cases=(f"{_FIRMWARE}::test_a_device_reaches_all_memory_while_firmware_runs[*seabios]",),
+        by=("the model's walk of this machine's tables for *: expected goes to *, saw *",),
     ),
     Sabotage(
         name="another-device",

@@ -13,9 +13,11 @@ from harness.spec import Machine
 
 __all__ = [
     "Boot",
+    "BootDisk",
     "Cable",
     "Console",
     "FirmwareBoot",
+    "Flash",
     "GuestMemory",
     "LinuxBoot",
     "MovedMachine",
@@ -26,8 +28,37 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Flash:
+    """Firmware for a pair of flash chips.
+
+    Attributes:
+        code: that is never written.
+        variables: what those that it keeps are at first; each machine has a copy of its own.
+    """
+
+    code: Path
+    variables: Path
+
+
+class BootDisk(Protocol):
+    """A disk of the machine that firmware starts Linux from."""
+
+    @property
+    def id(self) -> str:
+        """Id of the device in the spec."""
+
+    def write(self, image: Path, boot: LinuxBoot) -> None:
+        """Put boot loader, kernel, initrd and overlay on its image, which grows with them.
+
+        Raises:
+            ArtifactError, SpecError: a program failed, or the command line is none that the boot loader takes.
+            OSError: the image cannot be written.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LinuxBoot:
-    """Boot a Linux kernel directly.
+    """Boot a Linux kernel: the VMM hands it to the guest, or firmware reads it from a disk.
 
     Attributes:
         kernel: bzImage.
@@ -36,6 +67,8 @@ class LinuxBoot:
             it holds the run's keys.
         args: the whole kernel command line, word by word.
         ram: file that guest RAM is to be, made of the size of RAM; anonymous memory when None.
+        firmware: what runs first; what the VMM brings along when None.
+        disk: that firmware reads all that from; when None, the VMM hands it to the guest.
     """
 
     kernel: Path
@@ -43,17 +76,20 @@ class LinuxBoot:
     overlay: bytes = b""
     args: tuple[str, ...] = ()
     ram: Path | None = None
+    firmware: Flash | None = None
+    disk: BootDisk | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirmwareBoot:
-    """Run a firmware image and nothing else.
+    """Run firmware and nothing else.
 
     Attributes:
-        image: mapped so that it ends at 4 GiB; its size a multiple of 64 KiB.
+        firmware: flash chips; or an image, mapped so that it ends at 4 GiB and its size a multiple of 64 KiB; what the
+            VMM brings along when None.
     """
 
-    image: Path
+    firmware: Path | Flash | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

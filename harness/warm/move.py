@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from harness.errors import Unsupported
 from harness.images.keys import Keys
 from harness.lab import Lab
 from harness.live.machine import LiveMachine
@@ -33,10 +34,15 @@ def move(machine: LiveMachine, lab: Lab, options: Options | None = None) -> Iter
         options: how the new one is run.
 
     Raises:
+        Unsupported: firmware has started it.
         NotSaved: it has a device that cannot be moved.
         VmmError: the other QEMU does not take it.
     """
     spec = machine.spec
+    if spec.start is not None:
+        raise Unsupported(
+            f"{spec.start.firmware} started this machine: it is not moved, its flash chips would stay behind"
+        )
     boot = MovedMachine(
         source=machine.vmm,
         plugged=machine.plugged,

@@ -21,6 +21,8 @@ _PORTS = 4
 
 def no_template(spec: Machine) -> str:
     """Why a machine of that spec has to be booted, for people; empty where it can be leased."""
+    if spec.start is not None:
+        return f"{spec.start.firmware} starts it"
     for device in spec.devices:
         if not device.kind.can_be_plugged:
             return f"{device.id} cannot be plugged"

@@ -6,13 +6,13 @@ What one device of the spec is made of is in `harness.vmm.qemu.devices`.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from harness.placement import AGENT_NUMBER, EXPANDER_BUS, OUTSIDE_BUS, Placement, Port, Root, place
 from harness.spec import Interface, Iommu, IommuKind, Machine, Scalable
-from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, MovedMachine, SavedMachine
+from harness.vmm.protocol import Boot, FirmwareBoot, Flash, LinuxBoot, MovedMachine, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties, Value
 from harness.vmm.qemu.devices import back_end, front_end, virtio_interface
 from harness.vmm.qemu.migration import INCOMING
@@ -48,6 +48,10 @@ ACPI_HOTPLUG = ("ICH9-LPC", "acpi-pci-hotplug-with-bridge-support")
 
 # QEMU, docs/system/security.rst; `qemu-system-x86_64 -help`, -sandbox
 _SANDBOX = ("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny")
+
+# Without graphics SeaBIOS and what it starts write to the serial port too (QEMU, hw/nvram/fw_cfg.c: etc/sercon-port),
+# as OVMF always does.
+_FIRMWARE_ON_CONSOLE = ("-machine", "graphics=off")
 
 _AGENT = "agent.0"
 _PORT_IO_BYTES = 4096  # the least that a bridge forwards
@@ -121,6 +125,10 @@ def command_line(
         driver, name = ACPI_HOTPLUG
         pairs.append(("-global", f"{driver}.{name}=off"))
     pairs += _boot(boot, machine.memory_mib)
+    if isinstance(boot, LinuxBoot | FirmwareBoot) and isinstance(boot.firmware, Flash):
+        pairs += wiring.flash(boot.firmware)
+    if machine.start is not None:
+        pairs.append(_FIRMWARE_ON_CONSOLE)
     pairs += wiring.channels()
     pairs += wiring.management(netdev_name(MANAGEMENT))
     for slot in placement.slots:
@@ -185,8 +193,14 @@ def front_ends(machine: Machine, placement: Placement, plugged: Collection[str] 
     fronts += [_management(placement.management_number), *_agent()]
     for slot in placement.slots:
         if not slot.device.hotplug or slot.device.id in plugged:
-            fronts += front_end(slot)
+            parts = front_end(slot)
+            fronts += map(_first_in_line, parts) if machine.start and slot.device.id == machine.start.disk else parts
     return tuple(fronts)
+
+
+def _first_in_line(part: Properties) -> Properties:
+    """The part of a disk that has the medium, as what firmware starts from; OVMF then looks at nothing else."""
+    return replace(part, values={**part.values, "bootindex": 0}) if "drive" in part.values else part
 
 
 def _iommu(iommu: Iommu, placement: Placement) -> list[Properties]:
@@ -261,8 +275,10 @@ def _agent() -> tuple[Properties, ...]:
 
 def _boot(boot: Boot, memory_mib: int) -> list[tuple[str, ...]]:
     match boot:
-        case FirmwareBoot(image=image):
-            return [("-bios", str(image))]
+        case FirmwareBoot(firmware=image):
+            return [("-bios", str(image))] if isinstance(image, Path) else []
+        case LinuxBoot(ram=ram, disk=disk) if disk is not None:
+            return [*_ram(memory_mib, ram, shared=True)]
         case LinuxBoot(kernel=kernel, initrd=initrd, args=args, ram=ram):
             pairs: list[tuple[str, ...]] = [("-kernel", str(kernel))]
             if initrd is not None:

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -16,7 +16,7 @@ from harness.errors import GuestError, HarnessError, SpecError, VmmError, VmmTim
 from harness.placement import place
 from harness.report.record import Evidence
 from harness.spec import DeviceKind, Machine
-from harness.vmm.protocol import Boot, MovedMachine, SavedMachine
+from harness.vmm.protocol import Boot, LinuxBoot, MovedMachine, SavedMachine
 from harness.vmm.qemu import migration
 from harness.vmm.qemu.capabilities import Capabilities, require
 from harness.vmm.qemu.command import Options, command_line
@@ -353,6 +353,8 @@ def command_by_hand(spec: Machine, build: QemuBuild, boot: Boot, options: Option
     """
     if isinstance(boot, SavedMachine | MovedMachine):
         boot = boot.booted
+    if isinstance(boot, LinuxBoot):
+        boot = replace(boot, disk=None)  # it is the run's own, with its keys: by hand, the same firmware is handed that
     return command_line(spec, boot, HandWiring(), options).shell(build.argv_prefix, build.env)
 
 

@@ -10,21 +10,39 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.errors import SpecError
+from harness.errors import GuestError, SpecError
 from harness.pci import Address
+from harness.vmm.qemu.qmp import Qmp
 from harness.vmm.qemu.qtest import Qtest, Width
 
-__all__ = ["COMMAND_BUS_MASTER", "COMMAND_MEMORY", "PciFunction"]
+__all__ = ["COMMAND_BUS_MASTER", "COMMAND_MEMORY", "PciFunction", "ecam_base"]
 
 COMMAND_MEMORY = 1 << 1
 """Command register: the function answers memory accesses (PCI Local Bus 3.0, 6.2.2)."""
 COMMAND_BUS_MASTER = 1 << 2
 """Command register: the function may make accesses itself, MSIs among them."""
 
+_HOST_BRIDGE = "/machine/q35"
+_NOWHERE = (1 << 64) - 1  # QEMU, include/hw/pci/pcie_host.h, PCIE_BASE_ADDR_UNMAPPED
 _COMMAND = 0x04
 _BAR0 = 0x10
 _BARS = 6
 _CAPABILITIES = 0x34
+
+
+def ecam_base(qmp: Qmp) -> int:
+    """Guest physical address of configuration space, as the guest's firmware has set it in the host bridge's PCIEXBAR.
+
+    QEMU is asked, and not the guest, which may be no more than firmware: its property is what the MCFG table is made
+    from (QEMU, include/hw/pci/pcie_host.h, PCIE_HOST_MCFG_BASE).
+
+    Raises:
+        GuestError: it is switched off.
+    """
+    base: int = qmp.execute("qom-get", {"path": _HOST_BRIDGE, "property": "MCFG"})
+    if base == _NOWHERE:
+        raise GuestError("the guest's firmware has not switched the ECAM on", hint="wait until it has")
+    return base
 
 
 @dataclass(frozen=True, slots=True)

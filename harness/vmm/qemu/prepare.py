@@ -1,4 +1,6 @@
-"""What lies in the run directory of a machine before it is started: disks, and the initrd with its overlay."""
+"""What lies in the run directory of a machine before it is started: disks, the initrd with its overlay, firmware's
+variables.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +10,23 @@ from pathlib import Path
 
 from harness.errors import HostError
 from harness.spec import Device, DeviceKind, Machine
-from harness.vmm.protocol import Boot, LinuxBoot, MovedMachine
+from harness.vmm.protocol import Boot, FirmwareBoot, Flash, LinuxBoot, MovedMachine
 from harness.vmm.qemu.wiring import DISK_BYTES, HarnessWiring
 
 __all__ = ["DISKS", "devices_of", "prepare"]
 
-DISKS = (DeviceKind.VIRTIO_BLK, DeviceKind.VIRTIO_SCSI)
+DISKS = tuple(kind for kind in DeviceKind if kind.is_disk)
 """The kinds with a disk behind them."""
 
 
 def prepare(spec: Machine, boot: Boot, wiring: HarnessWiring) -> Boot:
-    """Make the disks, and join overlay and initrd.
+    """Make the disks, put on one what firmware is to start or join overlay and initrd, and copy firmware's variables.
 
     Returns:
         What to boot then.
 
     Raises:
+        ArtifactError, SpecError: as `BootDisk.write` raises them.
         HostError: no space, no permission, or a file that is not there.
     """
     try:
@@ -33,6 +36,11 @@ def prepare(spec: Machine, boot: Boot, wiring: HarnessWiring) -> Boot:
                 continue
             with wiring.image(disk.id).open("xb") as file:
                 file.truncate(DISK_BYTES)
+        if isinstance(boot, LinuxBoot | FirmwareBoot) and isinstance(boot.firmware, Flash):
+            shutil.copyfile(boot.firmware.variables, wiring.variables)
+        if isinstance(boot, LinuxBoot) and boot.disk is not None:
+            boot.disk.write(wiring.image(boot.disk.id), boot)
+            return replace(boot, overlay=b"")
         if isinstance(boot, LinuxBoot) and boot.overlay:
             joined = wiring.directory / "initrd"
             _join(boot.initrd, boot.overlay, joined)

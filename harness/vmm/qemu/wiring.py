@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from harness.vmm.protocol import Flash
+
 __all__ = [
     "AGENT_CHANNEL",
     "CHANNELS",
@@ -65,6 +67,9 @@ class Wiring(Protocol):
     def management(self, netdev: str) -> list[tuple[str, ...]]:
         """The network back end of the NIC that SSH goes through."""
 
+    def flash(self, firmware: Flash) -> list[tuple[str, ...]]:
+        """Both flash chips; what is written to the second is the machine's own."""
+
 
 @dataclass(frozen=True, slots=True)
 class HarnessWiring:
@@ -116,6 +121,15 @@ class HarnessWiring:
         """See `Wiring`."""
         return [("-netdev", f"user,id={netdev},{_FORWARD}")]
 
+    @property
+    def variables(self) -> Path:
+        """The file of the variables that firmware keeps."""
+        return self.directory / "variables.fd"
+
+    def flash(self, firmware: Flash) -> list[tuple[str, ...]]:
+        """See `Wiring`."""
+        return [_chip(0, firmware.code, "readonly=on"), _chip(1, self.variables, "readonly=off")]
+
     def _channel(self, channel: str) -> tuple[str, str]:
         return ("-chardev", f"socket,id={channel},path={_text(self.socket(channel))}")
 
@@ -143,6 +157,15 @@ class HandWiring:
     def management(self, netdev: str) -> list[tuple[str, ...]]:
         """See `Wiring`."""
         return [("-netdev", f"user,id={netdev},{_FORWARD}")]
+
+    def flash(self, firmware: Flash) -> list[tuple[str, ...]]:
+        """See `Wiring`."""
+        return [_chip(0, firmware.code, "readonly=on"), _chip(1, firmware.variables, "snapshot=on")]
+
+
+def _chip(number: int, file: Path, mode: str) -> tuple[str, str]:
+    """A flash chip: the file is to be there, and of its size."""
+    return ("-drive", f"if=pflash,unit={number},format=raw,{mode},file={_text(file)}")
 
 
 def _text(path: Path) -> str:

@@ -63,6 +63,18 @@ def test_rounds_of_hotplug_give_times_and_what_is_left() -> None:
     assert found["growth"]["groups"] == found["growth"]["functions"] == found["growth"]["descriptors"] == 0
 
 
+def test_a_round_of_starts_gives_each_way_beside_the_kernel_that_is_handed_over() -> None:
+    result = CliRunner().invoke(app, ["bench", "firmware", "--json", "--rounds", "1"], catch_exceptions=False)
+    found = json.loads(result.stdout)
+    starts = found["starts"]
+    assert list(starts) == ["handed", "seabios", "ovmf"]
+    assert starts["handed"]["ratio"] == 1.0
+    for start in starts.values():
+        assert 0 < start["kernel_seconds"] < start["ready_seconds"]
+        wanted = start["ready_seconds"] / starts["handed"]["ready_seconds"]
+        assert start["ratio"] == pytest.approx(wanted, rel=0.01)
+
+
 def test_hotplug_without_an_iommu_is_refused() -> None:
     result = CliRunner().invoke(app, ["bench", "hotplug", "--iommu", "none"])
     assert isinstance(result.exception, SpecError)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from harness.cli.main import app
 from harness.errors import SpecError
 from harness.lab import Lab
-from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
+from harness.spec import Device, DmaMode, Firmware, Iommu, IommuKind, Machine, Start
 
 _MACHINE = Machine(iommu=Iommu(kind=IommuKind.VIRTIO), devices=(Device.parse("edu,iommu=on"),), kernel_args=("quiet",))
 
@@ -68,6 +68,11 @@ def test_options_make_the_machine(booted: list[Machine]) -> None:
     ]
 
 
+def test_firmware_and_disk_make_a_start(booted: list[Machine]) -> None:
+    boot("--device", "virtio-blk,iommu=on", "--firmware", "ovmf", "--boot-disk", "virtio-blk0")
+    assert [machine.start for machine in booted] == [Start(firmware=Firmware.OVMF, disk="virtio-blk0")]
+
+
 def test_without_options_it_is_an_intel_machine(booted: list[Machine]) -> None:
     boot()
     assert booted == [Machine(iommu=Iommu(kind=IommuKind.INTEL))]
@@ -86,7 +91,14 @@ def test_append_adds_to_the_words_of_a_spec(booted: list[Machine], tmp_path: Pat
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--iommu", "intel"), ("--device", "edu,iommu=on"), ("--dma-mode", "strict"), ("--memory", "512")],
+    [
+        ("--iommu", "intel"),
+        ("--device", "edu,iommu=on"),
+        ("--dma-mode", "strict"),
+        ("--memory", "512"),
+        ("--firmware", "ovmf"),
+        ("--boot-disk", "virtio-blk0"),
+    ],
 )
 def test_an_option_that_a_spec_decides_is_refused_by_name(
     booted: list[Machine], tmp_path: Path, option: str, value: str
@@ -129,6 +141,10 @@ def test_a_spec_that_is_not_there_is_refused_by_name(booted: list[Machine]) -> N
         (("--iommu", "none", "--device", "edu,iommu=on"), "edu0"),
         (("--iommu", "smmu"), "smmu"),
         (("--memory", "0"), "memory_mib=0"),
+        (("--firmware", "ovmf"), "--firmware was given without --boot-disk"),
+        (("--device", "virtio-blk", "--boot-disk", "virtio-blk0"), "--boot-disk was given without --firmware"),
+        (("--firmware", "ovmf", "--boot-disk", "virtio-blk0"), "the machine has no device 'virtio-blk0'"),
+        (("--device", "edu", "--firmware", "seabios", "--boot-disk", "edu0"), "edu is no disk"),
     ],
 )
 def test_a_machine_that_cannot_be_is_refused(booted: list[Machine], words: tuple[str, ...], said: str) -> None:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from harness.spec import Device, DeviceKind, DmaMode, Interface, Iommu, IommuKind, Machine, Ports, Room, Scalable
+from harness.spec import (
+    Device,
+    DeviceKind,
+    DmaMode,
+    Firmware,
+    Interface,
+    Iommu,
+    IommuKind,
+    Machine,
+    Ports,
+    Room,
+    Scalable,
+    Start,
+)
 
 IMPOSSIBLE = ((IommuKind.VIRTIO, DmaMode.OFF),)
 _maybe = st.none() | st.booleans()
@@ -80,6 +93,8 @@ def machines(draw: st.DrawFn, pluggable: bool = False) -> Machine:
     )
     legacy = [device for device in some if device.interface is Interface.LEGACY]
     some = legacy[:4] + [device for device in some if device not in legacy]  # outside, more find no I/O ports
+    disks = [device.id for device in some if device.id and device.kind.is_disk and not device.hotplug]
+    starts = st.builds(Start, firmware=st.sampled_from(Firmware), disk=st.sampled_from([None, *disks]))
     return Machine(
         iommu=iommu,
         devices=tuple(some),
@@ -91,4 +106,5 @@ def machines(draw: st.DrawFn, pluggable: bool = False) -> Machine:
         image=draw(st.sampled_from(["base", "dpdk"])),
         ports=Ports(inside=draw(st.integers(0, 6)), outside=draw(st.integers(0, 6)) if behind else 0),
         room=Room(cpus=draw(st.integers(0, 3)), memory_mib=128 * draw(st.integers(0, 8))),
+        start=None if pluggable else draw(st.none() | starts),
     )

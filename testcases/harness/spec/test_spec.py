@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from spec_strategies import devices, machines
 
 from harness.errors import SpecError, Unsupported
-from harness.spec import Device, DeviceKind, DmaMode, Iommu, IommuKind, Machine, Room
+from harness.spec import Device, DeviceKind, DmaMode, Firmware, Iommu, IommuKind, Machine, Room, Start
 
 INTEL = Iommu(kind=IommuKind.INTEL)
 VIRTIO = Iommu(kind=IommuKind.VIRTIO)
@@ -341,3 +341,26 @@ def test_the_width_of_an_edu_s_addresses_is_read_and_written_back() -> None:
 def test_a_width_that_no_device_has_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match="dma-bits"):
         Device.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("devices", "disk", "message"),
+    [
+        (("virtio-blk",), "disk", "the machine has no device 'disk'"),
+        (("edu",), "edu0", "edu0 cannot be started from: edu is no disk"),
+        (("virtio-blk,hotplug=on",), "virtio-blk0", "virtio-blk0 cannot be started from: it is plugged later"),
+    ],
+)
+def test_what_no_firmware_can_start_from_is_refused(devices: tuple[str, ...], disk: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Machine(iommu=NONE, devices=tuple(map(Device.parse, devices)), start=Start(firmware=Firmware.OVMF, disk=disk))
+
+
+def test_an_unknown_firmware_is_refused_by_name() -> None:
+    with pytest.raises(SpecError, match=r"coreboot.*start.*firmware"):
+        Machine.from_toml('iommu = {kind = "intel"}\nstart = {firmware = "coreboot"}')
+
+
+def test_a_machine_may_stay_in_its_firmware() -> None:
+    machine = Machine.from_toml('iommu = {kind = "intel"}\nstart = {firmware = "seabios"}')
+    assert machine.start == Start(firmware=Firmware.SEABIOS, disk=None)

@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 from vmm_rig import spec
 
+from harness.artifacts.qemu import QemuBuild
 from harness.placement import Root, place
-from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine, Room, Scalable
-from harness.vmm.protocol import Boot, FirmwareBoot, LinuxBoot, SavedMachine
+from harness.spec import Device, DeviceKind, Firmware, Iommu, IommuKind, Machine, Room, Scalable
+from harness.spec import Start as FirmwareStart
+from harness.vmm.protocol import Boot, FirmwareBoot, Flash, LinuxBoot, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties
 from harness.vmm.qemu.command import Accelerator, Options, command_line
 from harness.vmm.qemu.devices import front_end
+from harness.vmm.qemu.machine import command_by_hand
 from harness.vmm.qemu.wiring import HandWiring, HarnessWiring
 
-_BOOT = FirmwareBoot(image=Path("/rom"))
+_BOOT = FirmwareBoot(firmware=Path("/rom"))
 
 
 def _line(machine: Machine, options: Options | None = None, boot: Boot = _BOOT) -> Arguments:
@@ -234,3 +237,60 @@ def test_a_machine_has_the_room_that_is_asked_for_and_no_other() -> None:
         *_line(machine).pairs
     }
     assert {("-smp", "1"), ("-m", "128M")} <= {*_line(spec()).pairs}
+
+
+@dataclass(frozen=True)
+class _Disk:
+    id: str
+
+    def write(self, image: Path, boot: LinuxBoot) -> None:
+        raise AssertionError("a command line writes nothing")
+
+
+def _start(firmware: Firmware, disk: str | None, *devices: str) -> Machine:
+    return replace(spec(*devices), start=FirmwareStart(firmware=firmware, disk=disk))
+
+
+@pytest.mark.parametrize(("kind", "part"), [("virtio-blk", "virtio-blk-pci"), ("virtio-scsi", "scsi-hd")])
+def test_firmware_is_handed_no_kernel_and_starts_with_the_medium_of_its_disk(kind: str, part: str) -> None:
+    boot = LinuxBoot(kernel=Path("/k"), initrd=Path("/i"), args=("quiet",), disk=_Disk("here"))
+    line = _line(_start(Firmware.SEABIOS, "here", f"{kind},id=here", f"{kind},id=other"), boot=boot)
+    assert not {"-kernel", "-initrd", "-append"} & set(line)
+    first = [pair[1] for pair in line.pairs if "bootindex=0" in pair[-1]]
+    assert len(first) == 1
+    assert first[0].startswith(part)
+    assert "drive=here-disk" in first[0]
+    assert ("-machine", "graphics=off") in line.pairs
+
+
+def test_a_machine_whose_kernel_is_handed_over_has_no_order_of_disks() -> None:
+    words = list(_line(spec("virtio-blk"), boot=LinuxBoot(kernel=Path("/k"))))
+    assert not [word for word in words if "bootindex" in word or "graphics" in word or "pflash" in word]
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_flash_chips_are_a_code_that_stays_and_variables_of_the_machines_own(alone: bool) -> None:
+    flash = Flash(code=Path("/a,b/code"), variables=Path("/variables"))
+    boot = FirmwareBoot(firmware=flash) if alone else LinuxBoot(kernel=Path("/k"), firmware=flash)
+    machine = _start(Firmware.OVMF, None)
+    own = command_line(machine, boot, HarnessWiring(Path("/run"), {}), Options()).pairs
+    by_hand = _line(machine, boot=boot).pairs
+    code = ("-drive", "if=pflash,unit=0,format=raw,readonly=on,file=/a,,b/code")
+    assert [pair for pair in own if "pflash" in pair[-1]] == [
+        code,
+        ("-drive", "if=pflash,unit=1,format=raw,readonly=off,file=/run/variables.fd"),
+    ]
+    assert [pair for pair in by_hand if "pflash" in pair[-1]] == [
+        code,
+        ("-drive", "if=pflash,unit=1,format=raw,snapshot=on,file=/variables"),
+    ]
+    assert not any(pair[0] == "-bios" for pair in own)
+
+
+def test_by_hand_the_kernel_of_a_disk_is_handed_to_the_same_firmware(build: QemuBuild) -> None:
+    flash = Flash(code=Path("/code"), variables=Path("/variables"))
+    boot = LinuxBoot(kernel=Path("/k"), overlay=b"keys", args=("quiet",), firmware=flash, disk=_Disk("here"))
+    text = command_by_hand(_start(Firmware.OVMF, "here", "virtio-blk,id=here"), build, boot, Options())
+    assert "-kernel /k" in text
+    assert "file=/code" in text
+    assert "keys" not in text

@@ -47,7 +47,8 @@ def test_a_qemu_that_dies_at_start_shows_its_stderr(start: Start, parent: Path) 
 def test_a_qemu_that_dies_at_start_leaves_nothing(start: Start, parent: Path, firmware: FirmwareBoot) -> None:
     with pytest.raises(VmmStartError):
         start(spec("virtio-blk", "virtio-net"), Options(parent=parent, extra=(("-device", "nosuch"),)))
-    firmware.image.unlink()
+    assert isinstance(firmware.firmware, Path)
+    firmware.firmware.unlink()
     assert left_behind(parent) == []
 
 

@@ -30,7 +30,7 @@ _HALT_ROM = bytes.fromhex("fa f4 eb fd").rjust(0xFFF4, b"\0").ljust(0x1_0000, b"
 def halt_rom(path: Path) -> FirmwareBoot:
     """Firmware that halts at once, as a file."""
     path.write_bytes(_HALT_ROM)
-    return FirmwareBoot(image=path)
+    return FirmwareBoot(firmware=path)
 
 
 def spec(*devices: str, iommu: IommuKind = IommuKind.NONE) -> Machine:

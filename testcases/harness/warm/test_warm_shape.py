@@ -8,7 +8,7 @@ from hypothesis import given
 from spec_strategies import machines
 
 from harness.placement import Root, place
-from harness.spec import Device, DeviceKind, Iommu, IommuKind, Machine, Ports
+from harness.spec import Device, DeviceKind, Firmware, Iommu, IommuKind, Machine, Ports, Start
 from harness.warm.shape import leased, no_template, template_of
 
 INTEL = Iommu(kind=IommuKind.INTEL)
@@ -59,3 +59,8 @@ def test_device_that_no_template_takes_is_named() -> None:
     assert no_template(machine("edu,iommu=on", "virtio-gpu,iommu=on,id=screen")) == "screen cannot be plugged"
     assert no_template(machine("virtio-balloon,hotplug=on")).startswith("virtio-balloon0 would change the memory")
     assert no_template(machine("edu,iommu=on", "virtio-rng")) == ""
+
+
+def test_machine_that_firmware_starts_has_no_template() -> None:
+    started = replace(machine("virtio-blk"), start=Start(firmware=Firmware.OVMF, disk="virtio-blk0"))
+    assert no_template(started) == "ovmf starts it"
