@@ -215,6 +215,7 @@ class Lab:
             machine=machine,
             trace=traces,
             sandbox=self.capabilities.has_sandbox,
+            names=self.capabilities.names,
         )
 
     @contextmanager

@@ -22,6 +22,7 @@ from harness.model.vtd.register_layouts import ECAP_REG
 from harness.model.vtd.registers import VtdRegisters
 from harness.model.vtd.unit import VtdUnit
 from harness.vmm.qemu.capabilities import Capabilities
+from harness.vmm.qemu.command import FIRST_STAGE, SCALABLE_MODE
 
 __all__ = ["INTEL_TARGETS", "IntelIommu"]
 
@@ -96,17 +97,15 @@ class IntelIommu:
         return replace(read, ecap=read.ecap | _FLAGS_ARE_SET) if self.plan.sets_flags else read
 
 
-_SCALABLE = ("scalable-mode", "x-scalable-mode")
-_FIRST_STAGE = ("fsts", "x-flts")
 INTEL_TARGETS = (
     IntelIommu("intel-iommu/legacy", Plan()),
     IntelIommu("intel-iommu/caching-mode", Plan(), options=(("caching-mode",),)),
     IntelIommu("intel-iommu/interrupts", Plan(messages=True)),
     IntelIommu("intel-iommu/device-iotlb", Plan(DeviceTlbs), options=(("device-iotlb",),)),
-    IntelIommu("intel-iommu/scalable-second-stage", Plan(SecondStage), (_SCALABLE,)),
-    IntelIommu("intel-iommu/scalable-first-stage", Plan(FirstStage), (_SCALABLE, _FIRST_STAGE)),
-    IntelIommu("intel-iommu/scalable-first-stage-flags", Plan(FirstStageFlags), (_SCALABLE, _FIRST_STAGE)),
-    IntelIommu("intel-iommu/scalable-pass-through", Plan(SecondStage, pass_through=0.7), (_SCALABLE,)),
+    IntelIommu("intel-iommu/scalable-second-stage", Plan(SecondStage), (SCALABLE_MODE,)),
+    IntelIommu("intel-iommu/scalable-first-stage", Plan(FirstStage), (SCALABLE_MODE, FIRST_STAGE)),
+    IntelIommu("intel-iommu/scalable-first-stage-flags", Plan(FirstStageFlags), (SCALABLE_MODE, FIRST_STAGE)),
+    IntelIommu("intel-iommu/scalable-pass-through", Plan(SecondStage, pass_through=0.7), (SCALABLE_MODE,)),
 )
 """Every one."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 __all__ = ["Arguments", "Properties", "Value"]
 
@@ -27,6 +28,10 @@ class Properties:
     driver: str
     id: str
     values: Mapping[str, Value]
+
+    def renamed(self, names: Mapping[str, str]) -> Self:
+        """The same, with properties by other names."""
+        return replace(self, values={names.get(key, key): value for key, value in self.values.items()})
 
     def text(self) -> str:
         """As `-device` takes it."""

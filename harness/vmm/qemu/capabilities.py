@@ -91,6 +91,12 @@ class Capabilities:
     has_sandbox: bool
     refusals: dict[str, str]
 
+    @property
+    def names(self) -> dict[str, str]:
+        """What it calls those properties of intel-iommu that have had several names, by the newest of these."""
+        pairs = ((newest, name) for newest, *older in (command.SCALABLE_MODE, command.FIRST_STAGE) for name in older)
+        return {newest: name for newest, name in pairs if self.has_property("intel-iommu", name)}
+
     def has_device(self, name: str) -> bool:
         """Whether it has the device type, and the machine takes it."""
         return name in self.devices and name not in self.refusals
@@ -138,7 +144,7 @@ def require(machine: Machine, capabilities: Capabilities) -> None:
                 hint="use another QEMU build: `viommu doctor` lists what each can do",
             )
         for name in front.values:
-            if name == "bus" or capabilities.has_property(front.driver, name):
+            if name == "bus" or capabilities.has_property(front.driver, capabilities.names.get(name, name)):
                 continue  # `bus` is device_add's own argument, not a property
             if name == "bypass_iommu":
                 raise Unsupported(
@@ -294,8 +300,8 @@ def _without(machine: Machine, name: str) -> str:
         "boot-bypass": "boot_bypass",
         "caching-mode": "caching_mode",
         "eim": "extended_interrupts",
-        "x-flts": "scalable=first-stage",
-        "x-scalable-mode": "scalable",
+        "fsts": "scalable=first-stage",
+        "scalable-mode": "scalable",
     }.get(name)
     if asked and machine.iommu.kind is not IommuKind.NONE:
         return f"leave the IOMMU's {asked} out, or use another QEMU build"

@@ -5,8 +5,8 @@ What one device of the spec is made of is in `harness.vmm.qemu.devices`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from harness.vmm.qemu.wiring import AGENT_CHANNEL, Wiring, netdev_name
 __all__ = [
     "ACPI_HOTPLUG",
     "AGENT_PORT",
+    "FIRST_STAGE",
     "IOMMU",
     "IOMMU_FUNCTION",
     "MANAGEMENT",
+    "SCALABLE_MODE",
     "Accelerator",
     "Options",
     "command_line",
@@ -42,6 +44,9 @@ IOMMU_FUNCTION = "iommu-function.0"
 
 AGENT_PORT = "viommu.agent"
 """Name by which the guest's init finds the port of the agent."""
+
+SCALABLE_MODE, FIRST_STAGE = ("scalable-mode", "x-scalable-mode"), ("fsts", "x-flts")
+"""Properties of intel-iommu by every name that they have had, the newest first."""
 
 ACPI_HOTPLUG = ("ICH9-LPC", "acpi-pci-hotplug-with-bridge-support")
 """The device of q35, and its property, that give the guest ACPI's hot-plug below root ports."""
@@ -79,6 +84,7 @@ class Options:
         parent: where the run directory is made; the temporary directory when None.
         start_deadline: seconds from starting the process to an answer on QMP.
         extra: further arguments, each option with its value, at the end of the command line.
+        names: what this build calls properties that others call otherwise: `Capabilities.names`.
         alter: changes each device of the command line, or leaves it out (None): for machines that are broken on
             purpose. What is plugged later is left alone.
     """
@@ -92,6 +98,7 @@ class Options:
     parent: Path | None = None
     start_deadline: float = 20.0
     extra: tuple[tuple[str, ...], ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
     alter: Callable[[Properties], Properties | None] = lambda front: front
 
 
@@ -134,7 +141,8 @@ def command_line(
     for slot in placement.slots:
         pairs += back_end(slot.device, wiring)
     plugged = boot.plugged if isinstance(boot, MovedMachine) else ()
-    altered = map(options.alter, front_ends(machine, placement, plugged))
+    fronts = (front.renamed(options.names) for front in front_ends(machine, placement, plugged))
+    altered = map(options.alter, fronts)
     pairs += [("-device", front.text()) for front in altered if front is not None]
     if options.sandbox:
         pairs.append(_SANDBOX)
@@ -218,9 +226,9 @@ def _iommu(iommu: Iommu, placement: Placement) -> list[Properties]:
                 values["eim"] = "on" if iommu.extended_interrupts else "off"
             match iommu.scalable:
                 case Scalable.SECOND_STAGE:
-                    values["x-scalable-mode"] = True
+                    values[SCALABLE_MODE[0]] = True
                 case Scalable.FIRST_STAGE:
-                    values |= {"x-scalable-mode": True, "x-flts": True}
+                    values |= {SCALABLE_MODE[0]: True, FIRST_STAGE[0]: True}
             return [Properties("intel-iommu", IOMMU, values)]
         case IommuKind.AMD:
             # Without dma-remap it lets the DMA of every device of QEMU's own pass; without pci-id it makes its function

@@ -77,12 +77,18 @@ def test_what_the_spec_says_of_intel_iommu_is_on_the_command_line() -> None:
     ("scalable", "properties"),
     [
         (None, []),
-        (Scalable.SECOND_STAGE, ["x-scalable-mode=on"]),
-        (Scalable.FIRST_STAGE, ["x-scalable-mode=on", "x-flts=on"]),
+        (Scalable.SECOND_STAGE, ["scalable-mode=on"]),
+        (Scalable.FIRST_STAGE, ["scalable-mode=on", "fsts=on"]),
     ],
 )
 def test_scalable_mode_is_of_one_stage(scalable: Scalable | None, properties: list[str]) -> None:
     assert _iommu(Iommu(kind=IommuKind.INTEL, scalable=scalable)) == ["intel-iommu", "intremap=on", *properties]
+
+
+def test_a_property_has_the_name_that_the_build_has_for_it() -> None:
+    machine = Machine(iommu=Iommu(kind=IommuKind.INTEL, scalable=Scalable.SECOND_STAGE))
+    assert "scalable-mode=on" in " ".join(_line(machine))
+    assert "x-scalable-mode=on" in " ".join(_line(machine, options=Options(names={"scalable-mode": "x-scalable-mode"})))
 
 
 def test_amd_iommu_comes_after_the_function_that_it_is_told_to_take() -> None:
