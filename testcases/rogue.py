@@ -138,7 +138,7 @@ def write_unheard(live: LiveMachine, device: str, aim: int, *, blocked: bool, wh
     access, outcome, walk = live.expect(device, aim, AccessKind.WRITE, COUNT)
     yield from check_outcome(access, None if blocked else aim, outcome, walk, why)
     page = aim & -_PAGE
-    live.vmm.memory.write(page, canary())
+    live.vmm.memory.write(page, canary()[:_PAGE])
     seen = live.store(device, aim, COUNT, aim=aim, watch=(page,))
     yield from check_memory(access, seen, walk, arrives=() if blocked else range(COUNT))
 

@@ -17,6 +17,7 @@ from harness.checks.firmware import check_tables
 from harness.checks.inventory import check_groups
 from harness.checks.judge import judge
 from harness.checks.work import check_count
+from harness.guest.agent import PAGE
 from harness.lab import FIRMWARE_BOOT_SECONDS, Lab
 from harness.live.life_cycle import wait_for_firmware, wait_for_kernel
 from harness.live.machine import LiveMachine
@@ -113,7 +114,7 @@ def is_held(machine: LiveMachine) -> Iterator[Finding]:
     yield from check_tables(machine.topology.platform, acpi_tables(machine))
     yield from check_groups(machine.topology, machine.agent.iommu_groups())
     yield from check_path(machine, _DISK)
-    machine.vmm.memory.write(_UNUSED, canary())
+    machine.vmm.memory.write(_UNUSED, canary()[:PAGE])
     yield from write(machine, _ROGUE, _AIM, _AIM, blocked=True, why="the kernel has given it nothing")
     yield from write_over(machine, _OUTSIDE, machine.allocate(1, canary()), blocked=False)
 
