@@ -5,9 +5,13 @@ The selectors that this moves (virtio 1.3, 4.1.4.3) are of no use to a driver on
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from harness.errors import VmmError, VmmTimeout
+from harness.model.virtio.negotiation import DeviceStatus
 from harness.model.virtio.pci_registers import COMMON_FIELDS, PciLayout
 from harness.model.virtio.virtqueue import Rings
 from harness.vmm.qemu.pci import PciFunction
@@ -15,6 +19,7 @@ from harness.vmm.qemu.qtest import Width
 
 __all__ = ["VirtioFunction"]
 
+_RESET_SECONDS = 5.0
 _PARTS, _HALF = ("queue_desc", "queue_driver", "queue_device"), 0xFFFF_FFFF
 _SIZES = {field.name: field.size for field in COMMON_FIELDS.values() if not field.high}
 
@@ -61,6 +66,46 @@ class VirtioFunction:
             driver=self._address("queue_driver"),
             device=self._address("queue_device"),
         )
+
+    @property
+    def offered(self) -> int:
+        """The features that it offers, 64 bits."""
+        found = 0
+        for window in range(2):
+            self.write("device_feature_select", window)
+            found |= self.read("device_feature") << 32 * window
+        return found
+
+    def start(self, features: int, queues: Mapping[int, Rings]) -> None:
+        """Set the device up as a driver does, from a reset on (virtio 1.3, 3.1.1).
+
+        Args:
+            features: to accept, 64 bits.
+            queues: of those that are to be enabled, by number, where they lie.
+
+        Raises:
+            VmmError: it does not agree to the features.
+            VmmTimeout: it is not reset.
+        """
+        status = 0
+        self.write("device_status", status)
+        end = time.monotonic() + _RESET_SECONDS
+        while self.read("device_status"):
+            if time.monotonic() > end:
+                raise VmmTimeout(f"the virtio device at {self.function} is not reset within {_RESET_SECONDS:g} s")
+        for step in (DeviceStatus.ACKNOWLEDGE, DeviceStatus.DRIVER):
+            status |= step
+            self.write("device_status", status)
+        for window in range(2):
+            self.write("driver_feature_select", window)
+            self.write("driver_feature", features >> 32 * window & _HALF)
+        status |= DeviceStatus.FEATURES_OK
+        self.write("device_status", status)
+        if not self.read("device_status") & DeviceStatus.FEATURES_OK:
+            raise VmmError(f"the virtio device at {self.function} does not agree to features {features:#x}")
+        for number, rings in queues.items():
+            self.enable_queue(number, rings)
+        self.write("device_status", status | DeviceStatus.DRIVER_OK)
 
     def enable_queue(self, number: int, rings: Rings) -> None:
         """Tell the device where a queue lies, and that it may use it (virtio 1.3, 4.1.5.1.3)."""

@@ -10,7 +10,6 @@ from vmm_rig import Start, function, spec
 
 from harness.errors import HarnessError, SpecError
 from harness.live.virtqueue import LiveQueue
-from harness.model.virtio.negotiation import DeviceStatus
 from harness.model.virtio.virtqueue import Buffer, Rings
 from harness.placement import place
 from harness.vmm.qemu.machine import QemuMachine
@@ -24,7 +23,7 @@ _RAM = 0x10_0000
 _SIZE = 256
 _BUFFERS = 0x40_0000
 _ELSEWHERE = 0x50_0000
-_FEATURES = (1 << 15, 1 << 0)  # MRG_RXBUF, and VERSION_1 in the second window (virtio 1.3, 5.1.3 and 6)
+_FEATURES = 1 << 15 | 1 << 32  # MRG_RXBUF, VERSION_1 (virtio 1.3, 5.1.3 and 6)
 _HEADER = bytes(10) + b"\1\0"  # virtio 1.3, 5.1.6
 _FRAME = bytes(range(64))
 _RECEIVE, _TRANSMIT = 0, 1
@@ -55,19 +54,11 @@ def nic(start: Start) -> Nic:
     pci.write(0x10 + 4 * 5, 0, Width.LONG)
     pci.enable(COMMAND_MEMORY | COMMAND_BUS_MASTER)
     device = VirtioFunction.find(pci)
-    device.write("device_status", DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER)
-    for window, bits in enumerate(_FEATURES):
-        device.write("driver_feature_select", window)
-        device.write("driver_feature", bits)
-    negotiated = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER | DeviceStatus.FEATURES_OK
-    device.write("device_status", negotiated)
-    for number in (_RECEIVE, _TRANSMIT):
-        device.enable_queue(number, rings(number))
     # A descriptor that the device may write to, and the one entry of the available ring (virtio 1.3, 2.7.5 and 2.7.6).
     receive = rings(_RECEIVE)
     machine.memory.write(receive.descriptors + 16 * 3, struct.pack("<QIHH", _BUFFERS, 2048, 2, 0))
     machine.memory.write(receive.driver, struct.pack("<HHH", 0, 1, 3))
-    device.write("device_status", negotiated | DeviceStatus.DRIVER_OK)
+    device.start(_FEATURES, {number: rings(number) for number in (_RECEIVE, _TRANSMIT)})
     device.notify(_RECEIVE)
     return Nic(machine, device)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from harness.errors import SpecError, VmmError
-from harness.model.virtio.negotiation import DeviceStatus, TransportFeatures
+from harness.errors import SpecError
+from harness.model.virtio.negotiation import TransportFeatures
 from harness.model.virtio.virtqueue import DescriptorFlags, Rings
 from harness.vmm.protocol import GuestMemory
 from harness.vmm.qemu.nic.protocol import QUEUE_BYTES, QueuePage, wait_until
@@ -28,7 +28,7 @@ _SIZE = 16  # descriptors
 _DESCRIPTOR = struct.Struct("<QIHH")
 _HALF = struct.Struct("<H")
 _NO_INTERRUPT = 1  # of the available ring's flags (2.7.7)
-_RESET_SECONDS = 5.0
+_ACCEPTED = TransportFeatures.VERSION_1 | TransportFeatures.ACCESS_PLATFORM  # those that cannot be declined (6.1)
 
 
 @dataclass(slots=True)
@@ -74,24 +74,15 @@ class VirtioNet:
         if found != _PCI_ID:
             raise SpecError(f"at {self._function} is {found[0]:04x}:{found[1]:04x}, not a modern virtio-net")
         self._function.enable(COMMAND_MEMORY | COMMAND_BUS_MASTER)
-        device = self._device = VirtioFunction.find(self._function)
-        device.write("device_status", 0)
-        wait_until(lambda: device.read("device_status") == 0, f"{self} is not reset", _RESET_SECONDS)
-        status = DeviceStatus.ACKNOWLEDGE | DeviceStatus.DRIVER
-        device.write("device_status", status)
-        accepted = [_accept(device, window) for window in range(2)]
-        status |= DeviceStatus.FEATURES_OK
-        device.write("device_status", status)
-        if not device.read("device_status") & DeviceStatus.FEATURES_OK:
-            raise VmmError(f"{self} does not put up with features {accepted[1]:#x}:{accepted[0]:08x}")
+        self._device = VirtioFunction.find(self._function)
         self._queues = {
             number: _Queue(number, page) for number, page in ((_SEND_QUEUE, sending), (_RECEIVE_QUEUE, receiving))
         }
-        for number, queue in self._queues.items():
+        for queue in self._queues.values():
             self._memory.write(queue.page.address, bytes(QUEUE_BYTES))
             self._memory.write(queue.page.address + _AVAILABLE, _HALF.pack(_NO_INTERRUPT))
-            device.enable_queue(number, queue.rings)
-        device.write("device_status", status | DeviceStatus.DRIVER_OK)
+        rings = {number: queue.rings for number, queue in self._queues.items()}
+        self._device.start(self._device.offered & _ACCEPTED, rings)
 
     def send(self, *pieces: tuple[int, int]) -> None:
         """See `Nic`."""
@@ -131,13 +122,3 @@ class VirtioNet:
         queue = self._queues[number]
         (used,) = _HALF.unpack(self._memory.read(queue.page.address + _USED + 2, _HALF.size))
         return bool(used == queue.put)
-
-
-def _accept(device: VirtioFunction, window: int) -> int:
-    """Accept of 32 feature bits those that cannot be declined, where they are offered (virtio 1.3, 6.1); these."""
-    device.write("device_feature_select", window)
-    wanted = (TransportFeatures.VERSION_1 | TransportFeatures.ACCESS_PLATFORM) >> 32 * window & 0xFFFF_FFFF
-    accepted = device.read("device_feature") & wanted
-    device.write("driver_feature_select", window)
-    device.write("driver_feature", accepted)
-    return accepted
