@@ -21,8 +21,6 @@ from harness.bench.hotplug import HotplugFigures
 from harness.bench.hotplug import measure as measure_hotplug
 from harness.bench.model import Figure, ModelFigures
 from harness.bench.model import measure as measure_model
-from harness.bench.network import NetworkFigures
-from harness.bench.network import measure as measure_network
 from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
 from harness.conform.targets.registry import select
 from harness.conform.triage import KnownDivergences
@@ -91,25 +89,6 @@ def hotplug(
 
 
 @app.command()
-def network(
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each kind; medians are shown.")] = 3,
-    iommu: Annotated[str, typer.Option(help="intel, virtio or amd.")] = "intel",
-    qemu: QemuOption = None,
-    kernel: KernelOption = None,
-) -> None:
-    """Frames a second of the kernel's driver and of DPDK's, translated by the IOMMU and passed through."""
-    kind = iommu_kind(iommu)
-    with shown_progress() as progress:
-        lab = Lab.open(qemu=qemu, kernel=kernel, progress=progress)
-        figures = measure_network(Leases(lab, Store(Cache()), progress), kind=kind, rounds=rounds, progress=progress)
-    if json:
-        _print_json(figures)
-    else:
-        _show_network(figures)
-
-
-@app.command()
 def firmware(
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Starts of each kind; medians are shown.")] = 3,
@@ -174,19 +153,6 @@ def _show_hotplug(figures: HotplugFigures) -> None:
     table = Table("", "before", "more after", box=None, pad_edge=False)
     for name, growth in figures.growth.items():
         table.add_row(name.replace("_", " "), f"{getattr(figures.before, name):,}", f"{growth:+,}")
-    console.print(table)
-
-
-def _show_network(figures: NetworkFigures) -> None:
-    console = Console(highlight=False)
-    console.print(
-        f"{figures.rounds} rounds of {figures.frames:,} frames each, {figures.iommu}; frames a second, medians"
-    )
-    table = Table("", "translated", "passed through", "ratio", box=None, pad_edge=False)
-    table.add_row(
-        "kernel", f"{figures.kernel_translated:,.0f}", f"{figures.kernel_passed:,.0f}", f"{figures.kernel_ratio:.2f}"
-    )
-    table.add_row("DPDK", f"{figures.dpdk_translated:,.0f}", f"{figures.dpdk_passed:,.0f}", f"{figures.dpdk_ratio:.2f}")
     console.print(table)
 
 
