@@ -53,6 +53,8 @@ def test_options_make_the_machine(booted: list[Machine]) -> None:
         "lazy",
         "--memory",
         "256",
+        "--image",
+        "dpdk",
         "--append",
         "a b",
     )
@@ -63,6 +65,7 @@ def test_options_make_the_machine(booted: list[Machine]) -> None:
             devices=(Device.parse("edu,iommu=on"),),
             dma_mode=DmaMode.LAZY,
             memory_mib=256,
+            image="dpdk",
             kernel_args=("a", "b"),
         )
     ]
@@ -98,6 +101,7 @@ def test_append_adds_to_the_words_of_a_spec(booted: list[Machine], tmp_path: Pat
         ("--memory", "512"),
         ("--firmware", "ovmf"),
         ("--boot-disk", "virtio-blk0"),
+        ("--image", "base"),
     ],
 )
 def test_an_option_that_a_spec_decides_is_refused_by_name(
@@ -183,3 +187,9 @@ def test_warm_machine_is_started_from_a_template_and_runs_the_command() -> None:
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 3
     assert "load average" in result.output
+
+
+def test_an_image_that_there_is_not_is_refused_with_those_that_there_are() -> None:
+    error = boot("--image", "dbdk")
+    assert isinstance(error, SpecError)
+    assert (error.message, error.hint) == ("guest image 'dbdk' is not known", "choose one of: base, dpdk")
