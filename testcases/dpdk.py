@@ -15,7 +15,7 @@ from rogue import canary
 from harness.checks.dma import check_bytes, check_memory, check_outcome, check_reported, check_unreported
 from harness.checks.work import check_count
 from harness.errors import GuestError
-from harness.guest.agent import PAGE
+from harness.guest.answers import PAGE
 from harness.guest.testpmd import PortStats
 from harness.live.machine import LiveMachine
 from harness.live.virtqueue import LiveQueue

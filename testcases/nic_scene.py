@@ -19,7 +19,7 @@ from rogue import canary
 
 from harness.checks.dma import check_memory, check_outcome, check_reported, check_sent, check_unreported
 from harness.errors import GuestError
-from harness.guest.agent import PAGE, Pages
+from harness.guest.answers import PAGE, Pages
 from harness.live.machine import LiveMachine
 from harness.model.access import Access, AccessKind
 from harness.observations import DmaSeen

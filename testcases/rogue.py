@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.checks.dma import check_bytes, check_memory, check_outcome, check_reported, check_unreported
 from harness.errors import HarnessError
-from harness.guest.agent import Pages
+from harness.guest.answers import Pages
 from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
 from harness.report.record import Finding

@@ -12,7 +12,7 @@ from traffic import check_disk
 
 from harness.checks.dma import check_bytes, check_outcome
 from harness.checks.judge import judge
-from harness.guest.agent import PAGE
+from harness.guest.answers import PAGE
 from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
 from harness.plugin import Lease

@@ -14,7 +14,7 @@ from harness.checks.dma import check_bytes, check_outcome, check_reported, check
 from harness.checks.hotplug import check_leftovers, check_nothing_left
 from harness.checks.inventory import check_functions, check_groups
 from harness.checks.judge import judge
-from harness.guest.agent import PAGE, Pages
+from harness.guest.answers import PAGE, Pages
 from harness.guest.lspci import lspci
 from harness.live.machine import LiveMachine
 from harness.live.plug_rounds import leftovers, plug_rounds

@@ -17,7 +17,7 @@ from traffic import check_disk, check_network
 from harness.checks.inventory import check_groups
 from harness.checks.judge import judge
 from harness.errors import GuestUnreachable, HarnessError
-from harness.guest.agent import PAGE, Pages
+from harness.guest.answers import PAGE, Pages
 from harness.lab import BOOT_SECONDS, Lab
 from harness.live.life_cycle import plug_memory, plug_processor, suspend, wake
 from harness.live.machine import LiveMachine

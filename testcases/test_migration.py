@@ -12,7 +12,7 @@ from traffic import DiskWriter, check_disk, check_network
 from harness.checks.judge import judge
 from harness.checks.work import check_same_mappings
 from harness.errors import Unsupported, VmmStartError
-from harness.guest.agent import Pages
+from harness.guest.answers import Pages
 from harness.lab import Lab
 from harness.live.machine import LiveMachine
 from harness.model.access import Mapping as MappedRange

@@ -10,7 +10,7 @@ from rogue import canary, neighbours
 from harness.checks.dma import check_bytes
 from harness.checks.judge import judge
 from harness.checks.work import check_count
-from harness.guest.agent import PAGE
+from harness.guest.answers import PAGE
 from harness.live.machine import LiveMachine
 from harness.live.virtqueue import LiveQueue
 from harness.model.virtio.virtqueue import DescriptorFlags, Rings

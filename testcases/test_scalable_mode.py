@@ -11,7 +11,7 @@ from traffic import check_disk, check_network
 
 from harness.checks.inventory import check_group_types, check_groups
 from harness.checks.judge import judge
-from harness.guest.agent import PAGE
+from harness.guest.answers import PAGE
 from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
 from harness.model.vtd.pasid import PASID_ENTRY

@@ -17,7 +17,7 @@ from harness.checks.firmware import check_tables
 from harness.checks.inventory import check_groups
 from harness.checks.judge import judge
 from harness.checks.work import check_count
-from harness.guest.agent import PAGE
+from harness.guest.answers import PAGE
 from harness.lab import FIRMWARE_BOOT_SECONDS, Lab
 from harness.live.life_cycle import wait_for_firmware, wait_for_kernel
 from harness.live.machine import LiveMachine

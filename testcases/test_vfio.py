@@ -15,7 +15,7 @@ from harness.checks.dma import check_bytes, check_outcome, check_reported, check
 from harness.checks.judge import judge
 from harness.checks.work import check_count, check_refused
 from harness.errors import HarnessError
-from harness.guest.agent import PAGE, Pages
+from harness.guest.answers import PAGE, Pages
 from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
 from harness.report.record import Finding

@@ -13,7 +13,7 @@ from traffic import check_frames
 from harness.checks.dma import check_bytes, check_outcome, check_reported, check_sent, check_unreported
 from harness.checks.judge import judge
 from harness.checks.work import check_driver, check_translated
-from harness.guest.agent import PAGE
+from harness.guest.answers import PAGE
 from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
 from harness.report.record import Finding

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from harness.errors import SpecError
-from harness.guest.agent import Group
+from harness.guest.answers import Group
 from harness.guest.lspci import ListedFunction
 from harness.model.topology import Topology
 from harness.pci import Address

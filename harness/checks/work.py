@@ -6,7 +6,7 @@ import errno
 from collections.abc import Callable, Collection, Iterator
 
 from harness.errors import AgentError
-from harness.guest.agent import Function, VirtioDevice
+from harness.guest.answers import Function, VirtioDevice
 from harness.model.access import Access, Fault, Mapping, Outcome
 from harness.model.topology import PciFunction
 from harness.report.record import Finding

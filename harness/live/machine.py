@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 
 from harness.errors import HarnessError, SpecError
-from harness.guest.agent import Agent, Pages
+from harness.guest.agent import Agent
+from harness.guest.answers import Pages
 from harness.guest.faults import InterruptFault, ReportedFault, parse_faults, parse_interrupt_faults
 from harness.guest.guest import Guest
 from harness.live.model import LiveEngine, live_engine

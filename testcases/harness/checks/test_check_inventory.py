@@ -8,7 +8,7 @@ import pytest
 
 from harness.checks.inventory import check_functions, check_group_types, check_groups
 from harness.checks.judge import Mismatch, judge
-from harness.guest.agent import Group
+from harness.guest.answers import Group
 from harness.guest.lspci import ListedFunction
 from harness.model.topology import Topology, topology
 from harness.pci import Address

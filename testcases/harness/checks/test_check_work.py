@@ -11,7 +11,7 @@ from harness.checks.work import (
     check_untranslated,
     check_unused,
 )
-from harness.guest.agent import Function, VirtioDevice
+from harness.guest.answers import Function, VirtioDevice
 from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Mapping, Permissions, Translated
 from harness.model.topology import topology
 from harness.spec import Device, Iommu, IommuKind, Machine

@@ -23,7 +23,8 @@ from harness.checks.inventory import check_functions, check_group_types, check_g
 from harness.checks.judge import Mismatch, judge
 from harness.checks.work import check_driver
 from harness.errors import AgentError, GuestError, GuestUnreachable
-from harness.guest.agent import Agent, Pages
+from harness.guest.agent import Agent
+from harness.guest.answers import Pages
 from harness.guest.faults import is_fault_line, parse_faults, parse_interrupt_faults
 from harness.guest.lspci import parse_lspci
 from harness.guest.problems import ProblemWatch

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import AgentError, GuestUnreachable
-from harness.guest.agent import Agent, Pages
+from harness.guest.agent import Agent
+from harness.guest.answers import Pages
 from harness.resources import GUEST_IMAGES
 
 
