@@ -96,8 +96,9 @@ def load(qmp: Qmp, process: QemuProcess, state: Path, deadline: float = 30.0) ->
     try:
         qmp.execute("migrate-set-capabilities", _ram_stays(True))
         # No network has to learn that the machine is here now (QEMU, net/announce.c): a cable is to carry nothing but
-        # what the guest sends.
-        qmp.execute("migrate-set-parameters", {"announce-rounds": 0})
+        # what the guest sends. The one round is over before a card is plugged; none at all has a virtio-net crash QEMU
+        # when the guest resets it (docs/findings.md, F-29).
+        qmp.execute("migrate-set-parameters", {"announce-rounds": 1})
         reader, writer = os.pipe()
         with os.fdopen(writer, "wb", buffering=0) as stream:
             try:

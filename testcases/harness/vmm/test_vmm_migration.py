@@ -57,13 +57,14 @@ def test_registers_and_memory_are_there_again_and_memory_is_private(start: Start
             assert again.qmp.execute("query-status")["running"] is True
 
 
-def test_a_network_card_announces_itself_to_nobody(start: Start, parent: Path) -> None:
-    machine = spec("e1000e", iommu=IommuKind.INTEL)
+def test_a_network_card_that_is_plugged_afterwards_announces_itself_to_nobody(start: Start, parent: Path) -> None:
+    machine = spec("e1000e,iommu=on,hotplug=on", iommu=IommuKind.INTEL)
     with saved(start, parent, machine) as running:
         running.save(parent / "state")
     with restored(start, parent, machine) as again:
         migration.load(again.qmp, again.process, parent / "state")
         again.resume()
+        again.plug("e1000e0")
         with pytest.raises(GuestError, match="no Ethernet frame came"):
             again.network("e1000e0").receive(deadline=1)
 
