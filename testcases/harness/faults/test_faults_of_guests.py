@@ -81,8 +81,8 @@ def test_guest_that_is_paused_is_late_and_not_to_blame(live: LiveMachine) -> Non
 
 
 def test_processes_that_are_all_stopped_are_late_and_to_blame(live: LiveMachine) -> None:
-    with told(GuestUnreachable, Verdict.FAIL, "did not end in 2 s", evidence="begun"):
-        live.guest.run("echo begun; kill -STOP -1; sleep 100", deadline_seconds=2)
+    with told(GuestUnreachable, Verdict.FAIL, "did not end in 6 s", evidence="begun"):
+        live.guest.run("echo begun; sleep 1; kill -STOP -1; sleep 100", deadline_seconds=6)
 
 
 def test_out_of_memory_is_among_the_guests_problems_and_it_goes_on(live: LiveMachine) -> None:
@@ -116,7 +116,7 @@ def test_out_of_memory_that_takes_sshd_is_told_with_the_kernels_text_and_the_age
 
 def test_connection_that_is_dropped_in_the_middle_of_a_command_is_told_with_its_output(live: LiveMachine) -> None:
     with told(GuestUnreachable, Verdict.FAIL, "the connection ended before it did", evidence="begun"):
-        live.guest.run("echo begun; kill -9 $PPID; sleep 100", deadline_seconds=LONG)
+        live.guest.run("echo begun; sleep 1; kill -9 $PPID; sleep 100", deadline_seconds=LONG)
 
 
 def test_dead_sshd_lets_nobody_in_and_the_console_is_shown(live: LiveMachine) -> None:
