@@ -31,7 +31,7 @@ __all__ = [
 _ENTRY_ADDRESS = 0x000F_FFFF_FFFF_F000
 _OTHER_PAGE = 0x1000
 _CONTEXT_ENTRY, _CONTEXT_BYTES = "context-entry", 16
-_PAGE_ENTRY, _PRESENT = "SS-PTE", 0b11  # VT-d 9.8: present is what may be read or written
+_PAGE_ENTRIES, _PRESENT = ("SS-PTE", "FS-PTE"), 0b11  # VT-d 9.8: present is what may be read or written; 9.10: bit 0
 _TT, _PASS_THROUGH = 0xC, 0x8  # VT-d 9.3, bits 3:2: 10b
 _IRTA = VTD_REGISTERS + 0xB8  # VT-d 11.4.10
 _FECTL, _FECTL_IM = VTD_REGISTERS + 0x38, 1 << 31  # VT-d 11.4.7.2
@@ -160,7 +160,7 @@ def _entries(live: LiveMachine, id: str, iova: int) -> list[tuple[str, int, int]
 def _leaf(live: LiveMachine, id: str, iova: int) -> tuple[int, int] | None:
     """The entry of the page that a DMA goes to; None where there is none."""
     what, address, value = _entries(live, id, iova)[-1]
-    return (address, value) if what == _PAGE_ENTRY and value & _PRESENT else None
+    return (address, value) if what in _PAGE_ENTRIES and value & _PRESENT else None
 
 
 def _context(live: LiveMachine, id: str) -> tuple[int, int]:
