@@ -175,7 +175,7 @@ class RunLog:
         """What a process that ran cases says of its lab; they are all of one kind."""
         self._lab = lab
 
-    def finish(self) -> Run | None:
+    def finish(self, *, interrupted: bool) -> Run | None:
         """The record; None where no case was run."""
         if not self._cases:
             return None
@@ -186,6 +186,7 @@ class RunLog:
             host=self._lab.host if self._lab else {},
             artifacts=self._lab.artifacts if self._lab else (),
             cases=tuple(sorted(self._cases.values(), key=lambda case: (_module(case), case.id))),
+            interrupted=interrupted,
         )
 
 

@@ -15,6 +15,7 @@ from harness.plugin_record import LabFacts, RunLog
 from harness.report.console import print_case_line, print_run
 from harness.report.record import Run
 from harness.report.write import Written, write_all
+from harness.verdict import INTERRUPTED
 
 __all__ = ["WORKER_OUTPUT", "Recorder"]
 
@@ -22,7 +23,6 @@ WORKER_OUTPUT = "viommu-lab"
 """Name under which a worker of pytest-xdist sends what it says of its lab."""
 
 _NOT_JUDGED = 2
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it; pytest's own 2 would read as "could not be judged"
 
 
 class Recorder:
@@ -85,12 +85,12 @@ class Recorder:
         """Turn the verdicts into the exit code, and write the reports."""
         if (lab := self._config.stash.get(self._lab, None)) is not None:
             self._log.take_lab(LabFacts.of(lab))
-        self._run = self._log.finish()
+        self._run = self._log.finish(interrupted=self._interrupted)
         directory: Path | None = self._config.getoption("--viommu-report")
         if self._run is not None and directory is not None:
             self._written = write_all(self._run, directory)
         if self._interrupted:
-            session.exitstatus = _INTERRUPTED
+            session.exitstatus = INTERRUPTED  # pytest's own 2 would read as "could not be judged"
         elif exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             wrong = self._other_failures or (self._run is not None and self._run.exit_code == 1)
             if not wrong and self._not_collected:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 
-__all__ = ["Verdict", "exit_code"]
+__all__ = ["INTERRUPTED", "Verdict", "exit_code"]
+
+INTERRUPTED = 130
+"""Exit code of what Ctrl-C has ended: 128 + SIGINT, as shells have it."""
 
 
 class Verdict(StrEnum):

@@ -17,6 +17,7 @@ from harness.cli.sabotage import sabotage
 from harness.cli.soak import soak
 from harness.cli.translate import translate
 from harness.errors import HarnessError
+from harness.verdict import INTERRUPTED
 
 __all__ = ["app", "main"]
 
@@ -39,7 +40,6 @@ app.add_typer(templates.app, name="templates")
 app.add_typer(bench.app, name="bench")
 
 _NOT_JUDGED = 2
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def main() -> None:
@@ -56,4 +56,4 @@ def main() -> None:
             console.print(error.evidence.rstrip(), markup=False, highlight=False, style="dim", soft_wrap=True)
         sys.exit(_NOT_JUDGED)
     except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)

@@ -20,7 +20,7 @@ from harness.report.record import Case, Finding, Run
 from harness.report.summary import ALARMING, Totals, by_subject, exit_meaning, headline, iommus, worst
 from harness.report.text import harmless, head
 from harness.report.write import Written
-from harness.verdict import Verdict
+from harness.verdict import INTERRUPTED, Verdict
 
 __all__ = ["print_case_line", "print_run"]
 
@@ -42,7 +42,7 @@ _MARKS = {
     Verdict.KNOWN: "~",
     Verdict.SKIP: "-",
 }
-_EXIT_STYLES = {0: "bold green", 1: "bold red", 2: "bold yellow"}
+_EXIT_STYLES = {0: "bold green", 1: "bold red", 2: "bold yellow", INTERRUPTED: "bold yellow"}
 
 _FIELD_LIMIT = 600
 _CONSOLE_LINES = 6

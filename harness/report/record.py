@@ -12,7 +12,7 @@ from typing import Any, Self
 import msgspec
 
 from harness.errors import SpecError
-from harness.verdict import Verdict, exit_code
+from harness.verdict import INTERRUPTED, Verdict, exit_code
 
 __all__ = ["SCHEMA", "Artifact", "Case", "Evidence", "Finding", "Run"]
 
@@ -126,6 +126,7 @@ class Run:
         host: machine, cores, memory, accelerator, as plain text by name.
         artifacts: everything used, to the package version.
         cases: in the order they were collected.
+        interrupted: by Ctrl-C: there may be cases that are not here.
     """
 
     schema: str = SCHEMA
@@ -135,11 +136,12 @@ class Run:
     host: dict[str, str] = field(default_factory=dict)
     artifacts: tuple[Artifact, ...] = ()
     cases: tuple[Case, ...] = ()
+    interrupted: bool = False
 
     @property
     def exit_code(self) -> int:
-        """0, 1 or 2, as `harness.verdict.exit_code` has it."""
-        return exit_code(case.verdict for case in self.cases)
+        """0, 1 or 2, as `harness.verdict.exit_code` has it; 130 where the run was interrupted."""
+        return INTERRUPTED if self.interrupted else exit_code(case.verdict for case in self.cases)
 
     def to_json(self) -> str:
         """The record as indented JSON; a lone surrogate, as in a path that is not UTF-8, becomes `?`."""

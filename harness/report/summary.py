@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from harness.report.record import Case, Run
-from harness.verdict import Verdict
+from harness.verdict import INTERRUPTED, Verdict
 
 __all__ = [
     "ALARMING",
@@ -41,6 +41,7 @@ _EXIT_MEANING = {
     0: "everything that was judged is as it must be",
     1: "something that was tested is wrong",
     2: "the harness could not judge",
+    INTERRUPTED: "interrupted: what is not listed here was not judged",
 }
 
 

@@ -143,6 +143,7 @@ def test_an_interrupt_ends_with_130_and_what_was_judged_is_written(tmp_path: Pat
     ran = run_pytest(tmp_path, workers, body)
     assert ran.status == 130, ran.output
     assert ran.verdicts["passes"] == "pass"
+    assert "exit code 130: interrupted" in ran.output
 
 
 @WORKERS

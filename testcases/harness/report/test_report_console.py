@@ -76,6 +76,11 @@ def test_the_exit_code_is_said_in_words(verdicts: list[Verdict], meaning: str) -
     assert printed(run).splitlines()[-2] == meaning
 
 
+def test_an_interrupted_run_does_not_say_that_all_is_as_it_must_be() -> None:
+    run = replace(run_of(_CASE), interrupted=True)
+    assert printed(run).splitlines()[-2] == "exit code 130: interrupted: what is not listed here was not judged"
+
+
 def test_a_row_has_the_verdict_and_seconds_of_each_iommu() -> None:
     run = run_of(_CASE, replace(_CASE, iommu="virtio", verdict=Verdict.PASS, seconds=2.5))
     (row,) = (line for line in printed(run).splitlines() if line.startswith("   it works"))
