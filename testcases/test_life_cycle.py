@@ -11,13 +11,17 @@ import pytest
 from machines import spec
 from next_kernel import load_same_kernel
 from rogue import COUNT, RATE_LIMIT_SECONDS, canary, write, write_over
+from shown import acpi_tables, pci_tree
 from streams import stream, stream_over_a_restart
 from traffic import check_disk, check_network
 
-from harness.checks.inventory import check_groups
+from harness.checks.firmware import check_tables
+from harness.checks.inventory import check_functions, check_groups
 from harness.checks.judge import judge
+from harness.checks.pci_tree import check_pci_tree
 from harness.errors import GuestUnreachable, HarnessError
 from harness.guest.answers import PAGE, Pages
+from harness.guest.lspci import lspci
 from harness.lab import BOOT_SECONDS, Lab
 from harness.live.life_cycle import plug_memory, plug_processor, suspend, wake
 from harness.live.machine import LiveMachine
@@ -28,7 +32,7 @@ from harness.spec import IommuKind, Room
 _SOURCE, _TARGET, _ADDED = 0x40000000, 0x7FFFE000, 0x60000000
 _MODULE_MIB = 256
 _TRIES = 64
-_ROGUE, _DISK, _NIC = "rogue", "disk", "nic"
+_ROGUE, _DISK, _NIC, _PLACE = "rogue", "disk", "nic", "place"
 _DEVICES = (f"edu,iommu=on,id={_ROGUE}", f"virtio-blk,iommu=on,id={_DISK}", f"virtio-net,iommu=on,id={_NIC}")
 
 
@@ -56,6 +60,28 @@ def test_no_mapping_outlives_a_reset(lab: Lab, lease: Lease, iommu: IommuKind, h
     machine = lease(asked, replace(lab.options(asked), reboots=True))
     frame = map_and_try(machine)
     machine.restart(lambda: _RESETS[how](machine), BOOT_SECONDS)
+    judge(after_a_restart(machine, frame))
+
+
+@pytest.mark.claim("IV-1", "VQ-1", "VQ-3", "VQ-8")
+def test_a_reset_that_gives_buses_other_numbers_leads_no_device_astray(
+    lab: Lab, lease: Lease, iommu: IommuKind
+) -> None:
+    """After a reset with one bridge more each device is held to its own mappings, under the requester id it has now.
+
+    The rogue has the bus number then that virtio-blk had before. Firmware's tables, lspci, groups, and the types of
+    bridges are as they must be. The control: before it, VFIO's mapping let the rogue through.
+    """
+    asked = spec(iommu, f"edu,iommu=on,hotplug=on,id={_PLACE}", *(f"{device},hotplug=on" for device in _DEVICES))
+    machine = lease(asked, replace(lab.options(asked), reboots=True))
+    for id in (_ROGUE, _DISK, _NIC):
+        machine.plug(id)
+    frame, number = map_and_try(machine), machine.function(_DISK).address.bus
+    machine.restart_with_bridge(_PLACE, BOOT_SECONDS)
+    assert machine.function(_ROGUE).address.bus == number
+    judge(check_functions(machine.topology, lspci(machine.guest.ssh)))
+    judge(check_tables(machine.topology.platform, acpi_tables(machine)))
+    judge(check_pci_tree(machine.topology.platform.tree, pci_tree(machine)))
     judge(after_a_restart(machine, frame))
 
 
@@ -213,10 +239,13 @@ def after_a_restart(machine: LiveMachine, old: int) -> Iterator[Finding]:
     why = "mapped by VFIO for the kernel before this one"
     yield from write(machine, _ROGUE, _TARGET + 2048, old + 2048, blocked=True, why=why, count=4)
     page = machine.allocate(1, canary())
-    yield from write_over(machine, _ROGUE, page, blocked=True)
+    aim = page.frames[0]
+    yield from write(machine, _ROGUE, aim, aim, page, blocked=True, why="mapped by nobody", count=4)
     machine.give_to_vfio(_ROGUE)
     machine.agent.vfio_map(machine.address(_ROGUE), page, _TARGET)
-    yield from write(machine, _ROGUE, _TARGET, page.frames[0], page, blocked=False, why="mapped by VFIO anew")
+    yield from write(machine, _ROGUE, _TARGET, aim, page, blocked=False, why="mapped by VFIO anew")
+    machine.agent.vfio_unmap(machine.address(_ROGUE), _TARGET, PAGE)
+    yield from write(machine, _ROGUE, _TARGET + 512, aim + 512, page, blocked=True, why="unmapped by VFIO", count=4)
     yield from devices_work(machine)
 
 

@@ -22,6 +22,7 @@ from harness.observations import DmaSeen
 from harness.pci import Address
 from harness.placement import place
 from harness.spec import DeviceKind
+from harness.vmm.qemu import growth
 from harness.vmm.qemu.edu import Edu
 from harness.vmm.qemu.machine import QemuMachine
 from harness.vmm.qemu.nic.intel import I82574, I82576, IntelNic
@@ -64,6 +65,7 @@ class LiveMachine:
         self.spec = vmm.spec
         self.origin = "booted"
         self._plugged: set[str] = set()
+        self._bridged: set[str] = set()
         self._buffers: dict[str, bytes] = {}
         self._asked: set[int | None] = set()
         self._engine: LiveEngine | None = None
@@ -81,7 +83,7 @@ class LiveMachine:
     @property
     def topology(self) -> Topology:
         """What the guest must find now, with the devices that have been plugged."""
-        return topology(self.spec, self._plugged)
+        return topology(self.spec, self._plugged, self._bridged)
 
     def function(self, id: str) -> PciFunction:
         """The PCI function of a device of the spec."""
@@ -138,6 +140,30 @@ class LiveMachine:
         """
         with self.guest.successor(deadline_seconds, panics=panics):
             by()
+        self.begin_anew()
+
+    def restart_with_bridge(self, id: str, deadline_seconds: float) -> None:
+        """Reset the machine with one bridge more, so that its firmware gives other numbers to the buses after it.
+
+        It is plugged while the guest is stopped, which knows nothing of it until it has begun anew.
+
+        Args:
+            id: of a hot-plug device that is not plugged, in whose place the bridge comes, with nothing behind it.
+            deadline_seconds: until the next kernel is up.
+
+        Raises:
+            SpecError: the device is plugged, or was there at boot.
+            GuestError: the machine does not come up.
+        """
+        if id in self._bridged or id not in {each.id for each in self.spec.devices if each.hotplug} - self._plugged:
+            raise SpecError(f"{id}: a bridge was asked for in its place, which is taken", hint="name another device")
+        port = place(self.spec).slot(id).bus
+        with self.guest.successor(deadline_seconds):
+            self.vmm.qmp.execute("stop")
+            growth.plug_bridge(self.vmm.qmp, port)
+            self.vmm.qmp.execute("system_reset")
+            self.vmm.qmp.execute("cont")
+        self._bridged.add(id)
         self.begin_anew()
 
     def begin_anew(self) -> None:

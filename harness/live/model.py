@@ -7,7 +7,7 @@ configuration space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -95,15 +95,20 @@ def live_engine(vmm: QemuMachine, topology: Topology, iommu: PciFunction | None,
             return _LiveTables(vmm, "amdvi", AmdviEngine, lambda: read_registers(iommu))
         case IommuKind.VIRTIO:
             assert iommu is not None
-            return _LiveVirtioIommu(vmm, endpoints(topology.machine), iommu, since)
+            return _LiveVirtioIommu(vmm, endpoints(topology.machine, topology.bridged), iommu, since)
         case IommuKind.NONE:
             raise SpecError("this machine has no IOMMU, so there is nothing to model")
 
 
-def endpoints(machine: Machine) -> tuple[int, ...]:
-    """The requester ids that a virtio-iommu can be told of: all functions behind it, those still to be plugged too."""
-    hotplug = [device.id for device in machine.devices if device.hotplug]
-    whole = complete_topology(machine, hotplug)
+def endpoints(machine: Machine, bridged: Collection[str] = ()) -> tuple[int, ...]:
+    """The requester ids that a virtio-iommu can be told of: all functions behind it, those still to be plugged too.
+
+    Args:
+        machine: the spec.
+        bridged: as for `harness.model.topology.topology`.
+    """
+    hotplug = [device.id for device in machine.devices if device.hotplug and device.id not in bridged]
+    whole = complete_topology(machine, hotplug, bridged)
     return tuple(dict.fromkeys(function.requester for function in whole.functions if function.covered))
 
 

@@ -75,11 +75,13 @@ class Topology:
         machine: the spec.
         functions: what the guest must find.
         platform: the same functions, with what is above and below each, and the IOMMU.
+        bridged: ids of the devices in whose place a bridge stands.
     """
 
     machine: Machine
     functions: tuple[PciFunction, ...]
     platform: Platform
+    bridged: frozenset[str]
 
     def function(self, what: str) -> PciFunction:
         """The function of a device id of the spec, or of a chipset part.
@@ -122,15 +124,16 @@ class Topology:
         return tuple(ExpectedGroup(members, types) for members in iommu_groups(self.platform.tree, covered))
 
 
-def topology(machine: Machine, plugged: Collection[str] = ()) -> Topology:
+def topology(machine: Machine, plugged: Collection[str] = (), bridged: Collection[str] = ()) -> Topology:
     """What the guest must find.
 
     Args:
         machine: the spec.
         plugged: ids of its hot-plug devices that are plugged in now.
+        bridged: ids of those in whose place firmware has found a PCIe-to-PCI bridge with nothing behind it.
     """
     plan = place(machine)
-    parts = [*_chipset(plan, machine.iommu.kind), *_devices(machine, plan, plugged)]
+    parts = [*_chipset(plan, machine.iommu.kind), *_devices(plan, plugged, bridged)]
     platform = _platform(machine, plan, PciTree(_roots(plan), (part.function for part in parts)))
     behind = platform.behind()
     functions = (
@@ -146,7 +149,8 @@ def topology(machine: Machine, plugged: Collection[str] = ()) -> Topology:
         )
         for part in parts
     )
-    return Topology(machine, tuple(sorted(functions, key=lambda function: function.address)), platform)
+    in_order = tuple(sorted(functions, key=lambda function: function.address))
+    return Topology(machine, in_order, platform, frozenset(bridged))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,15 +245,17 @@ def _chipset(plan: Placement, kind: IommuKind) -> list[_Part]:
     return parts
 
 
-def _devices(machine: Machine, plan: Placement, plugged: Collection[str]) -> list[_Part]:
+def _devices(plan: Placement, plugged: Collection[str], bridged: Collection[str]) -> list[_Part]:
     """The root ports, and what is below them or on a root bus itself."""
-    secondary = _secondary_buses(plan)
+    ports = frozenset(slot.port for slot in plan.slots if slot.port and slot.device.id in bridged)
+    secondary = _secondary_buses(plan, ports)
     parts = [
         _Part(
             Function(
                 address=Address(_root_bus(port.root), port.number),
                 port_type=PortType.ROOT_PORT,
                 secondary=secondary[port],
+                subordinate=secondary[port] + (port in ports),
                 acs=_ROOT_PORT_ACS,
             ),
             (_RED_HAT, 0x000C, 0x0604),
@@ -257,10 +263,9 @@ def _devices(machine: Machine, plan: Placement, plugged: Collection[str]) -> lis
         )
         for port in plan.ports
     ]
+    parts += [_bridge(Address(secondary[port], 0), secondary[port] + 1, f"bridge below {port.id}") for port in ports]
     for bridge in plan.bridges:
-        at, below = Address(_root_bus(Root.MAIN), bridge.number), secondary[bridge]
-        function = Function(address=at, port_type=PortType.PCIE_TO_PCI_BRIDGE, secondary=below)
-        parts.append(_Part(function, (_RED_HAT, 0x000E, 0x0604), bridge.id))
+        parts.append(_bridge(Address(_root_bus(Root.MAIN), bridge.number), secondary[bridge], bridge.id))
     for slot in plan.slots:
         device = slot.device
         if device.hotplug and device.id not in plugged:
@@ -271,6 +276,11 @@ def _devices(machine: Machine, plan: Placement, plugged: Collection[str]) -> lis
         around = device.kind.is_virtio and not device.access_platform
         parts.append(_Part(function, _ids(device.kind, device.interface), device.id, goes_around=around))
     return parts
+
+
+def _bridge(at: Address, secondary: int, what: str) -> _Part:
+    function = Function(address=at, port_type=PortType.PCIE_TO_PCI_BRIDGE, secondary=secondary)
+    return _Part(function, (_RED_HAT, 0x000E, 0x0604), what)
 
 
 def _port_type(slot: Slot) -> PortType | None:
@@ -334,14 +344,21 @@ def _root_bus(root: Root) -> int:
     return {Root.MAIN: 0, Root.EXPANDER: EXPANDER_BUS, Root.OUTSIDE: OUTSIDE_BUS}[root]
 
 
-def _secondary_buses(plan: Placement) -> dict[Port | Bridge, int]:
-    """Bus number below each port and bridge: firmware counts up from the root bus (SeaBIOS, fw/pciinit.c)."""
+def _secondary_buses(plan: Placement, bridged: Collection[Port]) -> dict[Port | Bridge, int]:
+    """Bus number below each port and bridge: firmware counts up from the root bus (SeaBIOS, fw/pciinit.c).
+
+    Args:
+        plan: of the machine.
+        bridged: ports below which is a bridge, whose own bus gets the number that follows.
+    """
     buses: dict[Port | Bridge, int] = {}
     for root in Root:
         above: list[Port | Bridge] = [port for port in plan.ports if port.root is root]
         above += plan.bridges if root is Root.MAIN else ()
-        above.sort(key=lambda port: port.number)
-        buses |= {port: _root_bus(root) + count for count, port in enumerate(above, start=1)}
+        number = _root_bus(root)
+        for bridge in sorted(above, key=lambda bridge: bridge.number):
+            buses[bridge] = number + 1
+            number += 2 if bridge in bridged else 1
     return buses
 
 

@@ -1,4 +1,4 @@
-"""Processors and memory that a running machine gets, within the room that its spec gives it."""
+"""Processors, memory and buses that a running machine gets, within the room that its spec gives it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.errors import SpecError
 from harness.model.memory import Region
 from harness.vmm.qemu.qmp import Qmp
 
-__all__ = ["memory_modules", "plug_memory", "plug_processor"]
+__all__ = ["memory_modules", "plug_bridge", "plug_memory", "plug_processor"]
 
 
 def plug_processor(qmp: Qmp) -> None:
@@ -43,6 +43,19 @@ def plug_memory(qmp: Qmp, mib: int) -> Region:
     qmp.execute("device_add", {"driver": "pc-dimm", "id": id, "memdev": backend["id"]})
     (new,) = set(memory_modules(qmp)) - set(before)
     return new
+
+
+def plug_bridge(qmp: Qmp, port: str) -> None:
+    """Plug a PCIe-to-PCI bridge with nothing behind it.
+
+    Args:
+        qmp: of the machine.
+        port: QEMU id of the root port, with nothing below it.
+
+    Raises:
+        QmpError: QEMU refuses it: something is there, for one.
+    """
+    qmp.execute("device_add", {"driver": "pcie-pci-bridge", "id": f"bridge.below.{port}", "bus": port})
 
 
 def memory_modules(qmp: Qmp) -> tuple[Region, ...]:

@@ -284,6 +284,19 @@ def test_buses_below_ports_and_bridges_are_numbered_in_the_order_of_their_device
     assert [found.function(what).address.bus for what in ("a", "late", "z")] == [1, 2, 3]
 
 
+def test_a_bridge_below_a_port_moves_the_buses_after_it_on() -> None:
+    devices = [f"edu,iommu=on,hotplug=on,id={id}" for id in ("first", "place", "last")]
+    spec = machine(INTEL, *devices)
+    before, after = topology(spec, ["first", "last"]), topology(spec, ["first", "last"], ["place"])
+    assert [before.function(what).address.bus for what in ("first", "last")] == [1, 3]
+    assert [after.function(what).address.bus for what in ("first", "last")] == [1, 4]
+    bridge = after.function("bridge below port.2")
+    assert (str(bridge.address), bridge.covered) == ("0000:02:00.0", True)
+    tree = after.platform.tree
+    port, function = tree.function(after.function("port.2").address), tree.function(bridge.address)
+    assert (port.secondary, port.subordinate, function.secondary) == (2, 3, 3)
+
+
 @pytest.mark.parametrize(
     ("text", "port_type"),
     [

@@ -10,7 +10,7 @@ from vmm_rig import Start, spec
 from harness.errors import SpecError
 from harness.model.memory import Region
 from harness.spec import Room
-from harness.vmm.qemu.growth import memory_modules, plug_memory, plug_processor
+from harness.vmm.qemu.growth import memory_modules, plug_bridge, plug_memory, plug_processor
 from harness.vmm.qemu.qmp import QmpError
 
 
@@ -37,3 +37,10 @@ def test_memory_beyond_the_room_is_refused(start: Start) -> None:
     machine = start(replace(spec(), room=Room(memory_mib=128)))
     with pytest.raises(QmpError):
         plug_memory(machine.qmp, 256)
+
+
+def test_a_port_takes_one_bridge(start: Start) -> None:
+    machine = start(spec("edu,hotplug=on"))
+    plug_bridge(machine.qmp, "port.1")
+    with pytest.raises(QmpError, match="PCI"):
+        plug_bridge(machine.qmp, "port.1")
