@@ -134,11 +134,16 @@ def write_in_parts(
 
 
 def write_unheard(live: LiveMachine, device: str, aim: int, *, blocked: bool, why: str) -> Iterator[Finding]:
-    """As `write`, at a guest physical address that nobody uses, while there is no guest that could report anything."""
+    """As `write`, at a guest physical address that nobody uses, while there is no guest that could report anything.
+
+    What gets through the device has read from the same page before.
+    """
     access, outcome, walk = live.expect(device, aim, AccessKind.WRITE, COUNT)
     yield from check_outcome(access, None if blocked else aim, outcome, walk, why)
     page = aim & -_PAGE
     live.vmm.memory.write(page, canary()[:_PAGE])
+    if not blocked:
+        live.load(device, page, page, COUNT)
     seen = live.store(device, aim, COUNT, aim=aim, watch=(page,))
     yield from check_memory(access, seen, walk, arrives=() if blocked else range(COUNT))
 

@@ -72,9 +72,9 @@ def test_ovmf_starts_a_guest_from_a_disk_behind_the_iommu_again_and_again(
 @pytest.mark.claim("QD-1")
 @pytest.mark.parametrize("firmware", Firmware)
 def test_a_device_reaches_all_memory_while_firmware_runs(lease: Lease, iommu: IommuKind, firmware: Firmware) -> None:
-    """Firmware that finds nothing to start sets no IOMMU up: a device behind it writes where it likes, as one outside.
+    """Firmware that finds nothing to start sets no IOMMU up: a device behind it reads and writes where it likes.
 
-    For a virtio-iommu that is boot-bypass=on.
+    As one outside does. For a virtio-iommu that is boot-bypass=on.
     """
     machine = lease(_machine(iommu, firmware, None), wait=False)
     wait_for_firmware(machine)

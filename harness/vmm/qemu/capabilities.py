@@ -197,7 +197,7 @@ def ask(build: QemuBuild, machine: str = PC) -> Capabilities:
     """
     with ThreadPoolExecutor(1 + len(_TRIED)) as pool:
         answers = pool.submit(_interview, build, machine)
-        said = list(pool.map(lambda device: _refusal(build, machine, device), _TRIED))
+        said = list(pool.map(lambda device: refusal(build, device, machine=machine), _TRIED))
         found = answers.result()
     texts = dict(zip(_TRIED, said, strict=True))
     there = found.devices
@@ -230,11 +230,21 @@ def _interview(build: QemuBuild, machine: str) -> Capabilities:
         )
 
 
-def _refusal(build: QemuBuild, machine: str, device: str) -> str:
-    """What QEMU says when the machine is started with the device; empty when it comes up."""
+def refusal(build: QemuBuild, *devices: str, machine: str = PC) -> str:
+    """What QEMU says when the machine is started with the devices and does not come up; empty when it does.
+
+    Args:
+        build: the QEMU.
+        devices: as `-device` takes them.
+        machine: one that it has.
+
+    Raises:
+        HostError: it cannot be run here.
+        VmmTimeout: it does not answer.
+    """
     with ExitStack() as stack:
         try:
-            _start(build, machine, stack, (("-device", device),))
+            _start(build, machine, stack, tuple(("-device", device) for device in devices))
         except VmmStartError as error:
             return error.evidence.strip()
     return ""
