@@ -14,7 +14,7 @@ from streams import stream
 from harness.checks.dma import check_bytes, check_outcome, check_reported, check_unreported
 from harness.checks.judge import judge
 from harness.errors import HarnessError
-from harness.guest.answers import PAGE, Pages
+from harness.guest.answers import PAGE
 from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
 from harness.report.record import Finding
@@ -121,40 +121,23 @@ def test_a_dma_over_scattered_pages_goes_on_in_the_next_one(machine: LiveMachine
 
     All else stays as it was, the page that follows the first one in memory too.
     """
-    first, second, pages = _scattered(machine)
-    source = machine.allocate(1, canary())
+    source, second = machine.allocate(1, canary()), machine.allocate(1, canary())
+    first, behind = neighbours(machine, canary())
     machine.give_to_vfio("edu0")
     machine.agent.vfio_map(machine.address("edu0"), source, _SOURCE, "r")
-    for number, frame in enumerate((first, second)):
-        at = pages.frames.index(frame) * PAGE
-        machine.agent.vfio_map(machine.address("edu0"), pages, _TARGET + number * PAGE, offset=at, size=PAGE)
+    for number, page in enumerate((first, second)):
+        machine.agent.vfio_map(machine.address("edu0"), page, _TARGET + number * PAGE)
     machine.load("edu0", _SOURCE, source.frames[0], COUNT)
     payload, half = machine.vmm.memory.read(source.frames[0], COUNT), COUNT // 2
-    before = {frame: machine.vmm.memory.read(frame, PAGE) for frame in pages.frames}
-    for iova, frame in ((_TARGET + PAGE - half, first + PAGE - half), (_TARGET + PAGE, second)):
+    start, end, beside = (page.frames[0] for page in (first, second, behind))
+    before = {frame: machine.vmm.memory.read(frame, PAGE) for frame in (start, end, beside)}
+    for iova, aim in ((_TARGET + PAGE - half, start + PAGE - half), (_TARGET + PAGE, end)):
         access, outcome, walk = machine.expect("edu0", iova, AccessKind.WRITE, half)
-        judge(check_outcome(access, frame, outcome, walk, "VFIO_IOMMU_MAP_DMA, and the guest's /proc/self/pagemap"))
+        judge(check_outcome(access, aim, outcome, walk, "VFIO_IOMMU_MAP_DMA, and the guest's /proc/self/pagemap"))
     machine.rogue("edu0").dma_from_device(0, _TARGET + PAGE - half, COUNT)
-    wanted = before | {
-        first: before[first][:-half] + payload[:half],
-        second: payload[half:] + before[second][half:],
-    }
-    for frame in pages.frames:
-        judge(check_bytes(f"the page at {frame:#x} afterwards", wanted[frame], machine.vmm.memory.read(frame, PAGE)))
-
-
-def _scattered(machine: LiveMachine) -> tuple[int, int, Pages]:
-    """Two pages of which the second does not follow the first in memory, and all that were looked through.
-
-    Raises:
-        HarnessError: the guest gives no such pages.
-    """
-    pages = machine.allocate(_POOL, canary())
-    for first in pages.frames:
-        for second in pages.frames:
-            if second not in (first, first + PAGE) and first + PAGE in pages.frames:
-                return first, second, pages
-    raise HarnessError(f"of {_POOL} pages of the guest no two are scattered", hint="run the case again")
+    wanted = before | {start: before[start][:-half] + payload[:half], end: payload[half:] + before[end][half:]}
+    for frame, data in wanted.items():
+        judge(check_bytes(f"the page at {frame:#x} afterwards", data, machine.vmm.memory.read(frame, PAGE)))
 
 
 @pytest.mark.claim("IV-1")
