@@ -99,6 +99,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the mark, and keep a record where one is kept: not in a worker of pytest-xdist."""
     config.addinivalue_line("markers", "claim(*ids): ids of the claims that this case shows (docs/reference/claims.md)")
+    config.addinivalue_line("markers", "nightly: takes too long to be run for every change (ci/nightly)")
     config.addinivalue_line(
         "markers",
         'machine(iommu=KIND, devices=[TEXT...], boot="warm"|"cold", ...): the machine of a case, as '

@@ -32,7 +32,9 @@ _TWO = (
     "virtio-blk,iommu=on,hotplug=on",
     "edu,iommu=off,hotplug=on",
 )  # by PCI Express each takes five seconds to let go
-_WAYS = pytest.mark.parametrize("native", [False, True], ids=["acpi", "native"])
+_WAYS = pytest.mark.parametrize(
+    "native", [pytest.param(False, id="acpi"), pytest.param(True, id="native", marks=pytest.mark.nightly)]
+)
 _IOVA = 0x12345000
 
 

@@ -50,7 +50,9 @@ _RESETS: Mapping[str, Callable[[LiveMachine], None]] = {"reboot": _reboot, "syst
 
 
 @pytest.mark.claim("IV-1", "VQ-3", "VQ-8")
-@pytest.mark.parametrize("how", _RESETS)
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=pytest.mark.nightly if how == "reboot" else ()) for how in _RESETS]
+)
 def test_no_mapping_outlives_a_reset(lab: Lab, lease: Lease, iommu: IommuKind, how: str) -> None:
     """After a reset of the machine a device is held to what the new kernel maps: nothing from before lets it through.
 

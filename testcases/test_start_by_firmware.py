@@ -53,6 +53,7 @@ def test_seabios_starts_a_guest_from_a_disk_behind_the_iommu(lease: Lease, iommu
     judge(check_disk(machine, _DISK))
 
 
+@pytest.mark.nightly
 @pytest.mark.claim("VQ-8", "VQ-3", "VQ-1", "CH-4")
 def test_ovmf_starts_a_guest_from_a_disk_behind_the_iommu_again_and_again(
     lab: Lab, lease: Lease, iommu: IommuKind

@@ -250,7 +250,15 @@ def test_a_device_reaches_the_registers_of_another_only_through_a_mapping(machin
 
 @pytest.mark.claim("IV-7", "QD-2")
 @pytest.mark.machine(devices=["edu,iommu=on"])
-@pytest.mark.parametrize("end", ["unmap", "close", "kill", "kill-and-unbind"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "unmap",
+        pytest.param("close", marks=pytest.mark.nightly),
+        "kill",
+        pytest.param("kill-and-unbind", marks=pytest.mark.nightly),
+    ],
+)
 def test_nothing_is_left_of_a_mapping_that_ended_during_dma(machine: LiveMachine, end: str) -> None:
     """While a device writes without pause, its mapping ends: no write that is begun from then on gets through.
 

@@ -85,8 +85,11 @@ def test_virtio_blk_takes_the_path_of_the_truth_table(
 @pytest.mark.parametrize("kind", _OTHERS, ids=str)
 @pytest.mark.parametrize(
     ("platform", "behind"),
-    [(True, True), (False, True), (False, False)],
-    ids=["platform-behind", "plain-behind", "plain-outside"],
+    [
+        pytest.param(True, True, id="platform-behind"),
+        pytest.param(False, True, id="plain-behind", marks=pytest.mark.nightly),
+        pytest.param(False, False, id="plain-outside", marks=pytest.mark.nightly),
+    ],
 )
 def test_every_kind_takes_the_path_of_the_truth_table(
     lease: Lease, iommu: IommuKind, kind: DeviceKind, platform: bool, behind: bool

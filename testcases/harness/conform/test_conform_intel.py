@@ -35,7 +35,13 @@ from harness.resources import ROOT
 TARGETS = [target for target in INTEL_TARGETS if target.name != "intel-iommu/caching-mode"]
 
 
-@pytest.mark.parametrize("target", TARGETS, ids=[target.name for target in TARGETS])
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param(target, id=target.name, marks=() if target.plan == Plan() else pytest.mark.nightly)
+        for target in TARGETS
+    ],
+)
 def test_commands_of_the_universe_are_reached_and_requests_are_blocked_or_not(target: IntelIommu) -> None:
     ran = run_all(target.name, range(40 if target.plan == Plan() else 20))
     assert Fault in ran.kinds
