@@ -12,14 +12,17 @@ import pytest
 from copied_templates import CopiedTemplates
 from faults_rig import PLAIN, told
 
+from harness.artifacts.cache import Cache
 from harness.errors import VmmDied, VmmStartError
+from harness.lab import Lab
 from harness.spec import Iommu, IommuKind, Machine
 from harness.verdict import Verdict
 from harness.warm.lease import Leases
 from harness.warm.shape import template_of
-from harness.warm.store import FILES, Entry, File, look
+from harness.warm.store import FILES, Entry, File, Store, look
 
 _PAGE = 4096
+_OTHER = Machine(iommu=Iommu(kind=IommuKind.INTEL))
 
 
 @pytest.fixture
@@ -32,8 +35,14 @@ def entry(copied: CopiedTemplates) -> Entry:
 @pytest.fixture(scope="session")
 def other_state(leases: Leases) -> bytes:
     """The state of a machine with another IOMMU."""
-    with leases.template(template_of(Machine(iommu=Iommu(kind=IommuKind.INTEL)))) as entry:
+    with leases.template(template_of(_OTHER)) as entry:
         return entry.file("state").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def other_build() -> Leases:
+    """Machines of another QEMU build, whose templates are in the shared cache too."""
+    return Leases(Lab.open(qemu="sid"), Store(Cache()))
 
 
 def _halve(file: Path, other: bytes) -> None:
@@ -70,10 +79,8 @@ def test_damage_is_told_and_the_template_made_again_before_anything_is_started(
     assert re.fullmatch(f"a template is made again: {entry.file(name)} {says}", copied.said[1]), copied.said
 
 
-def test_template_of_another_machine_under_this_ones_key_is_not_used(
-    copied: CopiedTemplates, entry: Entry, leases: Leases
-) -> None:
-    with copied.template(template_of(Machine(iommu=Iommu(kind=IommuKind.INTEL)))) as other:
+def test_template_of_another_machine_under_this_ones_key_is_not_used(copied: CopiedTemplates, entry: Entry) -> None:
+    with copied.template(template_of(_OTHER)) as other:
         other.directory.rename(entry.directory.rename(entry.directory.with_name("old")).with_name(entry.manifest.key))
     with copied.start(PLAIN) as live:
         assert live.origin == f"started from template {entry.manifest.key}"
@@ -87,6 +94,21 @@ def test_state_of_another_machine_that_passes_for_this_ones_is_nobodys_finding(
     copied: CopiedTemplates, entry: Entry, other_state: bytes
 ) -> None:
     entry.file("state").write_bytes(other_state)
+    _pass_off(entry)
+    with told(VmmStartError, Verdict.MISS, "QEMU"), copied.start(PLAIN):
+        pass
+    assert copied.made == 1
+
+
+def test_builds_have_templates_of_their_own(leases: Leases, other_build: Leases) -> None:
+    assert leases.key(template_of(PLAIN)) != other_build.key(template_of(PLAIN))
+
+
+def test_state_of_another_build_that_passes_for_this_ones_is_nobodys_finding(
+    copied: CopiedTemplates, entry: Entry, other_build: Leases
+) -> None:
+    with other_build.template(template_of(PLAIN)) as other:
+        entry.file("state").write_bytes(other.file("state").read_bytes())
     _pass_off(entry)
     with told(VmmStartError, Verdict.MISS, "QEMU"), copied.start(PLAIN):
         pass
