@@ -89,3 +89,10 @@ def test_every_option_of_a_command_is_in_its_page(command: str) -> None:
     for name in command.split():
         found = _subcommands(found)[name]
     assert _options(found) <= set(_OPTION.findall(lines))
+
+
+def test_every_finding_is_in_the_list_of_findings_under_its_title() -> None:
+    text = (ROOT / "docs/findings.md").read_text()
+    titles = set(re.findall(r"^## (F-\d+): (.+)$", text, re.MULTILINE))
+    assert titles
+    assert sorted(re.findall(r"^- \[(F-\d+)\]\(#f-\d+[\w-]*\) (.+)$", text, re.MULTILINE)) == sorted(titles)
