@@ -46,9 +46,13 @@ class Stream:
         self._worker.start()
 
     def stop(self) -> None:
-        """End, and wait until the last write has."""
+        """End, and wait until the last write has: also one that took so long that it was given up."""
         self._stop.set()
         self._worker.join()
+        if self._is_helped:
+            with suppress(HarnessError):  # the device has gone
+                self._rogue.enable()
+                self._rogue.wait_idle()
 
     def _go_on(self) -> None:
         while not self._stop.is_set():

@@ -11,6 +11,7 @@ from rogue import RATE_LIMIT_SECONDS, canary, copy, write, write_over
 from traffic import check_disk
 
 from harness.checks.dma import check_bytes, check_outcome
+from harness.checks.inventory import check_groups
 from harness.checks.judge import judge
 from harness.guest.answers import PAGE
 from harness.live.machine import LiveMachine
@@ -88,6 +89,7 @@ def test_sp_off_leaves_superpages_out(lease: Lease, iommu: IommuKind, words: tup
 @pytest.mark.machine(devices=["edu,iommu=on,id=trusted", "edu,iommu=on,id=other"])
 def test_one_group_is_passed_through_and_no_other(machine: LiveMachine) -> None:
     """The group whose type the guest makes `identity` reaches all memory; its neighbour does not. Then it is undone."""
+    judge(check_groups(machine.topology, machine.agent.iommu_groups()))
     for type, blocked in (("identity", False), ("DMA", True)):
         machine.set_group_type("trusted", type)
         for device, held in (("trusted", blocked), ("other", True)):
@@ -107,8 +109,8 @@ def test_without_its_driver_a_virtio_iommu_holds_nobody_back(lease: Lease, iommu
     machine = Machine(
         iommu=Iommu(kind=iommu, boot_bypass=True),
         devices=(Device.parse("edu,iommu=on"),),
-        # The kernel waits for the driver before it probes anything behind the IOMMU: not longer than a second.
-        kernel_args=("module_blacklist=virtio_iommu", "deferred_probe_timeout=1"),
+        # The kernel waits for the driver before it probes anything behind the IOMMU: not beyond its own start.
+        kernel_args=("module_blacklist=virtio_iommu", "deferred_probe_timeout=0"),
     )
     judge(copy(lease(machine), "edu0"))
 

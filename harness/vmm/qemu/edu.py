@@ -85,6 +85,14 @@ class Edu:
         _check(iova, offset, count)
         self._transfer(_BUFFER + offset, iova, count, _RUN | _TO_MEMORY, deadline)
 
+    def wait_idle(self, *, deadline: float = 5.0) -> None:
+        """Wait until no transfer is pending.
+
+        Raises:
+            VmmTimeout: one is, after so many seconds.
+        """
+        self._wait(self.function.bar(0), "a transfer", time.monotonic() + deadline, deadline)
+
     def _transfer(self, source: int, destination: int, count: int, command: int, deadline: float) -> None:
         end = time.monotonic() + deadline
         base = self.function.bar(0)
