@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.artifacts import modules
 from harness.artifacts.cache import Cache
 from harness.artifacts.kernel import Kernel, find_kernel, is_path
+from harness.artifacts.modules import KernelModules
 from harness.artifacts.progress import Progress, silent
 from harness.artifacts.qemu import QemuBuild, find_qemu
 from harness.artifacts.vmlinux import bootable
@@ -59,6 +59,7 @@ class Lab:
         qemu: the QEMU build.
         capabilities: what it can do.
         kernel: the guest kernel.
+        modules: of that kernel.
         kernel_file: the file that QEMU is given for it: the image itself, or the ELF file unpacked from it.
         images: the guest images for that kernel.
         accelerator: what runs the guest's instructions, and why KVM was not chosen.
@@ -68,6 +69,7 @@ class Lab:
     qemu: QemuBuild
     capabilities: Capabilities
     kernel: Kernel
+    modules: KernelModules
     kernel_file: Path
     images: Images
     accelerator: accelerator.Choice
@@ -109,6 +111,7 @@ class Lab:
             qemu=build,
             capabilities=cached(build, cache.directory("derived")),
             kernel=guest,
+            modules=KernelModules(guest),
             kernel_file=bootable(guest, cache),
             images=images,
             accelerator=accelerator.cached(build, cache),
@@ -123,7 +126,7 @@ class Lab:
             SpecError: there is no such guest image.
         """
         require(machine, self.capabilities)
-        require_driver(Recipe.named(machine.image), self.kernel, machine.iommu.kind)
+        require_driver(Recipe.named(machine.image), self.modules, machine.iommu.kind)
 
     def require_modules(self, *names: str) -> None:
         """Refuse by name what the guest's kernel has no module for, built in or not.
@@ -131,7 +134,7 @@ class Lab:
         Raises:
             Unsupported: the message names the configuration option.
         """
-        modules.resolve(self.kernel, names)
+        self.modules.resolve(names)
 
     @contextmanager
     def boot(

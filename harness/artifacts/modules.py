@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from harness.artifacts.image import decompress
 from harness.artifacts.kernel import Kernel
 from harness.errors import ArtifactError, Unsupported
 
-__all__ = ["ModuleFile", "ModuleInfo", "info", "read", "resolve"]
+__all__ = ["KernelModules", "ModuleFile", "ModuleInfo", "info", "read"]
 
 _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 
@@ -75,27 +76,6 @@ class ModuleInfo:
     aliases: tuple[str, ...]
 
 
-def resolve(kernel: Kernel, names: Iterable[str]) -> list[ModuleFile]:
-    """The modules of those names and all that they need, each after what it needs.
-
-    Args:
-        names: '-' and '_' are the same.
-
-    Returns:
-        each module once; those built into the image are among them, so that a caller can say what it found.
-        Soft dependencies are followed where the kernel has them.
-
-    Raises:
-        Unsupported: the kernel has no such module; the message names the configuration option where it is known.
-        ArtifactError: a module file cannot be read.
-    """
-    index = _Index(kernel)
-    order: dict[str, ModuleFile] = {}
-    for name in names:
-        index.add(_plain(name), order, frozenset())
-    return list(order.values())
-
-
 def read(module: ModuleFile) -> bytes:
     """The module as an uncompressed ELF file; empty for one that is built in.
 
@@ -144,55 +124,92 @@ def info(module: ModuleFile) -> ModuleInfo:
     )
 
 
-class _Index:
-    """The modules of one kernel, by name."""
+class KernelModules:
+    """The modules of one kernel, looked for when the first of them is asked for; each that is asked for is read once.
+
+    Attributes:
+        kernel: whose.
+    """
 
     def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-        self._files: dict[str, Path] = {}
-        self._builtin: set[str] = set()
-        directory = kernel.modules_dir
-        if directory is None:
-            return
-        for place, _, names in os.walk(directory):
-            for name in names:
-                if name.endswith(_SUFFIXES):
-                    self._files[_plain(name.partition(".ko")[0])] = Path(place, name)
-        listing = directory / "modules.builtin"
-        if listing.is_file():
-            self._builtin = {_plain(Path(line).name.partition(".ko")[0]) for line in listing.read_text().split()}
+        self.kernel = kernel
+        self._read: dict[str, ModuleInfo] = {}
 
-    def find(self, name: str) -> ModuleFile | None:
+    def resolve(self, names: Iterable[str]) -> list[ModuleFile]:
+        """The modules of those names and all that they need, each after what it needs.
+
+        Args:
+            names: '-' and '_' are the same.
+
+        Returns:
+            each module once; those built into the image are among them, so that a caller can say what it found.
+            Soft dependencies are followed where the kernel has them.
+
+        Raises:
+            Unsupported: the kernel has no such module; the message names the configuration option where it is known.
+            ArtifactError: a module file cannot be read.
+        """
+        order: dict[str, ModuleFile] = {}
+        for name in names:
+            self._add(_plain(name), order, frozenset())
+        return list(order.values())
+
+    @cached_property
+    def _files(self) -> dict[str, Path]:
+        """The files, by plain name."""
+        if self.kernel.modules_dir is None:
+            return {}
+        return {
+            _plain(name.partition(".ko")[0]): Path(place, name)
+            for place, _, names in os.walk(self.kernel.modules_dir)
+            for name in names
+            if name.endswith(_SUFFIXES)
+        }
+
+    @cached_property
+    def _builtin(self) -> frozenset[str]:
+        """Plain names of those that are built in."""
+        listing = self.kernel.modules_dir / "modules.builtin" if self.kernel.modules_dir else None
+        if listing is None or not listing.is_file():
+            return frozenset()
+        return frozenset(_plain(Path(line).name.partition(".ko")[0]) for line in listing.read_text().split())
+
+    def _find(self, name: str) -> ModuleFile | None:
         """The module of that plain name."""
         # Built in wins: a build tree can hold a stale .ko of a driver that has been built in since.
-        if name in self._builtin or (not self._builtin and self._kernel.config.get(_option(name)) == "y"):
+        if name in self._builtin or (not self._builtin and self.kernel.config.get(_option(name)) == "y"):
             return ModuleFile(name=name, path=None, builtin=True)
         path = self._files.get(name)
         return None if path is None else ModuleFile(name=name, path=path, builtin=False)
 
-    def add(self, name: str, order: dict[str, ModuleFile], above: frozenset[str]) -> None:
+    def _add(self, name: str, order: dict[str, ModuleFile], above: frozenset[str]) -> None:
         """Put a module into `order`, what it needs first.
 
         `above` are those that need it: soft dependencies can be circular.
         """
         if name in order or name in above:
             return
-        module = self.find(name)
+        module = self._find(name)
         if module is None:
             raise self._absent(name, above)
-        found = info(module)
+        found = self._info(module)
         for needed in found.depends:
-            self.add(needed, order, above | {name})
+            self._add(needed, order, above | {name})
         for wanted in found.pre:
-            if self.find(wanted) is not None:
-                self.add(wanted, order, above | {name})
+            if self._find(wanted) is not None:
+                self._add(wanted, order, above | {name})
         order[name] = module
         for wanted in found.post:
-            if self.find(wanted) is not None:
-                self.add(wanted, order, above | {name})
+            if self._find(wanted) is not None:
+                self._add(wanted, order, above | {name})
+
+    def _info(self, module: ModuleFile) -> ModuleInfo:
+        if module.name not in self._read:
+            self._read[module.name] = info(module)
+        return self._read[module.name]
 
     def _absent(self, name: str, above: frozenset[str]) -> Unsupported:
-        kernel = self._kernel
+        kernel = self.kernel
         option = _option(name)
         driver = _OPTIONS[name][1] if name in _OPTIONS else name
         what = f"kernel {kernel.release} has no {driver} driver"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.artifacts import modules
 from harness.artifacts.kernel import Kernel
+from harness.artifacts.modules import KernelModules, read
 from harness.errors import Unsupported
 from harness.images.cpio import Archive
 from harness.images.recipe import Recipe
@@ -25,6 +25,7 @@ def pack_modules(recipe: Recipe, kernel: Kernel) -> bytes:
         *recipe.modules.always,
         *recipe.modules.available,
     )
+    found = KernelModules(kernel)
     directory = f"usr/lib/modules/{kernel.release}"
     archive = Archive()
     archive.link("lib/modules", "../usr/lib/modules")
@@ -33,13 +34,13 @@ def pack_modules(recipe: Recipe, kernel: Kernel) -> bytes:
     builtin = []
     for name in named:
         try:
-            chain = modules.resolve(kernel, [name])
+            chain = found.resolve([name])
         except Unsupported:
             continue
         builtin += [f"kernel/{module.name}.ko" for module in chain if module.builtin]
         files = [module for module in chain if not module.builtin]
         for position, module in enumerate(files):
-            archive.file(f"{directory}/{module.name}.ko", modules.read(module))
+            archive.file(f"{directory}/{module.name}.ko", read(module))
             # modprobe loads the last one named first; the chain comes with dependencies first.
             dependencies[module.name] = [f"{earlier.name}.ko" for earlier in reversed(files[:position])]
     dep = "".join(f"{name}.ko: {' '.join(needs)}\n" for name, needs in sorted(dependencies.items()))
@@ -58,17 +59,17 @@ def modules_identity(kernel: Kernel) -> str:
     return "\n".join(parts)
 
 
-def require_driver(recipe: Recipe, kernel: Kernel, kind: IommuKind) -> None:
+def require_driver(recipe: Recipe, modules: KernelModules, kind: IommuKind) -> None:
     """Check that a kernel has the driver of an IOMMU, and those without which no guest is reached.
 
     Raises:
         Unsupported: it is known not to have them; the message names the configuration option.
     """
-    option = _BUILT_IN.get(kind)
+    kernel, option = modules.kernel, _BUILT_IN.get(kind)
     # Of a kernel whose configuration is not known nothing can be said: its guest shows whether it has the driver.
     if option and kernel.config and kernel.config.get(option) != "y":
         raise Unsupported(
             f"kernel {kernel.release} has no {kind} IOMMU driver: {option} is not set",
             hint="build the kernel with it, or choose another: --kernel NAME|PATH",
         )
-    modules.resolve(kernel, [*recipe.modules.iommu.get(kind, ()), *recipe.modules.always])
+    modules.resolve([*recipe.modules.iommu.get(kind, ()), *recipe.modules.always])

@@ -8,6 +8,7 @@ import pytest
 from images_cpio import by_name
 
 from harness.artifacts.kernel import Kernel
+from harness.artifacts.modules import KernelModules
 from harness.errors import Unsupported
 from harness.images.kernel_modules import modules_identity, pack_modules, require_driver
 from harness.images.recipe import Modules, Recipe
@@ -69,17 +70,17 @@ def test_packing_twice_gives_the_same_bytes(kernel: Kernel) -> None:
 
 @pytest.mark.parametrize("kind", IommuKind)
 def test_kernel_with_every_driver_is_enough(kernel: Kernel, kind: IommuKind) -> None:
-    require_driver(RECIPE, kernel, kind)
+    require_driver(RECIPE, KernelModules(kernel), kind)
 
 
 def test_kernel_without_virtio_iommu_is_refused_with_the_option(old_kernel: Kernel) -> None:
     with pytest.raises(Unsupported, match="CONFIG_VIRTIO_IOMMU is not set") as caught:
-        require_driver(RECIPE, old_kernel, IommuKind.VIRTIO)
+        require_driver(RECIPE, KernelModules(old_kernel), IommuKind.VIRTIO)
     assert old_kernel.release in caught.value.message
 
 
 def test_kernel_without_virtio_iommu_does_for_intel(old_kernel: Kernel) -> None:
-    require_driver(RECIPE, old_kernel, IommuKind.INTEL)
+    require_driver(RECIPE, KernelModules(old_kernel), IommuKind.INTEL)
 
 
 @pytest.mark.parametrize(
@@ -88,11 +89,11 @@ def test_kernel_without_virtio_iommu_does_for_intel(old_kernel: Kernel) -> None:
 def test_kernel_without_the_driver_is_refused_with_the_option(kernel: Kernel, kind: IommuKind, option: str) -> None:
     config = {name: value for name, value in kernel.config.items() if name != option}
     with pytest.raises(Unsupported, match=f"{option} is not set"):
-        require_driver(RECIPE, replace(kernel, config=config), kind)
+        require_driver(RECIPE, KernelModules(replace(kernel, config=config)), kind)
 
 
 def test_kernel_whose_configuration_is_not_known_is_not_refused_for_intel(kernel: Kernel) -> None:
-    require_driver(RECIPE, replace(kernel, config={}), IommuKind.INTEL)
+    require_driver(RECIPE, KernelModules(replace(kernel, config={})), IommuKind.INTEL)
 
 
 def test_the_transport_comes_before_what_cannot_work_without_it() -> None:
