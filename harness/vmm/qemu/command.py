@@ -265,10 +265,10 @@ def _port(port: Port) -> Properties:
 
 
 def _management(number: int) -> Properties:
-    values: dict[str, Value] = {"bus": Root.MAIN.value, "addr": hex(number), "netdev": netdev_name(MANAGEMENT)}
-    return Properties(
-        "virtio-net-pci", MANAGEMENT, values | {"romfile": ""} | virtio_interface(Interface.MODERN, platform=False)
-    )
+    at: dict[str, Value] = {"bus": Root.MAIN.value, "addr": hex(number), "netdev": netdev_name(MANAGEMENT)}
+    # A guest that goes on elsewhere would tell its neighbours, of which it has none here.
+    values: dict[str, Value] = {"romfile": "", "guest_announce": False}
+    return Properties("virtio-net-pci", MANAGEMENT, at | values | virtio_interface(Interface.MODERN, platform=False))
 
 
 def _agent() -> tuple[Properties, ...]:
