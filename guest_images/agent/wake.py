@@ -14,13 +14,16 @@ _KEYS = "/root/.ssh/authorized_keys"
 
 
 def wake(seconds: float, entropy: str, authorized_keys: str) -> None:
+    """Tell it. Each machine that goes on does this, and all of it is translated anew there: so no file objects."""
     time.clock_settime(time.CLOCK_REALTIME, seconds)
     seed = bytes.fromhex(entropy)
-    with open("/dev/urandom", "wb", buffering=0) as device:
-        fcntl.ioctl(device, _ADD_ENTROPY, struct.pack("ii", len(seed) * 8, len(seed)) + seed)
-        fcntl.ioctl(device, _RESEED)
-    with open(os.open(_KEYS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(authorized_keys)
+    device = os.open("/dev/urandom", os.O_WRONLY)
+    fcntl.ioctl(device, _ADD_ENTROPY, struct.pack("ii", len(seed) * 8, len(seed)) + seed)
+    fcntl.ioctl(device, _RESEED)
+    os.close(device)
+    keys = os.open(_KEYS, os.O_WRONLY)  # the overlay has it, with the key that the template was made by
+    os.ftruncate(keys, os.write(keys, authorized_keys.encode()))
+    os.close(keys)
 
 
 OPERATIONS = {"wake": wake}

@@ -270,6 +270,7 @@ def _cold(lab: Lab, machine: Machine) -> _Cold:
             live.guest.run("true")
             answered = time.monotonic()
         agent = live.agent
+        agent.ping()
         started = time.monotonic()
         trips = []
         for _ in range(_PINGS):

@@ -56,8 +56,8 @@ class Agent:
         self._port = port
         self._check = check
         self._ids = itertools.count(1)
+        self._patience = _START_SECONDS  # more than an answer takes, until there has been one
         self._port.send(b"\n", _START_SECONDS, check)
-        self._call("ping", {}, dict[str, object], _START_SECONDS)
 
     def ping(self, deadline_seconds: float = 10.0) -> None:
         """Ask whether it is there."""
@@ -297,12 +297,14 @@ class Agent:
 
     def _call(self, op: str, args: dict[str, object], type: type[_T], deadline_seconds: float = 10.0) -> _T:
         number = next(self._ids)
+        deadline_seconds += self._patience
         end = time.monotonic() + deadline_seconds
         request = msgspec.json.encode({"id": number, "op": op, "args": args}) + b"\n"
         self._port.send(request, deadline_seconds, self._check)
         answer = self._answer(op, deadline_seconds)
         while answer.id < number:  # the late answer to a request that was given up
             answer = self._answer(op, max(0.0, end - time.monotonic()))
+        self._patience = 0.0
         if answer.id != number:
             raise AgentError(f"{op}: the guest's agent answered request {answer.id} and not {number}")
         if answer.error is not None:

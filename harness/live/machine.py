@@ -108,6 +108,8 @@ class LiveMachine:
         Raises:
             GuestError: it does not find one in time.
         """
+        if not ids:
+            return
         self._plugged.update(ids)
         for id in ids:
             self.agent.wait_path(f"/sys/bus/pci/devices/{self.address(id)}", _PLUG_SECONDS)

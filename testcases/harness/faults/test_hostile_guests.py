@@ -266,7 +266,9 @@ def _agent(live: LiveMachine) -> Iterator[tuple[Agent, socket.socket]]:
     port = SerialPort(here, live.vmm.process)
     try:
         guest.sendall(b'{"id":1,"ok":{}}\n')
-        yield Agent(port, lambda: None), guest
+        agent = Agent(port, lambda: None)
+        agent.ping()
+        yield agent, guest
     finally:
         port.close()
         guest.close()
