@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -172,10 +172,9 @@ class QemuProcess:
         Raises:
             VmmTimeout: it still runs.
         """
-        try:
-            return self._popen.wait(deadline)
-        except subprocess.TimeoutExpired:
-            raise self.timeout("to end", deadline) from None
+        if not self._ends_within(deadline):
+            raise self.timeout("to end", deadline)
+        return self._popen.wait()
 
     def check(self, asked: str) -> None:
         """Raise what `died` makes of it if it has ended.
@@ -239,8 +238,7 @@ class QemuProcess:
             VmmDied: it was killed, told to end, or gave up.
             VmmError: it lives on, and has closed a connection.
         """
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._popen.wait(_LAST_WORDS_SECONDS)  # its sockets close a moment before it can be waited for
+        self._ends_within(_LAST_WORDS_SECONDS)  # its sockets close a moment before it can be waited for
         code = self._popen.poll()
         if code is None:
             return VmmError(f"QEMU is running, and has closed the connection needed {asked}", evidence=self.stderr)
@@ -271,13 +269,11 @@ class QemuProcess:
             VmmError: SIGKILL did not end it within 10 s.
         """
         self._popen.kill()
-        try:
-            self._popen.wait(_DEATH_SECONDS)
-        except subprocess.TimeoutExpired:
+        if not self._ends_within(_DEATH_SECONDS):
             raise VmmError(
                 f"QEMU (pid {self.pid}) did not end within {_DEATH_SECONDS:g} s of SIGKILL{_kernel_state(self.pid)}",
                 hint="look at what the kernel says of it: dmesg, /proc/PID/stack",
-            ) from None
+            )
 
     def close(self) -> None:
         """Kill it if it runs, and give back its handle; a second call does nothing."""
@@ -296,6 +292,16 @@ class QemuProcess:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _ends_within(self, seconds: float) -> bool:
+        """Wait until it has ended, at most that long; `Popen.wait` with a time-out looks every 50 ms."""
+        if self._popen.returncode is None:
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            if not poll.poll(seconds * 1000):
+                return False
+            self._popen.wait()
+        return True
 
     def _ended(self) -> None:
         """In the loop's thread: the pidfd is readable."""
