@@ -1,4 +1,4 @@
-"""Reading what the kernel shows: sysfs, procfs, its log; and loading its modules."""
+"""Reading what the kernel shows in sysfs and procfs; and loading its modules."""
 
 from __future__ import annotations
 
@@ -45,28 +45,6 @@ def iommu_groups() -> list[dict[str, object]]:
     ]
 
 
-def kernel_log(after: int = -1) -> list[tuple[int, int, float, str]]:
-    """Records of /dev/kmsg above the sequence number `after`: (sequence, level, seconds since boot, text)."""
-    records: list[tuple[int, int, float, str]] = []
-    fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        while True:
-            try:
-                raw = os.read(fd, 8192)
-            except BlockingIOError:
-                return records
-            except OSError as error:
-                if error.errno == errno.EPIPE:  # overwritten while we read: the next read goes on behind the gap
-                    continue
-                raise
-            head, _, text = raw.decode(errors="replace").partition(";")
-            level, sequence, microseconds = head.split(",")[:3]
-            if int(sequence) > after:
-                records.append((int(sequence), int(level) & 7, int(microseconds) / 1e6, text.split("\n")[0]))
-    finally:
-        os.close(fd)
-
-
 def modprobe(names: list[str]) -> None:
     """Load modules with what they depend on, those that are not there yet."""
     for name in names:
@@ -98,5 +76,5 @@ def wait_for(*patterns: str) -> list[str]:
 
 
 OPERATIONS: dict[str, Callable[..., object]] = {
-    f.__name__: f for f in (read_file, read_bytes, write_file, iommu_groups, kernel_log, modprobe, wait_path)
+    f.__name__: f for f in (read_file, read_bytes, write_file, iommu_groups, modprobe, wait_path)
 }

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import block
 import child
 import files
+import kernel_log
 import kexec
 import memory
 import network
@@ -32,6 +33,7 @@ OPERATIONS: dict[str, Callable[..., object]] = {
     **block.OPERATIONS,
     **child.OPERATIONS,
     **files.OPERATIONS,
+    **kernel_log.OPERATIONS,
     **kexec.OPERATIONS,
     **memory.OPERATIONS,
     **network.OPERATIONS,

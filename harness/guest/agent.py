@@ -91,9 +91,16 @@ class Agent:
         return self._call("iommu_groups", {}, tuple[Group, ...])
 
     def kernel_log(self, after: int = -1) -> tuple[LogRecord, ...]:
-        """Kernel log records above that sequence number."""
+        """Kernel log records above that sequence number.
+
+        Those are among them that an interrupt has led to which was raised before this was asked.
+        """
         records = self._call("kernel_log", {"after": after}, list[tuple[int, int, float, str]])
         return tuple(LogRecord(*record) for record in records)
+
+    def kernel_log_mark(self) -> int:
+        """Sequence number of the last record in the kernel log, -1 for none; as of `kernel_log`."""
+        return self._call("kernel_log_mark", {}, int)
 
     def modprobe(self, *names: str) -> None:
         """Load modules, those that are not there yet."""

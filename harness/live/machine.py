@@ -42,7 +42,6 @@ _MARK = b"the very page"
 _UIO = "uio_pci_generic"
 _VFIO = ("vfio_iommu_type1", "vfio_pci")
 _FAULT_SECONDS = 3.0
-_QUIET_SECONDS = 0.2
 
 
 class LiveMachine:
@@ -371,8 +370,7 @@ class LiveMachine:
 
     def log_mark(self) -> int:
         """Sequence number of the last record in the guest's kernel log."""
-        records = self.agent.kernel_log()
-        return records[-1].sequence if records else -1
+        return self.agent.kernel_log_mark()
 
     def interrupt_faults(self, *, since: int) -> tuple[InterruptFault, ...]:
         """Interrupts that the guest's log reports as refused, from the log's mark on."""
@@ -390,15 +388,14 @@ class LiveMachine:
             requester: whose.
             since: the log's mark, from which on they count.
             wait: there must be one: look until there is, for up to three seconds; that requester's faults have a cause
-                then. Else look after a moment: a guest with one processor takes the fault interrupt before its agent
-                can answer, but on more than one it need not have.
+                then. Else look once: the agent lets the guest take the interrupts of what was done before.
         """
         if wait:
             self._asked.add(requester)
-        end = time.monotonic() + (_FAULT_SECONDS if wait else _QUIET_SECONDS)
+        end = time.monotonic() + _FAULT_SECONDS
         while True:
             reported = parse_faults(record.text for record in self.agent.kernel_log(since))
             faults = tuple(fault for fault in reported if fault.requester == requester)
-            if (faults and wait) or time.monotonic() > end:
+            if faults or not wait or time.monotonic() > end:
                 return faults
             time.sleep(0.02)

@@ -159,6 +159,7 @@ class Leases:
                 machine.agent.wake(time.time(), secrets.token_bytes(_ENTROPY_BYTES), keys.login.authorized_keys())
             with suppress(Unsupported):  # who needs it is told
                 machine.load_vfio()
+            machine.log_mark()
             machine.guest.close()
             roms, interrupt = vmm.option_roms, _iommu_interrupt(machine)
             vmm.save(directory / "state")
