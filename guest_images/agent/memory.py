@@ -31,11 +31,13 @@ class Pages:
 
     def frames(self) -> list[int]:
         """Guest physical address of each page. Linux, Documentation/admin-guide/mm/pagemap.rst."""
-        entries: list[int] = []
-        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-            for page in range(self.count):
-                pagemap.seek((self.address + page * self.size) // PAGE * 8)
-                entries += struct.unpack("<Q", pagemap.read(8))
+        step = self.size // PAGE
+        pagemap = os.open("/proc/self/pagemap", os.O_RDONLY)
+        try:
+            data = os.pread(pagemap, ((self.count - 1) * step + 1) * 8, self.address // PAGE * 8)
+        finally:
+            os.close(pagemap)
+        entries = struct.unpack(f"<{len(data) // 8}Q", data)[::step]
         if not all(entry >> 63 for entry in entries):
             raise RuntimeError("a page that was populated is not present")
         return [(entry & ((1 << 55) - 1)) * PAGE for entry in entries]

@@ -6,7 +6,7 @@ It drives and observes; what must be seen is the model's to say, and whether it 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 from harness.errors import HarnessError, SpecError
@@ -263,9 +263,9 @@ class LiveMachine:
         """
         device = self.rogue(id)
         pages = tuple(watch)
-        before = {address: self.vmm.memory.read(address, _PAGE) for address in pages}
+        before = self._pages(pages)
         device.dma_from_device(0, iova, count)
-        after = {address: self.vmm.memory.read(address, _PAGE) for address in pages}
+        after = self._pages(pages)
         payload = self._buffers.get(id, bytes(_PAGE))[:count]
         return DmaSeen(before=before, after=after, payload=payload, aim=aim)
 
@@ -276,10 +276,17 @@ class LiveMachine:
             HarnessError: it does not: the addresses are wrong, and nothing that is said of them would mean anything.
         """
         pages = self.agent.page_allocate(count, fill)
+        whole = fill * (count * _PAGE // len(fill) + 1)
+        seen = self._pages(pages.frames)
         for number, frame in enumerate(pages.frames):
-            if self.vmm.memory.read(frame, _PAGE) != self.agent.page_read(pages, number * _PAGE, _PAGE):
+            if seen[frame] != whole[number * _PAGE : (number + 1) * _PAGE]:
                 raise HarnessError(f"the page that the guest has at {frame:#x} holds something else for the host")
         return pages
+
+    def _pages(self, addresses: Sequence[int]) -> dict[int, bytes]:
+        """What the host sees of the guest's pages that stand there."""
+        pieces = self.vmm.memory.read_pieces([(address, _PAGE) for address in addresses])
+        return dict(zip(addresses, pieces, strict=True))
 
     def allocate_huge(self, shift: int) -> Pages:
         """One huge page of the guest, of 2**shift bytes; errors as of `allocate`."""

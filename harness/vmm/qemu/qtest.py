@@ -71,13 +71,22 @@ class Qtest:
     def read(self, address: int, count: int, *, deadline: float = 10.0) -> bytes:
         """Read `count` bytes of guest memory."""
         blocks = [(address + offset, min(_BLOCK, count - offset)) for offset in range(0, count, _BLOCK)]
-        if not blocks:
-            return b""
+        return b"".join(self.read_pieces(blocks, deadline=deadline))
+
+    def read_pieces(self, pieces: Sequence[tuple[int, int]], *, deadline: float = 10.0) -> list[bytes]:
+        """Read guest memory in several places at once.
+
+        Args:
+            pieces: of each, its address and its bytes, up to 64 Ki.
+            deadline: for all of them.
+        """
+        if not pieces:
+            return []
         if self._base64(deadline):
-            answers = self.batch([f"b64read {at:#x} {size:#x}" for at, size in blocks], deadline=deadline)
-            return b"".join(base64.b64decode(answer) for answer in answers)
-        answers = self.batch([f"read {at:#x} {size:#x}" for at, size in blocks], deadline=deadline)
-        return b"".join(bytes.fromhex(answer.removeprefix("0x")) for answer in answers)
+            answers = self.batch([f"b64read {at:#x} {size:#x}" for at, size in pieces], deadline=deadline)
+            return [base64.b64decode(answer) for answer in answers]
+        answers = self.batch([f"read {at:#x} {size:#x}" for at, size in pieces], deadline=deadline)
+        return [bytes.fromhex(answer.removeprefix("0x")) for answer in answers]
 
     def write(self, address: int, data: bytes, *, deadline: float = 10.0) -> None:
         """Write guest memory."""

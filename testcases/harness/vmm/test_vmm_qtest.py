@@ -22,6 +22,17 @@ def test_memory_reads_back_as_it_was_written(start: Start) -> None:
     assert qtest.read(_ADDRESS + 3, len(data)) == data
 
 
+def test_pieces_of_memory_are_read_at_once_in_the_order_asked_for(start: Start) -> None:
+    data = random.Random(1).randbytes(0x8000)
+    qtest = start().qtest
+    qtest.write(_ADDRESS, data)
+    pieces = [(0x3001, 4096), (0, 1), (0x7FFF, 1)]
+    assert qtest.read_pieces([(_ADDRESS + at, size) for at, size in pieces]) == [
+        data[at : at + size] for at, size in pieces
+    ]
+    assert qtest.read_pieces([]) == []
+
+
 @pytest.mark.parametrize("width", list(Width))
 def test_an_access_is_little_endian_and_of_its_width(start: Start, width: Width) -> None:
     qtest = start().qtest
