@@ -45,8 +45,8 @@ OPERATIONS: dict[str, Callable[..., object]] = {
 }
 
 
-def answer(line: str) -> dict[str, object]:
-    request = json.loads(line)
+def answer(line: bytes) -> dict[str, object]:
+    request = json.loads(line.decode())
     try:
         return {"id": request["id"], "ok": OPERATIONS[request["op"]](**request.get("args", {}))}
     except Exception as error:  # every failure of an operation is the host's to judge
@@ -56,8 +56,9 @@ def answer(line: str) -> dict[str, object]:
 
 
 def main() -> None:
-    for line in sys.stdin:
+    port, out = sys.stdin.buffer, sys.stdout.buffer
+    for line in port:
         if line.isspace():
             continue  # what init starts the agent at; here it runs already
-        sys.stdout.write(json.dumps(answer(line)) + "\n")
-        sys.stdout.flush()
+        out.write(json.dumps(answer(line)).encode() + b"\n")
+        out.flush()
