@@ -34,7 +34,7 @@ QUEUES = 0x10000000
 _HEADER = bytes.fromhex("5254aabbcc01 5254aabbcc02 88b5")  # two stations of nobody, local experimental EtherType
 _FRAME_BYTES = 60  # of the shortest frame, without its checksum: cards fill up what is shorter
 _BEYOND = 4
-_COMES_SECONDS, _QUIET_SECONDS = 1.0, 0.1  # after the card has said that it is done
+_COMES_SECONDS, _QUIET_SECONDS = 1.0, 0.02  # it says that it is done when what it sends is in the cable
 
 
 @dataclass(frozen=True, slots=True)
