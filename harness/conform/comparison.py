@@ -127,27 +127,29 @@ class Comparison:
         page = f" where a {other} may pass" if any(isinstance(each, Translated) for each in allowed) else ""
         return f"{_said(request.outcome)}{page} is not recorded"
 
-    def writes(self, step: int, requests: Sequence[Request]) -> frozenset[int]:
+    def writes(self, step: int, requests: Sequence[Request], differing: Sequence[int]) -> frozenset[int]:
         """Find out which writes of devices went where they must not, or did not go where they must.
 
         Args:
             step: number of the program's step.
             requests: that were made.
+            differing: offsets of the words of memory that differ.
 
         Returns:
-            Offsets of the words whose difference that explains.
+            Those whose difference that explains.
         """
-        differing = list(self._memory.differences())
         explained: set[int] = set()
         writes = [request for request in requests if request.dma.kind is AccessKind.WRITE]
         for request in sorted(writes, key=self._vagueness):
-            explained |= self._write(step, request, [at for at in differing if at not in explained], requests)
+            left = [at for at in differing if at not in explained] if explained else differing
+            explained |= self._write(step, request, left, requests)
         return frozenset(explained)
 
     def memory(
         self,
         step: int,
         requests: Sequence[Request],
+        differing: Sequence[int],
         explained: frozenset[int] = frozenset(),
         *,
         records_only: bool = False,
@@ -157,10 +159,11 @@ class Comparison:
         Args:
             step: number of the program's step.
             requests: that may have changed it.
-            explained: words that `writes` has told of.
+            differing: offsets of the words that differ.
+            explained: those of them that `writes` has told of.
             records_only: look only where the unit itself writes.
         """
-        places = {at: self._unit.structure_at(at + self._ram) for at in self._memory.differences()}
+        places = {at: self._unit.structure_at(at + self._ram) for at in differing}
         differing = [at for at, place in places.items() if place is not None or not records_only]
         # Sorting leaves what has no sequence in its order, before what has.
         differing.sort(key=lambda at: place.sequence if (place := places[at]) is not None else 0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 from harness.conform.command import RAM_BYTES
@@ -93,19 +93,27 @@ class TwinMemory:
         """Whether the twin does."""
         return self.twin[at : at + len(data)] == data
 
-    def differences(self) -> Iterator[int]:
+    def differences(self) -> Sequence[int]:
         """Offsets of the 64-bit words that differ, in ascending order."""
+        found: list[int] = []
         for part in range(_FIRST, RAM_BYTES, _PART):
             if self._differ(part, min(_PART, RAM_BYTES - part)):
                 for block in range(part, min(part + _PART, RAM_BYTES), _BLOCK):
                     if self._differ(block, _BLOCK):
-                        yield from self._words(block)
+                        found += self._words(block)
+        return found
 
     def _words(self, block: int) -> Iterator[int]:
         """Those in one block."""
-        for at in range(block, block + _BLOCK, _WORD):
-            if self.real[at : at + _WORD] != self.twin[at : at + _WORD]:
-                yield at
+        real, twin = (int.from_bytes(copy[block : block + _BLOCK], "little") for copy in (self.real, self.twin))
+        differing = real ^ twin
+        at = block
+        while differing:
+            same = ((differing & -differing).bit_length() - 1) // (8 * _WORD)
+            at += same * _WORD
+            yield at
+            at += _WORD
+            differing >>= 8 * _WORD * (same + 1)
 
     def _differ(self, start: int, size: int) -> bool:
         return bool(_memcmp(self._real_at + start, self._twin_at + start, size))

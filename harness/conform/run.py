@@ -154,7 +154,7 @@ class Runner:
                 self._step = number
             self._finish()
             if not thorough and not self._memory.agrees():
-                self._comparison.memory(self._step, ())
+                self._comparison.memory(self._step, (), self._memory.differences())
         except _Stop:
             pass
         except (NotModelled, TooManyWalks) as error:
@@ -267,12 +267,13 @@ class Runner:
         agrees = self._memory.hot_agrees() if is_told and not self._thorough else self._memory.agrees()
         if not agrees and round.counts:
             # Records first: they tell more than the registers that count them.
-            self._comparison.memory(self._step, (), records_only=True)
+            self._comparison.memory(self._step, (), self._memory.differences(), records_only=True)
         for line, number, read, wanted in round.reads:
             self._comparison.register(number, read.offset, read.size, wanted, int(answers[line], 16))
         if not agrees:
-            explained = self._comparison.writes(self._step, requests)
-            self._comparison.memory(self._step, requests, explained)
+            differing = self._memory.differences()
+            explained = self._comparison.writes(self._step, requests, differing)
+            self._comparison.memory(self._step, requests, differing, explained)
         for (offset, size), seen in zip(self.evidence.places, evidence, strict=False):
             self._comparison.register(self._step, offset, size, self._unit.read(offset, size), seen, requests)
         self._deliveries.compare_own(self._step)

@@ -134,7 +134,7 @@ def _compared(memory: _Memory, unit: _Unit, requests: list[Request]) -> list[str
     anything: Any = unit
     copies: Any = memory
     contents: Any = None
-    Comparison("t", anything, 0, copies, 0, contents, found.append).memory(0, requests)
+    Comparison("t", anything, 0, copies, 0, contents, found.append).memory(0, requests, memory.differences())
     return [each.signature for each in found]
 
 
@@ -210,7 +210,7 @@ def test_the_first_difference_of_a_kind_in_a_program_is_explained() -> None:
         memory.twin[:_SIZE] = record
         memory.real[:_SIZE] = record
         memory.real[12] ^= 1 << 3  # RnW
-        comparison.memory(0, [request])
+        comparison.memory(0, [request], memory.differences())
     assert ["page" in each.detail for each in found] == [True, False, True]
 
 
@@ -236,7 +236,7 @@ def test_data_that_are_known_tell_whose_they_are_before_those_that_are_not() -> 
         memory = TwinMemory(real)
         memory.real[HOT_DATA.start : HOT_DATA.start + 4] = contents.data(requests[1])
         anything: Any = unit
-        Comparison("t", anything, 0, memory, 0, contents, found.append).writes(1, requests)
+        Comparison("t", anything, 0, memory, 0, contents, found.append).writes(1, requests, memory.differences())
         del memory  # it looks into the mapping
     assert [each.detail.startswith(str(requests[1].access)) for each in found] == [True]
 
@@ -266,6 +266,6 @@ def test_zeroes_where_data_had_to_arrive_are_not_taken_for_those_of_a_blocked_wr
         memory = TwinMemory(real)
         memory.twin[address : address + 4] = contents.data(requests[1])
         anything: Any = unit
-        Comparison("t", anything, 0, memory, 0, contents, found.append).writes(1, requests)
+        Comparison("t", anything, 0, memory, 0, contents, found.append).writes(1, requests, memory.differences())
         del memory  # it looks into the mapping
     assert [each.signature for each in found] == ["t: dma: write with translation (AP) did not arrive"]
