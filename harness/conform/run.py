@@ -62,14 +62,14 @@ class _Round:
 
     Attributes:
         lines: qtest commands.
-        reads: number of the line, number of the step, the step, and what must be read.
-        dmas: in their order.
+        accesses: to registers, in their order: number of the line, number of the step, and the step.
+        dmas: in their order; they come after the accesses.
         busy: devices of those.
         counts: registers are read that tell of faults, as records do; no DMA follows in the same round.
     """
 
     lines: list[str] = field(default_factory=list)
-    reads: list[tuple[int, int, Read, Readout]] = field(default_factory=list)
+    accesses: list[tuple[int, int, Read | Write]] = field(default_factory=list)
     dmas: list[Dma] = field(default_factory=list)
     busy: set[str] = field(default_factory=set)
     counts: bool = False
@@ -190,17 +190,10 @@ class Runner:
                     self._finish()
                 self._order(step)
             case Write(offset, size, value):
-                if self._round.dmas:
-                    self._finish()
-                self._round.lines.append(f"write{LETTERS[size]} {self.bound.registers + offset:#x} {value:#x}")
-                self._unit.write(offset, size, value)
+                self._access(number, step, f"write{LETTERS[size]} {self.bound.registers + offset:#x} {value:#x}")
             case Read(offset, size):
-                if self._round.dmas:
-                    self._finish()
-                round = self._round
-                round.reads.append((len(round.lines), number, step, self._unit.read(offset, size)))
-                round.lines.append(f"read{LETTERS[size]} {self.bound.registers + offset:#x}")
-                round.counts |= self.evidence.has(offset, size)
+                self._access(number, step, f"read{LETTERS[size]} {self.bound.registers + offset:#x}")
+                self._round.counts |= self.evidence.has(offset, size)
             case Store(address, data):
                 if self._round.lines:
                     self._finish()
@@ -230,6 +223,13 @@ class Runner:
         self._contents.plugged(entry.id)
         self._lengths.pop(entry.id, None)
 
+    def _access(self, number: int, step: Read | Write, line: str) -> None:
+        if self._round.dmas:
+            self._finish()
+        round = self._round
+        round.accesses.append((len(round.lines), number, step))
+        round.lines.append(line)
+
     def _order(self, dma: Dma) -> None:
         bar = self.machine.bars.get(dma.device)
         if bar is None:
@@ -249,9 +249,11 @@ class Runner:
         if not round.lines:
             return
         qtest = self.machine.qtest
-        own = self._unit.take_interrupts()
         looks = self._looks(round)
         qtest.post([*round.lines, *looks])
+        # While QEMU works:
+        reads = self._do_accesses(round)
+        own = self._unit.take_interrupts()
         requests = self._predictor.predict(round.dmas) if round.dmas else []
         answers = qtest.collect()
         evidence = self._take_evidence(round, looks, answers[len(round.lines) :])
@@ -268,7 +270,7 @@ class Runner:
         if not agrees and round.counts:
             # Records first: they tell more than the registers that count them.
             self._comparison.memory(self._step, (), self._memory.differences(), records_only=True)
-        for line, number, read, wanted in round.reads:
+        for line, number, read, wanted in reads:
             self._comparison.register(number, read.offset, read.size, wanted, int(answers[line], 16))
         if not agrees:
             differing = self._memory.differences()
@@ -277,6 +279,16 @@ class Runner:
         for (offset, size), seen in zip(self.evidence.places, evidence, strict=False):
             self._comparison.register(self._step, offset, size, self._unit.read(offset, size), seen, requests)
         self._deliveries.compare_own(self._step)
+
+    def _do_accesses(self, round: _Round) -> list[tuple[int, int, Read, Readout]]:
+        """Have the unit take the accesses to its registers; of each read what must be read, with what is in `round`."""
+        reads = []
+        for line, number, step in round.accesses:
+            if isinstance(step, Write):
+                self._unit.write(step.offset, step.size, step.value)
+            else:
+                reads.append((line, number, step, self._unit.read(step.offset, step.size)))
+        return reads
 
     def _resolve(self, evidence: list[int]) -> tuple[list[Request], bool]:
         """Find the outcomes that were seen, where there is a choice; and the faults that should have a record.
