@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Generic, NamedTuple, TypeVar
@@ -18,6 +18,7 @@ from harness.model.memory import OutsideMemory, WritableMemory
 __all__ = ["HistoryMemory", "Read", "Recording", "Replay", "ReplayMemory", "Version", "iter_replays"]
 
 _U64 = struct.Struct("<Q")
+_WORD_BYTES = 8
 _WORD_MASK = (1 << 64) - 1
 
 ResultT = TypeVar("ResultT")
@@ -75,8 +76,20 @@ class HistoryMemory:
 
     def changed(self, address: int, size: int) -> bool:
         """Whether a range of bytes has a past."""
-        past = self._past
-        return any(word in past for word in range(address & ~7, address + size, 8))
+        if size == _WORD_BYTES and not address & 7:
+            return address in self._past
+        return not self._past.keys().isdisjoint(range(address & ~7, address + size, _WORD_BYTES))
+
+    def is_as_read(self, reads: Iterable[Read]) -> bool:
+        """Whether what was read once is there now, and has no past."""
+        past, memory = self._past, self.memory
+        for address, size, value, _, _ in reads:
+            if size == _WORD_BYTES and not address & 7:
+                if address in past or memory.read_u64(address) != value:
+                    return False
+            elif self.changed(address, size) or int.from_bytes(memory.read(address, size), "little") != value:
+                return False
+        return True
 
     def read_u64(self, address: int) -> int:
         """See `Memory`."""

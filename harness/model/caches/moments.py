@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-__all__ = ["ALWAYS", "FOREVER", "NEVER", "Moments", "both", "either", "held", "holds_now", "last_end"]
+__all__ = ["ALWAYS", "FOREVER", "NEVER", "Moments", "both", "either", "held", "holds_now", "is_endless", "last_end"]
 
 FOREVER = 1 << 62
 """The end of what has not ended."""
@@ -25,6 +25,11 @@ NEVER: Moments = ()
 def holds_now(moments: Moments) -> bool:
     """Whether the present moment is in the set."""
     return bool(moments) and moments[-1][1] == FOREVER
+
+
+def is_endless(moments: Moments) -> bool:
+    """Whether the set is one run that has not ended: no drop takes anything from what could be brought in then."""
+    return len(moments) == 1 and moments[0][1] == FOREVER
 
 
 def last_end(moments: Moments) -> int:
@@ -72,7 +77,7 @@ def held(moments: Moments, drops: Sequence[int]) -> Moments:
         moments: when it could be brought in.
         drops: ascending.
     """
-    if not moments or (len(moments) == 1 and moments[0][1] == FOREVER):
+    if not moments or is_endless(moments):
         return moments
     runs = []
     for start, end in moments:

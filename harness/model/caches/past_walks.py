@@ -16,7 +16,8 @@ from harness.model.access import Access, Fault, Outcome
 from harness.model.caches.cached_walk import CachedWalk, Setting, Taker, evaluate
 from harness.model.caches.history import HistoryMemory, Read, Recording, ReplayMemory, iter_replays
 from harness.model.caches.invalidation_log import InvalidationLog
-from harness.model.caches.moments import FOREVER, Moments, either
+from harness.model.caches.kept_answers import KeptAnswers
+from harness.model.caches.moments import FOREVER, Moments, either, is_endless
 from harness.model.caches.policy import CachePolicy
 from harness.model.caches.staleness import TOO_MANY_HINT, TooManyWalks
 from harness.model.caches.traces import Trace
@@ -140,6 +141,8 @@ class PastWalks(Generic[RegistersT]):
         self._recording = Recording()
         # The engine that repeats recorded walks, for the registers that were the last ones to be asked for.
         self._repeater: tuple[RegistersT, Engine[Any, Any]] | None = None
+        # Present walks in which nothing has a past, from the present topmost table.
+        self._present_walks: KeptAnswers[CachedWalk] = KeptAnswers(memory)
         self.begin()
 
     @property
@@ -186,13 +189,25 @@ class PastWalks(Generic[RegistersT]):
         outcome = cast(InterruptRemapper, self.interrupt_roots.all[0].engine).remap_msi(write)
         return None if self._replay.widths else outcome
 
+    @property
+    def present_reads(self) -> tuple[Read, ...]:
+        """What was read for the answer that `present` gave last."""
+        return tuple(self._replay.reads)
+
     def present_walk(self, access: Access) -> CachedWalk:
         """The walk over present memory."""
+        walk = self._present_walks.find(access)
+        if walk is not None:
+            return walk
         root = self.roots.all[0]
         self._replay.begin([])
         explanation = root.engine.explain(access)
-        trace = Trace(explanation.outcome, explanation.steps, tuple(self._replay.reads))
-        return evaluate(trace, self._setting(root, self.roots))
+        reads = tuple(self._replay.reads)
+        walk = evaluate(Trace(explanation.outcome, explanation.steps, reads), self._setting(root, self.roots))
+        # What is known without an end has been ended by no invalidation, whichever there were.
+        if not self._replay.widths and is_endless(root.moments) and is_endless(self.roots.active):
+            self._present_walks.keep(access, walk, reads)
+        return walk
 
     def walks(
         self,
@@ -238,7 +253,7 @@ class PastWalks(Generic[RegistersT]):
 
     def happens_again(self, access: Access) -> Outcome:
         """The same of the walk whose outcome `present` gave last: the fault with the name of another requester."""
-        return self._repeat(access, self.roots.all[0].registers, tuple(self._replay.reads))
+        return self._repeat(access, self.roots.all[0].registers, self.present_reads)
 
     def _repeat(self, access: Access, registers: RegistersT, reads: tuple[Read, ...]) -> Outcome:
         """What an access gets whose walk reads what another one has read."""
@@ -256,6 +271,7 @@ class PastWalks(Generic[RegistersT]):
         self.engine = self._engine_of(self.registers, self._memory.memory)
         self.roots = self._roots_by(self._policy.root)
         self.interrupt_roots = self._roots_by(self._policy.interrupt_root)
+        self._present_walks.clear()
 
     def _roots_by(self, root_of: Callable[[RegistersT], Hashable | None]) -> Roots[RegistersT]:
         """The topmost tables of one kind; registers that name the same one count as one root."""

@@ -14,6 +14,7 @@ from harness.model.access import Access, Attributes, Fault, Outcome, Translated,
 from harness.model.caches.cached_walk import CachedWalk
 from harness.model.caches.companions import Companions, Relation, Source
 from harness.model.caches.history import HistoryMemory
+from harness.model.caches.kept_answers import KeptAnswers
 from harness.model.caches.lookups import Lookups, Way
 from harness.model.caches.past_walks import Budget, Explained, PastWalks
 from harness.model.caches.policy import CachePolicy
@@ -48,9 +49,8 @@ class Ways(Generic[RegistersT]):
         self._policy = policy
         self._memory = memory
         self._walk_limit = walk_limit
-        # Whether sources have nothing global for pages, as memory and registers were then.
-        self._globals: dict[tuple[object, ...], bool] = {}
-        self._globals_at = 0
+        # Whether sources have nothing global for pages, with the registers of then.
+        self._globals: KeptAnswers[bool] = KeptAnswers(memory)
         self._globals_of: RegistersT | None = None
 
     def only_outcome(self, access: Access) -> Outcome | None:
@@ -127,21 +127,22 @@ class Ways(Generic[RegistersT]):
     def _adds_nothing_global(self, access: Access, other: Source) -> bool:
         """Whether another source has brought in nothing global, and nothing that has a past, for the page of an access.
 
-        It is kept until something is written: devices come to the same pages again and again.
+        It is kept: devices come to the same pages again and again.
         """
         registers = self._past.registers
-        if self._globals_at != self._memory.now or self._globals_of is not registers:
-            self._globals_at, self._globals_of = self._memory.now, registers
+        if self._globals_of is not registers:
+            self._globals_of = registers
             self._globals.clear()
         page = access.iova // self._past.engine.granule
         key = other, page, access.kind, access.privileged, access.address_type
-        known = self._globals.get(key)
+        known = self._globals.find(key)
         if known is not None:
             return known
         made = replace(access, requester=other[0], pasid=other[1])
         theirs = self._past.present(made)
         if theirs is None:
             return False
+        reads = self._past.present_reads
         if isinstance(theirs, Translated):
             adds_nothing = Attributes.GLOBAL not in theirs.attributes
         elif isinstance(theirs, Fault) and self._policy.faults_tell_global:
@@ -149,7 +150,7 @@ class Ways(Generic[RegistersT]):
         else:
             # It may have come from a page that is global, and does not allow the access.
             adds_nothing = not self._past.present_walk(made).is_global
-        self._globals[key] = adds_nothing
+        self._globals.keep(key, adds_nothing, reads)
         return adds_nothing
 
     def _probes(self, access: Access, own: Iterable[Way], budget: Budget) -> list[CachedWalk]:
