@@ -24,7 +24,7 @@ from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from harness.model.access import Bypassed, BypassReason, Fault
 from harness.model.caches.invalidation_log import InvalidationLog
-from harness.model.caches.moments import NEVER, Moments, both, either, held
+from harness.model.caches.moments import NEVER, Moments, both, either, held, is_endless
 from harness.model.caches.policy import CachePolicy
 from harness.model.caches.traces import (
     Tags,
@@ -365,6 +365,9 @@ class _Evaluation(Generic[RegistersT]):
                 self._made_with = (*self._made_with, entry)
         elif entry.stage == 1:
             kept_as = (entry, *self._made_with)
+        if is_endless(known):
+            # It can be brought in now: whatever drops it, it comes back at once.
+            return known, kept_as
         return held(known, self._setting.log.times_of_any(kept_as)), kept_as
 
 

@@ -29,6 +29,7 @@ __all__ = [
 ResultT_co = TypeVar("ResultT_co", covariant=True)
 
 _UNNAMED = Step("something", "no entry of a table")
+_BEFORE_PAGES = (EntryKind.DEVICE, EntryKind.PROCESS)
 
 
 class Trace(NamedTuple, Generic[ResultT_co]):
@@ -52,16 +53,13 @@ class TracedEntry(NamedTuple):
         step: what it is.
         in_memory: when it had the value that was read.
         last_read: number of the read that it was complete with.
+        cached: as what it may be cached; None where it may not.
     """
 
     step: Step
     in_memory: Moments
     last_read: int
-
-    @property
-    def cached(self) -> CachedEntry | None:
-        """As what it may be cached; None where it may not."""
-        return self.step.cached
+    cached: CachedEntry | None = None
 
 
 class Tags(NamedTuple):
@@ -88,26 +86,29 @@ def entries_of(trace: Trace[object]) -> list[TracedEntry]:
     entries: list[TracedEntry] = []
     at = 0
     for step in trace.steps:
-        if step.address is None:
+        first = step.address
+        if first is None:
             continue
-        first, end = step.address, step.address + step.size
-        own = next((n for n in range(at, len(reads)) if first <= reads[n].address < end), None)
-        if own is None:
+        end = first + step.size
+        own = at
+        while own < len(reads) and not first <= reads[own].address < end:
+            own += 1
+        if own == len(reads):
             continue
-        entries += (TracedEntry(_UNNAMED, reads[n].moments, n) for n in range(at, own))
+        entries += [TracedEntry(_UNNAMED, reads[n].moments, n) for n in range(at, own)]
         moments = reads[own].moments
         at = own + 1
         while at < len(reads) and first <= reads[at].address < end:
             moments = both(moments, reads[at].moments)
             at += 1
-        entries.append(TracedEntry(step, moments, at - 1))
+        entries.append(TracedEntry(step, moments, at - 1, step.cached))
     entries += (TracedEntry(_UNNAMED, reads[n].moments, n) for n in range(at, len(reads)))
     return entries
 
 
 def is_before_pages(entry: CachedEntry) -> bool:
     """Whether an entry is one of the tables that say which page tables a request goes through."""
-    return entry.kind in (EntryKind.DEVICE, EntryKind.PROCESS)
+    return entry.kind in _BEFORE_PAGES
 
 
 def is_of_device(entry: CachedEntry | None) -> bool:
