@@ -19,17 +19,17 @@ class Field:
         low: number of the lowest bit.
         width: bits.
         in_place: the value keeps its position (an address field: bits below `low` read as zero).
+        mask: the bits of the field within the structure.
     """
 
     name: str
     low: int
     width: int
     in_place: bool = False
+    mask: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def mask(self) -> int:
-        """The bits of the field within the structure."""
-        return ((1 << self.width) - 1) << self.low
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", ((1 << self.width) - 1) << self.low)
 
     def get(self, value: int) -> int:
         """The field's value in a structure's bits."""
@@ -59,9 +59,12 @@ class Layout:
     section: str
     fields: tuple[Field, ...]
     _by_name: dict[str, Field] = field(init=False, repr=False, compare=False)
+    _places: list[tuple[str, int, int]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_name", {entry.name: entry for entry in self.fields})
+        places = [(entry.name, entry.mask, 0 if entry.in_place else entry.low) for entry in self.fields]
+        object.__setattr__(self, "_places", places)
 
     def __getitem__(self, name: str) -> Field:
         try:
@@ -79,7 +82,7 @@ class Layout:
 
     def decode(self, value: int) -> tuple[tuple[str, int], ...]:
         """Every field with its value."""
-        return tuple((entry.name, entry.get(value)) for entry in self.fields)
+        return tuple([(name, (value & mask) >> low) for name, mask, low in self._places])
 
     def describe(self, value: int) -> tuple[tuple[str, int], ...]:
         """Every field with its value, for a person: reserved and ignored ones only where they are not zero."""

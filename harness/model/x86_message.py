@@ -66,6 +66,9 @@ class DeliveryMode(IntEnum):
     EXT_INT = 7
 
 
+_DELIVERY_MODES = tuple(DeliveryMode)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class X86Message:
     """What a message says.
@@ -109,16 +112,15 @@ class X86Message:
     @classmethod
     def decode(cls, address: int, data: int) -> Self:
         """Read a message; reserved and ignored bits, also the format bit of VT-d, are not looked at."""
-        to = dict(MESSAGE_ADDRESS.decode(address))
-        what = dict(MESSAGE_DATA.decode(data))
+        # Written out, as in `encode`.
         return cls(
-            destination=to["DESTINATION_HIGH"] << 8 | to["DESTINATION"],
-            vector=what["VECTOR"],
-            delivery_mode=DeliveryMode(what["DELIVERY_MODE"]),
-            logical=bool(to["DM"]),
-            redirection_hint=bool(to["RH"]),
-            level_triggered=bool(what["TRIGGER_MODE"]),
-            asserted=bool(what["LEVEL"]),
+            destination=address >> 40 << 8 | address >> 12 & 0xFF,
+            vector=data & 0xFF,
+            delivery_mode=_DELIVERY_MODES[data >> 8 & 0b111],
+            logical=bool(address & 1 << 2),
+            redirection_hint=bool(address & 1 << 3),
+            level_triggered=bool(data & 1 << 15),
+            asserted=bool(data & 1 << 14),
         )
 
 
