@@ -9,6 +9,7 @@ is compared is which messages there were. Only where they are not the right ones
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import ne
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
@@ -76,7 +77,9 @@ class _Sender(NamedTuple):
     def cost(self, seen: Message) -> int:
         """How unlikely it is that this is what came of it."""
         if self.wanted is not None:
-            changed = sum(_CHANGED for mine, its in zip(self.wanted, seen, strict=True) if mine != its)
+            if self.wanted == seen:
+                return 0
+            changed: int = _CHANGED * sum(map(ne, self.wanted, seen))
             same = self.wanted.DESTINATION == seen.DESTINATION or self.wanted.VECTOR == seen.VECTOR
             return changed if same or self.as_it_was in (seen, self.wanted) else changed + _ANOTHER
         fits = bool(self.entry) and all(getattr(seen, name) in values for name, values in self.entry.items())
@@ -127,7 +130,8 @@ class Deliveries:
         self._seen: list[Message] = []
         self._own: Sequence[MsiWrite] = ()
         self._own_differences: Sequence[_Difference] = ()
-        self._found: tuple[Sequence[Request], Sequence[_Difference]] | None = None  # of this round, for which requests
+        # Of this round: for which requests, and messages of the IOMMU's own, and what was found.
+        self._found: tuple[Sequence[Request], Sequence[MsiWrite], Sequence[_Difference]] | None = None
         self._looked_up: dict[MsiWrite, tuple[Sequence[Step], Mapping[str, tuple[int, ...]]]] = {}  # in this round
 
     def take(self, own: Sequence[MsiWrite]) -> None:
@@ -180,14 +184,14 @@ class Deliveries:
 
     def _differences(self, requests: Sequence[Request]) -> Sequence[_Difference]:
         """What is wrong with a round; what was asked of the same requests last is not looked for again."""
-        if self._found is None or self._found[0] is not requests:
-            self._found = requests, self._find_differences(requests)
-        return self._found[1]
-
-    def _find_differences(self, requests: Sequence[Request]) -> list[_Difference]:
         if not self._machine.board.interrupts:
             return []
         own = [*self._own, *self._predictor.own] if requests else self._own
+        if self._found is None or self._found[:2] != (requests, own):
+            self._found = requests, own, self._find_differences(requests, own)
+        return self._found[2]
+
+    def _find_differences(self, requests: Sequence[Request], own: Sequence[MsiWrite]) -> list[_Difference]:
         messages = [request for request in requests if _is_message(request)]
         wanted = [arrives for request in messages if (arrives := _wanted(request.outcome)) is not None]
         left = list(self._seen)
