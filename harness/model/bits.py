@@ -9,6 +9,8 @@ from harness.errors import SpecError
 
 __all__ = ["Field", "Layout", "changed"]
 
+_MOST_DESCRIBED = 4096  # values of a layout whose fields are kept
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -60,11 +62,13 @@ class Layout:
     fields: tuple[Field, ...]
     _by_name: dict[str, Field] = field(init=False, repr=False, compare=False)
     _places: list[tuple[str, int, int]] = field(init=False, repr=False, compare=False)
+    _described: dict[int, tuple[tuple[str, int], ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_by_name", {entry.name: entry for entry in self.fields})
         places = [(entry.name, entry.mask, 0 if entry.in_place else entry.low) for entry in self.fields]
         object.__setattr__(self, "_places", places)
+        object.__setattr__(self, "_described", {})
 
     def __getitem__(self, name: str) -> Field:
         try:
@@ -85,8 +89,18 @@ class Layout:
         return tuple([(name, (value & mask) >> low) for name, mask, low in self._places])
 
     def describe(self, value: int) -> tuple[tuple[str, int], ...]:
-        """Every field with its value, for a person: reserved and ignored ones only where they are not zero."""
-        return tuple(pair for pair in self.decode(value) if pair[1] or not pair[0].startswith(("RSVD", "IGN")))
+        """Every field with its value, for a person: reserved and ignored ones only where they are not zero.
+
+        Answers are kept: walks over the past of memory ask for the same ones again and again.
+        """
+        described = self._described.get(value)
+        if described is None:
+            if len(self._described) >= _MOST_DESCRIBED:
+                self._described.clear()
+            pairs = self.decode(value)
+            described = tuple([pair for pair in pairs if pair[1] or not pair[0].startswith(("RSVD", "IGN"))])
+            self._described[value] = described
+        return described
 
     def encode(self, values: Mapping[str, int]) -> int:
         """The structure's bits; fields that are not named are zero.

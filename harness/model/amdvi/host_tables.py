@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 from harness.model.access import PERMISSIONS, Attributes, Mapping, MemoryWrite
@@ -277,9 +276,7 @@ class HostTables:
                 last=first + (1 << shift) - 1,
             )
         layout = PTE if is_leaf else PDE
-        return Step(
-            f"host level {level}", layout.section, entry_address, entry, _fields_of(entry, is_leaf), cached=cached
-        )
+        return Step(f"host level {level}", layout.section, entry_address, entry, layout.describe(entry), cached=cached)
 
 
 def _unread(level: int, entry_address: int | None, address: int, domain: int, note: str) -> Step:
@@ -287,12 +284,6 @@ def _unread(level: int, entry_address: int | None, address: int, domain: int, no
     page = address & -_PAGE
     cached = CachedEntry(kind=EntryKind.TABLE, domain=domain, stage=2, first=page, last=page + _PAGE - 1)
     return Step(f"host level {level}", PTE.section, entry_address, note=note, cached=cached)
-
-
-@lru_cache(maxsize=4096)
-def _fields_of(entry: int, is_leaf: bool) -> tuple[tuple[str, int], ...]:
-    """Of an entry; kept, since each walk with steps asks for it."""
-    return (PTE if is_leaf else PDE).describe(entry)
 
 
 def _equal_parts(entries: tuple[int, ...], index: int, parts: int) -> int:

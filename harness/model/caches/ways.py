@@ -96,8 +96,8 @@ class Ways(Generic[RegistersT]):
             return [present]
         lookups = Lookups([way.walk for way in own], self._probes(access, own, budget))
         foreign: list[Way] = []
-        for requester, pasid in others:
-            foreign += self._walked(replace(access, requester=requester, pasid=pasid), access, budget)
+        for other in others:
+            foreign += self._walked(_made_by(other, access), access, budget)
         if self._policy.found_by_requester:
             # Of others there is nothing to find but tables.
             return [
@@ -117,7 +117,7 @@ class Ways(Generic[RegistersT]):
             return False
         if relation is Relation.OTHER_SPACE:
             return self._adds_nothing_global(access, other)
-        theirs = self._past.present(replace(access, requester=other[0], pasid=other[1]))
+        theirs = self._past.present(_made_by(other, access))
         if theirs is None:
             return False
         if isinstance(theirs, Fault):
@@ -138,7 +138,7 @@ class Ways(Generic[RegistersT]):
         known = self._globals.find(key)
         if known is not None:
             return known
-        made = replace(access, requester=other[0], pasid=other[1])
+        made = _made_by(other, access)
         theirs = self._past.present(made)
         if theirs is None:
             return False
@@ -180,6 +180,20 @@ class Ways(Generic[RegistersT]):
             outcome = walked.outcome if made == access else self._past.happens_to(access, walked)
             cached = walked.cached
             yield Way(without_writes(outcome), cached.result, cached, made.requester, walked.taken_by)
+
+
+def _made_by(source: Source, access: Access) -> Access:
+    """The same access of another source."""
+    requester, pasid = source
+    return Access(
+        requester=requester,
+        iova=access.iova,
+        length=access.length,
+        kind=access.kind,
+        pasid=pasid,
+        privileged=access.privileged,
+        address_type=access.address_type,
+    )
 
 
 def _began_to_translate(outcome: Outcome) -> bool:

@@ -45,7 +45,6 @@ _N = PTE["N"].mask
 _PBMT = PTE["PBMT"].mask
 _NAPOT = 0xF << 10
 _NAPOT_64K = 0x8 << 10
-_KEPT = 4096  # entries whose fields are remembered
 _BEYOND = {1: "beyond the first stage", 2: "beyond the second stage"}
 # What a leaf may have set that an entry which leads to a table may not: D, A, U, and the fields of Svnapot and Svpbmt.
 _LEAF_ONLY = _D | _A | USER | _N | _PBMT
@@ -136,8 +135,6 @@ class PageTableWalk:
         self._table_test = _V | _RIGHTS | _LEAF_ONLY | reserved
         if not registers.has("Svpbmt"):
             reserved |= _PBMT
-        # The fields of entries, for traces.
-        self._described: dict[int, tuple[tuple[str, int], ...]] = {}
         levels = []
         for level in range(scheme.levels, 0, -1):
             bits = scheme.root_bits if level == scheme.levels else scheme.index_bits
@@ -318,11 +315,7 @@ class PageTableWalk:
             first = address & -(1 << shift)
             cached = page_entry(tags, first, 1 << shift, is_leaf=not is_table, is_global=marked)
         value = int.from_bytes(entry.to_bytes(size, self.order), "little")
-        fields = self._described.get(entry)
-        if fields is None:
-            if len(self._described) >= _KEPT:
-                self._described.clear()
-            fields = self._described[entry] = self.scheme.layout.describe(entry)
+        fields = self.scheme.layout.describe(entry)
         trace.append(
             Step(self._name(level), self._section, where, value, fields, size=size, cached=cached),
         )

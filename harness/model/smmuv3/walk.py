@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from typing import NamedTuple
 
 from harness.model.explanation import Step
@@ -337,14 +336,7 @@ def _step(table: Table, level: int, address: int, entry: int, *, is_leaf: bool) 
     layout = _LAYOUTS[table.stage, is_leaf]
     # A step shows the entry as it stands in memory, and its fields as the walk reads them.
     value = int.from_bytes(entry.to_bytes(8, "big"), "little") if table.big_endian else entry
-    fields = _described(table.stage, is_leaf, entry)
-    return Step(_name(table.stage, level), layout.section, address, value, fields)
-
-
-@lru_cache(maxsize=1 << 14)
-def _described(stage: int, is_leaf: bool, entry: int) -> tuple[tuple[str, int], ...]:
-    """The fields of a descriptor: walks over the past of memory read the same ones again and again."""
-    return _LAYOUTS[stage, is_leaf].describe(entry)
+    return Step(_name(table.stage, level), layout.section, address, value, layout.describe(entry))
 
 
 def _tags(table: Table, level: int, address: int, entry: int, *, is_leaf: bool) -> CachedEntry | None:
