@@ -12,8 +12,8 @@ from harness.conform.edu import LANDING
 from harness.conform.memory import DATA, TwinMemory
 from harness.conform.owners import blocked, is_next
 from harness.conform.request import Request
-from harness.model.access import AccessKind, Bypassed, Fault, Outcome, Translated
-from harness.model.engine import Interrupt, MsiOutcome
+from harness.conform.wording import after, said
+from harness.model.access import AccessKind, Fault, Translated
 from harness.model.unit import Place, Readout, Unit
 
 __all__ = ["LETTERS", "Comparison"]
@@ -103,7 +103,7 @@ class Comparison:
         fields = differing_fields(place, offset, wanted.value, seen, wanted.known)
         ones = ", as ones" if seen == (1 << 8 * size) - 1 else ""
         narrow = f" by {size}{ones}" if size < _NARROW else ""
-        return f"{place.name}{narrow}: {', '.join(fields)}{_after(requests)}"
+        return f"{place.name}{narrow}: {', '.join(fields)}{after(requests)}"
 
     def unrecorded(self, step: int, requests: Sequence[Request], probe: Probe | None) -> None:
         """Report faults that were not recorded, of a unit that keeps the first record.
@@ -125,7 +125,13 @@ class Comparison:
         other = AccessKind.READ if request.access.kind is AccessKind.WRITE else AccessKind.WRITE
         allowed = self._unit.outcomes(replace(request.access, kind=other))
         page = f" where a {other} may pass" if any(isinstance(each, Translated) for each in allowed) else ""
-        return f"{_said(request.outcome)}{page} is not recorded"
+        return f"{said(request.outcome)}{page} is not recorded"
+
+    def are_of_same_requests(self, differing: Sequence[int]) -> bool:
+        """Whether words of memory differ in nothing but what records say of a request that both copies have it of."""
+        places = (self._unit.structure_at(at + self._ram) for at in differing)
+        sources = (None if place is None else self._sources(place) for place in places)
+        return all(found is not None and found[0] == found[1] for found in sources)
 
     def writes(self, step: int, requests: Sequence[Request], differing: Sequence[int]) -> frozenset[int]:
         """Find out which writes of devices went where they must not, or did not go where they must.
@@ -201,11 +207,9 @@ class Comparison:
         """Report records of other requests than must be there: a choice of outcomes may have gone astray for them."""
         places = {at: place for at in differing if (place := self._unit.structure_at(at + self._ram)) is not None}
         for at, place in sorted(places.items(), key=lambda found: found[1].sequence):
-            if place.layout is not None and place.source in place.layout:
-                source = place.layout[place.source]
-                wanted, seen = (source.get(self._record_at(place, copy)) for copy in self._copies)
-                if wanted != seen:
-                    self._word(step, at, requests)
+            sources = self._sources(place)
+            if sources is not None and sources[0] != sources[1]:
+                self._word(step, at, requests)
 
     def _arrival(self, request: Request, data: bytes, differing: Sequence[int]) -> int | None:
         """Where the data of a blocked write arrived: at its place in a page, or where nothing else is like it."""
@@ -279,7 +283,7 @@ class Comparison:
         difference = probe.wanted ^ probe.seen
         first = ((difference & -difference).bit_length() - 1) // 8  # byte of the word
         place = self._unit.structure_at(address + first)
-        text = f"memory changed in {'data' if at in DATA else 'tables or queues'}{_after(requests)}"
+        text = f"memory changed in {'data' if at in DATA else 'tables or queues'}{after(requests)}"
         section = ""
         if place is not None:
             text = self._record_text(place, at, requests) + self._uncalled_for(place, requests)
@@ -303,17 +307,25 @@ class Comparison:
                 others = [request for request in requests if request.access.requester == seen]
                 is_of_this_round = not asked or any(request.access.iova == asked for request in requests)
                 if is_of_this_round and others and blocked(others, seen) is None:
-                    said = self._said(others[0])
+                    what = self._said(others[0])
                     present = others[0]._replace(outcome=self._unit.explain(others[0].access).outcome)
                     if isinstance(present.outcome, Fault) and not isinstance(others[0].outcome, Fault):
-                        said += f", by now {self._said(present)}"
-                    return f"a record of {kind.name} {code:#x} of {said}"
+                        what += f", by now {self._said(present)}"
+                    return f"a record of {kind.name} {code:#x} of {what}"
             if owner is not None and (wanted != seen or is_next(owner, code, asked, requests)):
                 return f"{self._said(owner)} is not recorded"
             about = self._reason(owner) if owner is not None else ""
         probe = self._probe(at)
         fields = differing_fields(place, at + self._ram, probe.wanted, probe.seen, probe.known, asked)
         return f"{place.name}{about}: {', '.join(fields)}"
+
+    def _sources(self, place: Place) -> tuple[int, int] | None:
+        """Whose record must be at a place, and whose is; None where what is there names no requester."""
+        if place.layout is None or place.source not in place.layout:
+            return None
+        source = place.layout[place.source]
+        wanted, seen = (source.get(self._record_at(place, copy)) for copy in self._copies)
+        return wanted, seen
 
     def _record_at(self, place: Place, copy: bytearray | mmap) -> int:
         """The bits of a record in the real memory or its twin."""
@@ -332,7 +344,7 @@ class Comparison:
 
     def _said(self, request: Request) -> str:
         """What must become of a request; by what page, and whether it is blocked only because it is not privileged."""
-        text = _said(request.outcome) + self._reason(request)
+        text = said(request.outcome) + self._reason(request)
         if isinstance(request.outcome, Translated) and request.outcome.size > self._unit.granule:
             text += " by a large page"
         if isinstance(request.outcome, Fault) and not request.access.privileged:
@@ -344,7 +356,7 @@ class Comparison:
     def _reason(self, request: Request) -> str:
         """What the model says of an outcome that tells it from others of its kind: why a request is blocked."""
         explanation = self._unit.explain(request.access)
-        if _said(explanation.outcome) != _said(request.outcome):
+        if said(explanation.outcome) != said(request.outcome):
             return ""
         reasons = dict.fromkeys(step.reason for step in explanation.steps if step.reason)
         return f" ({'; '.join(reasons)})" if reasons else ""
@@ -383,21 +395,3 @@ class Comparison:
                 probe=probe,
             )
         )
-
-
-def _after(requests: Sequence[Request]) -> str:
-    """The one kind of fault that requests have had; nothing where there was none, or more than one kind."""
-    faults = {request.outcome.code.name for request in requests if isinstance(request.outcome, Fault)}
-    return f" after fault {min(faults)}" if len(faults) == 1 else ""
-
-
-def _said(outcome: Outcome | MsiOutcome) -> str:
-    match outcome:
-        case Fault(code=code):
-            return f"fault {code.name}"
-        case Bypassed(reason=reason):
-            return f"bypass ({reason})"
-        case Interrupt():
-            return "interrupt"
-        case _:
-            return "translation"

@@ -93,15 +93,21 @@ class TwinMemory:
         """Whether the twin does."""
         return self.twin[at : at + len(data)] == data
 
+    def hot_differences(self) -> Sequence[int]:
+        """Those of `differences` that are where most changes are."""
+        return [at for where in _HOT for at in self._differences(where)]
+
     def differences(self) -> Sequence[int]:
         """Offsets of the 64-bit words that differ, in ascending order."""
-        found: list[int] = []
-        for part in range(_FIRST, RAM_BYTES, _PART):
-            if self._differ(part, min(_PART, RAM_BYTES - part)):
-                for block in range(part, min(part + _PART, RAM_BYTES), _BLOCK):
+        return list(self._differences(range(_FIRST, RAM_BYTES)))
+
+    def _differences(self, where: range) -> Iterator[int]:
+        for part in range(where.start, where.stop, _PART):
+            end = min(part + _PART, where.stop)
+            if self._differ(part, end - part):
+                for block in range(part, end, _BLOCK):
                     if self._differ(block, _BLOCK):
-                        found += self._words(block)
-        return found
+                        yield from self._words(block)
 
     def _words(self, block: int) -> Iterator[int]:
         """Those in one block."""

@@ -8,7 +8,7 @@ program.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -27,6 +27,7 @@ from harness.conform.play import Play
 from harness.conform.prediction import Predictor
 from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store, Unplug, Write
 from harness.conform.request import Request
+from harness.conform.round import Round
 from harness.conform.target import Bound, Target
 from harness.errors import SpecError, VmmCrashed, VmmDied, VmmError, VmmTimeout
 from harness.model.access import Bypassed, Fault, Outcome, Translated
@@ -54,25 +55,6 @@ class Result:
     dmas: int = 0
     unjudged: str = ""
     broken: bool = False
-
-
-@dataclass
-class _Round:
-    """What is sent at once.
-
-    Attributes:
-        lines: qtest commands.
-        accesses: to registers, in their order: number of the line, number of the step, and the step.
-        dmas: in their order; they come after the accesses.
-        busy: devices of those.
-        counts: registers are read that tell of faults, as records do; no DMA follows in the same round.
-    """
-
-    lines: list[str] = field(default_factory=list)
-    accesses: list[tuple[int, int, Read | Write]] = field(default_factory=list)
-    dmas: list[Dma] = field(default_factory=list)
-    busy: set[str] = field(default_factory=set)
-    counts: bool = False
 
 
 class _Stop(Exception):
@@ -170,7 +152,7 @@ class Runner:
         self._thorough = thorough
         self._apart = apart
         self._result = Result()
-        self._round = _Round()
+        self._round = Round()
         self._step = 0
         self._lengths: dict[str, int] = {}  # of each device's last DMA
         self._comparison.begin()
@@ -245,7 +227,7 @@ class Runner:
 
     def _finish(self) -> None:
         """Send the round, and compare what comes of it."""
-        round, self._round = self._round, _Round()
+        round, self._round = self._round, Round()
         if not round.lines:
             return
         qtest = self.machine.qtest
@@ -273,14 +255,14 @@ class Runner:
         for line, number, read, wanted in reads:
             self._comparison.register(number, read.offset, read.size, wanted, int(answers[line], 16))
         if not agrees:
-            differing = self._memory.differences()
+            differing = self._differing(is_told)
             explained = self._comparison.writes(self._step, requests, differing)
             self._comparison.memory(self._step, requests, differing, explained)
         for (offset, size), seen in zip(self.evidence.places, evidence, strict=False):
             self._comparison.register(self._step, offset, size, self._unit.read(offset, size), seen, requests)
         self._deliveries.compare_own(self._step)
 
-    def _do_accesses(self, round: _Round) -> list[tuple[int, int, Read, Readout]]:
+    def _do_accesses(self, round: Round) -> list[tuple[int, int, Read, Readout]]:
         """Have the unit take the accesses to its registers; of each read what must be read, with what is in `round`."""
         reads = []
         for line, number, step in round.accesses:
@@ -289,6 +271,18 @@ class Runner:
             else:
                 reads.append((line, number, step, self._unit.read(step.offset, step.size)))
         return reads
+
+    def _differing(self, is_told: bool) -> Sequence[int]:
+        """The words of memory that differ; no more than where most changes are, if that tells of no write astray.
+
+        Args:
+            is_told: the registers that tell of faults say what they must.
+        """
+        if is_told and not self._thorough:
+            hot = self._memory.hot_differences()
+            if hot and self._comparison.are_of_same_requests(hot):
+                return hot
+        return self._memory.differences()
 
     def _resolve(self, evidence: list[int]) -> tuple[list[Request], bool]:
         """Find the outcomes that were seen, where there is a choice; and the faults that should have a record.
@@ -314,7 +308,7 @@ class Runner:
         self._comparison.unrecorded(self._step, unrecorded, self.evidence.probe(wanted, evidence))
         return requests, self.evidence.agrees(evidence)
 
-    def _looks(self, round: _Round) -> list[str]:
+    def _looks(self, round: Round) -> list[str]:
         """What is sent behind a round with DMA: wait for it or look whether it is done, and read the evidence."""
         if not round.dmas:
             return []
@@ -322,7 +316,7 @@ class Runner:
         last = machine.bars[round.dmas[-1].device]
         return [CLOCK_STEP if machine.uses_clock_steps else machine.is_done(last), *self.evidence.lines]
 
-    def _take_evidence(self, round: _Round, looks: list[str], answers: list[str]) -> list[int]:
+    def _take_evidence(self, round: Round, looks: list[str], answers: list[str]) -> list[int]:
         """What the registers say that tell of faults, once all DMA is done; nothing where there was none."""
         if not looks:
             return []

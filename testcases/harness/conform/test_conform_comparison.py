@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -269,3 +270,49 @@ def test_zeroes_where_data_had_to_arrive_are_not_taken_for_those_of_a_blocked_wr
         Comparison("t", anything, 0, memory, 0, contents, found.append).writes(1, requests, memory.differences())
         del memory  # it looks into the mapping
     assert [each.signature for each in found] == ["t: dma: write with translation (AP) did not arrive"]
+
+
+def _are_of_same_requests(change: Callable[[_Memory, bytes, bytes], None], unit: type[_Unit] = _Unit) -> bool:
+    """Of two records of different requests, the first of which QEMU has changed."""
+    memory = _Memory()
+    records = [_event(requester).encode() for requester in (0x80, 0x81)]
+    for copy in (memory.twin, memory.real):
+        copy[: 2 * _SIZE] = b"".join(records)
+    change(memory, *records)
+    anything: Any = unit(memory)
+    copies: Any = memory
+    contents: Any = None
+    comparison = Comparison("t", anything, 0, copies, 0, contents, lambda divergence: None)
+    return comparison.are_of_same_requests(memory.differences())
+
+
+def _change_direction(memory: _Memory, first: bytes, second: bytes) -> None:
+    memory.real[12] ^= 1 << 3  # RnW
+
+
+def _exchange(memory: _Memory, first: bytes, second: bytes) -> None:
+    memory.real[: 2 * _SIZE] = second + first
+
+
+def _lose(memory: _Memory, first: bytes, second: bytes) -> None:
+    memory.real[_SIZE : 2 * _SIZE] = bytes(_SIZE)
+
+
+def _lose_and_change(memory: _Memory, first: bytes, second: bytes) -> None:
+    _change_direction(memory, first, second)
+    _lose(memory, first, second)
+
+
+def test_records_that_say_something_else_of_the_same_requests_tell_of_no_write_astray() -> None:
+    assert _are_of_same_requests(_change_direction)
+
+
+@pytest.mark.parametrize("change", [_exchange, _lose, _lose_and_change])
+def test_records_of_other_requests_may_tell_of_a_write_astray(
+    change: Callable[[_Memory, bytes, bytes], None],
+) -> None:
+    assert not _are_of_same_requests(change)
+
+
+def test_what_is_no_record_may_tell_of_a_write_astray() -> None:
+    assert not _are_of_same_requests(_change_direction, _UnitWithoutRecords)

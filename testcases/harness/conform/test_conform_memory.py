@@ -26,4 +26,5 @@ def test_words_that_differ_are_found_wherever_they_are_in_ascending_order() -> N
         for at in places:
             real[at + 7] ^= 0x80
         assert memory.differences() == places
+        assert memory.hot_differences() == [places[0], *places[2:5]]
         del memory  # it looks into the mapping
