@@ -176,6 +176,7 @@ class CacheModel(Generic[RegistersT]):
         invalidations = tuple(invalidations)
         if not invalidations:
             return
+        self._ways.begin()
         moment = self.memory.tick() if moment is None else moment
         # Without a past there is nothing that an invalidation could end.
         if not self.memory.is_empty or self._past.registers_changed:
@@ -306,6 +307,7 @@ class CacheModel(Generic[RegistersT]):
 
     def _begin_companions(self) -> None:
         self._companions.begin(one_root=len(self._past.roots.all) == 1)
+        self._ways.begin()
 
     def _lose(self) -> None:
         """There is too much to remember: nothing is said of caches before everything has been invalidated."""

@@ -122,6 +122,7 @@ class PastWalks(Generic[RegistersT]):
         roots: topmost tables that caches may know of.
         interrupt_roots: likewise, of interrupts.
         engine: of the present registers and memory.
+        met: address and size of everything that `walks` has read, until somebody clears it.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class PastWalks(Generic[RegistersT]):
         limit: int,
     ) -> None:
         self.registers = registers
+        self.met: set[tuple[int, int]] = set()
         self._engine_of = engine_of
         self._memory = memory
         self._policy = policy
@@ -238,6 +240,7 @@ class PastWalks(Generic[RegistersT]):
                         hint=TOO_MANY_HINT,
                     )
                 budget.left -= 1
+                self.met.update((read.address, read.size) for read in replay.reads)
                 steps, outcome = replay.result
                 trace = Trace(outcome, steps, replay.reads)
                 cached = evaluate(trace, setting)

@@ -6,9 +6,9 @@ Each way is a walk of the engine (`past_walks`) with the moments at which a look
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from harness.model.access import Access, Attributes, Fault, Outcome, Translated, without_writes
 from harness.model.caches.cached_walk import CachedWalk
@@ -23,6 +23,12 @@ from harness.model.engine import Engine
 __all__ = ["Ways"]
 
 RegistersT = TypeVar("RegistersT")
+
+_MOST_FOUND = 1024  # accesses whose ways are kept
+
+_Question: TypeAlias = tuple[Access, Sequence[Source], bool]
+_Content: TypeAlias = tuple[int, int, bytes]
+"""Address and size of a range of memory, and what it holds."""
 
 
 class Ways(Generic[RegistersT]):
@@ -52,6 +58,13 @@ class Ways(Generic[RegistersT]):
         # Whether sources have nothing global for pages, with the registers of then.
         self._globals: KeptAnswers[bool] = KeptAnswers(memory)
         self._globals_of: RegistersT | None = None
+        # What `find` has found, with all that was in memory where it looked; nothing else has changed since then.
+        self._found: dict[_Question, tuple[list[Way], list[_Content]]] = {}
+        self._found_at = 0
+
+    def begin(self) -> None:
+        """Something else than memory has changed: registers, what was dropped, or what is remembered."""
+        self._found.clear()
 
     def only_outcome(self, access: Access) -> Outcome | None:
         """The present outcome, where nothing that the access could find has a past; None where something has.
@@ -80,6 +93,8 @@ class Ways(Generic[RegistersT]):
     def find(self, access: Access, *, also_while_off: bool = False) -> list[Way]:
         """Every way in which the access can have gone, the present one first, and when a lookup of it can give that.
 
+        They are kept until something changes: whoever has seen an outcome asks again what else may be.
+
         Args:
             access: what is asked.
             also_while_off: give those of before as well where the present registers use no table, and so no cache.
@@ -88,6 +103,23 @@ class Ways(Generic[RegistersT]):
             TooManyWalks: there are more than can be tried.
         """
         others = self._companions.find(access)
+        memory = self._memory
+        if self._found_at != memory.now:
+            self._found.clear()
+            self._found_at = memory.now
+        question = access, others, also_while_off
+        known = self._found.get(question)
+        if known is not None and all(memory.read(at, size) == data for at, size, data in known[1]):
+            return known[0]
+        if len(self._found) >= _MOST_FOUND:
+            self._found.clear()
+        self._past.met.clear()
+        ways = self._find(access, others, also_while_off=also_while_off)
+        self._found[question] = ways, [(at, size, memory.read(at, size)) for at, size in self._past.met]
+        return ways
+
+    def _find(self, access: Access, others: Sequence[Source], *, also_while_off: bool) -> list[Way]:
+        """The same, made anew."""
         budget = Budget(self._walk_limit)
         own = list(self._walked(access, access, budget))
         present = own[0]

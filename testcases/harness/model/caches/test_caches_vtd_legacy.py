@@ -128,6 +128,34 @@ def test_after_an_unmap_without_an_invalidation_the_old_translation_is_allowed()
     assert unit.targets() == {FRAME, BLOCKED}
 
 
+def test_what_else_may_be_is_found_anew_after_a_change_that_was_taken_back() -> None:
+    unit = Unit()
+    unit.put(unit.table, PAGE, NEW_FRAME)
+    assert unit.targets() == unit.targets() == {FRAME, NEW_FRAME}
+    unit.put(unit.table, PAGE, THIRD_FRAME)
+    unit.put(unit.table, PAGE, NEW_FRAME)
+    assert unit.targets() == {FRAME, NEW_FRAME, THIRD_FRAME}
+
+
+def test_what_else_may_be_is_found_anew_after_an_invalidation() -> None:
+    unit = Unit()
+    unit.put(unit.table, PAGE, NEW_FRAME)
+    unit.put(unit.second, PAGE, NEW_FRAME)  # that stays in the history
+    assert unit.targets() == {FRAME, NEW_FRAME}
+    unit.model.invalidate(iotlb(DOMAIN, PAGE), unit.model.memory.now)
+    assert unit.targets() == {NEW_FRAME}
+
+
+def test_what_else_may_be_is_found_anew_after_hardware_has_written() -> None:
+    unit = Unit()
+    unit.put(unit.table, PAGE, NEW_FRAME)
+    unit.put(unit.second, PAGE, FAR)
+    assert unit.targets() == {FRAME, NEW_FRAME}
+    memory = unit.tables.memory  # past the history, as hardware writes what has none
+    memory.write_u64(unit.table.entry_address(PAGE, 2), memory.read_u64(unit.second.entry_address(PAGE, 2)))
+    assert unit.targets() == {THIRD_FRAME, FAR}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
