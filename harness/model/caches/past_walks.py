@@ -254,14 +254,14 @@ class PastWalks(Generic[RegistersT]):
             return walked.outcome
         return self._repeat(access, walked.setting.registers, walked.trace.reads)
 
-    def happens_again(self, access: Access) -> Outcome:
-        """The same of the walk whose outcome `present` gave last: the fault with the name of another requester."""
-        return self._repeat(access, self.roots.all[0].registers, self.present_reads)
+    def happens_with(self, access: Access, reads: tuple[Read, ...]) -> Outcome:
+        """The same of a present walk to the page, by what it read: a fault comes with the name of the access."""
+        return self._repeat(access, self.roots.all[0].registers, reads)
 
     def _repeat(self, access: Access, registers: RegistersT, reads: tuple[Read, ...]) -> Outcome:
         """What an access gets whose walk reads what another one has read."""
         self._recording.begin(reads)
-        if self._repeater is None or self._repeater[0] != registers:
+        if self._repeater is None or self._repeater[0] is not registers:
             self._repeater = registers, self._engine_of(registers, self._recording)
         return self._repeater[1].translate(access)
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from harness.model.access import Access, Attributes, Fault, Outcome, Translated, without_writes
 from harness.model.caches.cached_walk import CachedWalk
 from harness.model.caches.companions import Companions, Relation, Source
-from harness.model.caches.history import HistoryMemory
+from harness.model.caches.history import HistoryMemory, Read
 from harness.model.caches.kept_answers import KeptAnswers
 from harness.model.caches.lookups import Lookups, Way
 from harness.model.caches.past_walks import Budget, Explained, PastWalks
@@ -55,9 +55,10 @@ class Ways(Generic[RegistersT]):
         self._policy = policy
         self._memory = memory
         self._walk_limit = walk_limit
-        # Whether sources have nothing global for pages, with the registers of then.
+        # Of sources and pages, with the registers of then: whether they have nothing global, and what a walk reads.
         self._globals: KeptAnswers[bool] = KeptAnswers(memory)
-        self._globals_of: RegistersT | None = None
+        self._reads: KeptAnswers[tuple[Read, ...]] = KeptAnswers(memory)
+        self._kept_with: RegistersT | None = None
         # What `find` has found, with all that was in memory where it looked; nothing else has changed since then.
         self._found: dict[_Question, tuple[list[Way], list[_Content]]] = {}
         self._found_at = 0
@@ -149,25 +150,36 @@ class Ways(Generic[RegistersT]):
             return False
         if relation is Relation.OTHER_SPACE:
             return self._adds_nothing_global(access, other)
-        theirs = self._past.present(_made_by(other, access))
-        if theirs is None:
-            return False
-        if isinstance(theirs, Fault):
-            theirs = self._past.happens_again(access)
-        return without_writes(theirs) == outcome
+        question = self._question_of_page(access, other)
+        reads = self._reads.find(question)
+        if reads is None:
+            theirs = self._past.present(_made_by(other, access))
+            if theirs is None:
+                return False
+            reads = self._past.present_reads
+            self._reads.keep(question, reads, reads)
+            if not isinstance(theirs, Fault):
+                return without_writes(theirs) == outcome
+        # What a walk reads depends on the page alone: so this is what theirs would come to, by the access's name.
+        return without_writes(self._past.happens_with(access, reads)) == outcome
+
+    def _question_of_page(self, access: Access, other: Source) -> tuple[object, ...]:
+        """What is asked of another source, for all accesses to a page; answers with other registers are let go."""
+        registers = self._past.registers
+        if self._kept_with is not registers:
+            self._kept_with = registers
+            self._globals.clear()
+            self._reads.clear()
+        page = access.iova // self._past.engine.granule
+        return other, page, access.kind, access.privileged, access.address_type
 
     def _adds_nothing_global(self, access: Access, other: Source) -> bool:
         """Whether another source has brought in nothing global, and nothing that has a past, for the page of an access.
 
         It is kept: devices come to the same pages again and again.
         """
-        registers = self._past.registers
-        if self._globals_of is not registers:
-            self._globals_of = registers
-            self._globals.clear()
-        page = access.iova // self._past.engine.granule
-        key = other, page, access.kind, access.privileged, access.address_type
-        known = self._globals.find(key)
+        question = self._question_of_page(access, other)
+        known = self._globals.find(question)
         if known is not None:
             return known
         made = _made_by(other, access)
@@ -182,7 +194,7 @@ class Ways(Generic[RegistersT]):
         else:
             # It may have come from a page that is global, and does not allow the access.
             adds_nothing = not self._past.present_walk(made).is_global
-        self._globals.keep(key, adds_nothing, reads)
+        self._globals.keep(question, adds_nothing, reads)
         return adds_nothing
 
     def _probes(self, access: Access, own: Iterable[Way], budget: Budget) -> list[CachedWalk]:
