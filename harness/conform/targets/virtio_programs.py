@@ -206,6 +206,10 @@ class Generation:
 
     def find_places(self) -> None:
         """Tell the traffic where each device has pages; one in bypass mode has none, but all of memory."""
+        known: dict[int | None, list[tuple[int, int]]] = {}  # of each domain; without one a device has none
         for entry in DEVICES:
-            mapped = self.engine.iter_mappings(entry.requester)
-            self.traffic.places[entry.id] = [(each.iova, each.size) for each in mapped if each.size < _EVERYTHING]
+            domain = self.engine.domain_of(entry.requester)
+            if domain not in known:
+                mapped = self.engine.iter_mappings(entry.requester)
+                known[domain] = [(each.iova, each.size) for each in mapped if each.size < _EVERYTHING]
+            self.traffic.places[entry.id] = known[domain]
