@@ -176,6 +176,10 @@ def _judging(clock: _Clock, judging: Judging) -> list[Figure]:
     def judge(pair: tuple[Access, Outcome]) -> Verdict:
         return model.judge(*pair)
 
+    def judge_anew(pair: tuple[Access, Outcome]) -> Verdict:
+        model.memory.tick()  # what it has found is kept until something happens
+        return model.judge(*pair)
+
     rounds = [
         (clock.once(translate, accesses), clock.once(judge, seen), clock.once(model.allowed, accesses))
         for _ in range(clock.rounds)
@@ -191,7 +195,7 @@ def _judging(clock: _Clock, judging: Judging) -> list[Figure]:
         per_second = "judged" if name == "judge" else name
         figures.append(Figure(f"{judging.name}_{per_second}_per_second", round(rate)))
         figures.append(Figure(f"{judging.name}_{name}_ratio", round(ratio, 3)))
-    stale_rate = clock.rate(judge, [(stale, outcome)])
+    stale_rate = clock.rate(judge_anew, [(stale, outcome)])
     figures.append(Figure(f"{judging.name}_stale_judged_per_second", stale_rate))
     return figures
 
