@@ -34,7 +34,6 @@ _AIM = _UNUSED + 1024
 _KERNEL_ARGS = (
     f"memmap=4K${_UNUSED:#x}",
     "nokaslr",  # randomised, it may lie there: where UEFI starts it, it minds no memmap= (Linux, drivers/firmware/efi)
-    "deferred_probe_timeout=120",  # on a busy host its ten seconds are too few (docs/findings.md, F-26)
 )
 _TRANSLATE = "virtio_iommu_translate"
 _LOOK_SECONDS = 30.0

@@ -30,6 +30,7 @@ _EXPANDER = (
     "edu,iommu=on,id=alone",
     "edu,iommu=off,id=outside",
 )
+_IMPATIENT = ("deferred_probe_timeout=10",)  # as Linux is by itself: for a virtio-iommu that it has given up (F-15)
 _FLUSHED_SECONDS = 1.0  # Linux, drivers/iommu/dma-iommu.c: a flush queue waits for ten milliseconds
 _TRIES = 200
 
@@ -41,7 +42,7 @@ def test_devices_that_share_a_way_share_a_group(lease: Lease, iommu: IommuKind, 
 
     Firmware's tables, lspci, and the types of bridges and functions that groups follow from, are as they must be.
     """
-    live = lease(spec(iommu, *devices))
+    live = lease(spec(iommu, *devices, kernel_args=_IMPATIENT))
     judge(check_groups(live.topology, live.agent.iommu_groups()))
     judge(check_functions(live.topology, lspci(live.guest.ssh)))
     judge(check_tables(live.topology.platform, acpi_tables(live)))
@@ -67,7 +68,7 @@ def test_a_second_root_complex_is_behind_the_iommu_like_the_first(lease: Lease, 
 @pytest.mark.claim("IV-1", "QD-4")
 def test_vfio_refuses_a_device_whose_group_has_another_driver(lease: Lease, iommu: IommuKind) -> None:
     """A device is not given to user space while another one of its group is in the hands of a driver of the kernel."""
-    live = lease(spec(iommu, *_BRIDGE))
+    live = lease(spec(iommu, *_BRIDGE, kernel_args=_IMPATIENT))
     judge(check_groups(live.topology, live.agent.iommu_groups()))
     try:
         live.give_to_vfio("rogue")
@@ -86,7 +87,7 @@ def test_what_a_driver_has_unmapped_cannot_be_reached(lease: Lease, iommu: Iommu
 
     The rogue device shares the bridge, and with it the tables. The control: what the driver keeps mapped it reaches.
     """
-    live = lease(spec(iommu, *_BRIDGE, dma_mode=dma_mode))
+    live = lease(spec(iommu, *_BRIDGE, dma_mode=dma_mode, kernel_args=_IMPATIENT))
     judge(check_groups(live.topology, live.agent.iommu_groups()))
     judge(check_group_types(live.topology, live.agent.iommu_groups()))
     kept = set(live.mappings("disk"))

@@ -184,7 +184,7 @@ SABOTAGES = (
         name="driver-missing",
         says="the driver of the virtio-iommu is not loaded, with boot-bypass on",
         iommus=(IommuKind.VIRTIO,),
-        kernel_args=("module_blacklist=virtio_iommu", "deferred_probe_timeout=1"),
+        kernel_args=("module_blacklist=virtio_iommu", "deferred_probe_timeout=0"),
         alter=_with("virtio-iommu-pci", {"boot-bypass": True}),
         cases=(_GROUPS,),
         by=("IOMMU group of *: expected a group of *, saw no group",),

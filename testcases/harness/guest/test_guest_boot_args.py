@@ -51,3 +51,8 @@ def test_console_is_serial_and_a_panic_ends_the_machine() -> None:
 
 def test_words_of_the_spec_come_last() -> None:
     assert words(IommuKind.INTEL, DmaMode.STRICT, "iommu.strict=0", "x=y")[-2:] == ("iommu.strict=0", "x=y")
+
+
+def test_a_guest_waits_for_the_driver_of_a_virtio_iommu() -> None:
+    waits = [word for word in words(IommuKind.VIRTIO, DmaMode.STRICT) if word.startswith("deferred_probe_timeout=")]
+    assert waits == ["deferred_probe_timeout=60"]
