@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.artifacts.cache import Cache
-from harness.artifacts.kernel import Kernel, find_kernel, is_path
+from harness.artifacts.kernel import Kernel, find_kernel, is_path, require_option
 from harness.artifacts.modules import KernelModules
 from harness.artifacts.progress import Progress, silent
 from harness.artifacts.qemu import QemuBuild, find_qemu
@@ -135,6 +135,18 @@ class Lab:
             Unsupported: the message names the configuration option.
         """
         self.modules.resolve(names)
+
+    def require_option(self, option: str, what: str) -> None:
+        """Refuse what the guest's kernel has not been built with, where its configuration is known.
+
+        Args:
+            option: "CONFIG_...", one that is no module.
+            what: it is, for people.
+
+        Raises:
+            Unsupported: the message names the option.
+        """
+        require_option(self.kernel, option, what)
 
     @contextmanager
     def boot(

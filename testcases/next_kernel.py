@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from harness.errors import GuestError, Unsupported
+from harness.errors import GuestError
 from harness.images.keys import Keys
 from harness.lab import Lab
 from harness.live.machine import LiveMachine
@@ -31,10 +31,9 @@ def load_same_kernel(lab: Lab, live: LiveMachine, disk: str, *, crash: bool = Fa
     Raises:
         Unsupported: the kernel has no kexec_file_load(2), or none for a crash.
     """
-    config = lab.kernel.config
-    for option in ("CONFIG_KEXEC_FILE", *(["CONFIG_CRASH_DUMP"] if crash else [])):
-        if config and config.get(option) != "y":
-            raise Unsupported(f"kernel {lab.kernel.release} cannot start another: its configuration has no {option}")
+    lab.require_option("CONFIG_KEXEC_FILE", "kexec_file_load(2)")
+    if crash:
+        lab.require_option("CONFIG_CRASH_DUMP", "kernel for a crash")
     keys = Keys.generate()
     boot = lab.linux(live.spec, keys)
     kernel, initrd = lab.kernel.image.read_bytes(), lab.images.named(live.spec.image).archive.read_bytes()

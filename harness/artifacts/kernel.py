@@ -14,10 +14,10 @@ from harness.artifacts.image import KernelImage, embedded_config, read_image
 from harness.artifacts.packages import Tree, fetch
 from harness.artifacts.progress import Progress, silent
 from harness.artifacts.sources import Sources, host_vendor
-from harness.errors import ArtifactError, SpecError
+from harness.errors import ArtifactError, SpecError, Unsupported
 from harness.report.record import Artifact
 
-__all__ = ["Kernel", "find_kernel", "is_path", "kernel_in"]
+__all__ = ["Kernel", "find_kernel", "is_path", "kernel_in", "require_option"]
 
 _ASSUMED: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -58,6 +58,21 @@ class Kernel:
     config: Mapping[str, str]
     modules_dir: Path | None
     artifacts: tuple[Artifact, ...]
+
+
+def require_option(kernel: Kernel, option: str, what: str) -> None:
+    """Check that a kernel has what an option builds into it.
+
+    Of a kernel whose configuration is not known nothing can be said: its guest shows what it has.
+
+    Raises:
+        Unsupported: it is known not to have it; the message names the option.
+    """
+    if kernel.config and kernel.config.get(option) != "y":
+        raise Unsupported(
+            f"kernel {kernel.release} has no {what}: {option} is not set",
+            hint="build the kernel with it, or choose another: --kernel NAME|PATH",
+        )
 
 
 def is_path(name: str) -> bool:

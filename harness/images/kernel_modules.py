@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.artifacts.kernel import Kernel
+from harness.artifacts.kernel import Kernel, require_option
 from harness.artifacts.modules import KernelModules, read
 from harness.errors import Unsupported
 from harness.images.cpio import Archive
@@ -65,11 +65,6 @@ def require_driver(recipe: Recipe, modules: KernelModules, kind: IommuKind) -> N
     Raises:
         Unsupported: it is known not to have them; the message names the configuration option.
     """
-    kernel, option = modules.kernel, _BUILT_IN.get(kind)
-    # Of a kernel whose configuration is not known nothing can be said: its guest shows whether it has the driver.
-    if option and kernel.config and kernel.config.get(option) != "y":
-        raise Unsupported(
-            f"kernel {kernel.release} has no {kind} IOMMU driver: {option} is not set",
-            hint="build the kernel with it, or choose another: --kernel NAME|PATH",
-        )
+    if option := _BUILT_IN.get(kind):
+        require_option(modules.kernel, option, f"{kind} IOMMU driver")
     modules.resolve([*recipe.modules.iommu.get(kind, ()), *recipe.modules.always])

@@ -14,8 +14,8 @@ from artifacts_archive import SUITE, Archive, serving
 from artifacts_kernel_files import bzimage, flat_image
 
 from harness.artifacts.cache import Cache
-from harness.artifacts.kernel import Kernel, find_kernel
-from harness.errors import ArtifactError, SpecError
+from harness.artifacts.kernel import Kernel, find_kernel, require_option
+from harness.errors import ArtifactError, SpecError, Unsupported
 
 RELEASE = "6.9.0-test"
 
@@ -204,3 +204,18 @@ def test_a_package_without_an_image_is_refused(cache: Cache, archive: Archive) -
         ArtifactError, match="one kernel image is expected in linux-image-amd64 of stable1, found: none"
     ):
         find_kernel(SUITE, "amd64", cache, sources=archive.sources)
+
+
+@pytest.mark.parametrize("config", [b"CONFIG_B=y\n", b"CONFIG_A=m\n", b"# CONFIG_A is not set\nCONFIG_B=y\n"])
+def test_what_a_kernel_is_built_without_is_refused_by_its_option(tmp_path: Path, config: bytes) -> None:
+    put(tmp_path / ".config", config)
+    kernel = find(put(tmp_path / "arch/x86/boot/bzImage", bzimage()))
+    with pytest.raises(Unsupported, match=f"{RELEASE} has no such mode: CONFIG_A is not set"):
+        require_option(kernel, "CONFIG_A", "such mode")
+
+
+@pytest.mark.parametrize("config", [b"CONFIG_A=y\n", b""])
+def test_what_a_kernel_has_or_may_have_is_not_refused(tmp_path: Path, config: bytes) -> None:
+    put(tmp_path / ".config", config)
+    kernel = find(put(tmp_path / "arch/x86/boot/bzImage", bzimage()))
+    require_option(kernel, "CONFIG_A", "such mode")
