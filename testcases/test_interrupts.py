@@ -13,7 +13,7 @@ from harness.checks.judge import judge
 from harness.checks.work import check_count, check_refused
 from harness.errors import HarnessError
 from harness.live.interrupts import Arrivals, Sent, messages
-from harness.live.machine import UNSAFE_INTERRUPTS, LiveMachine
+from harness.live.machine import LiveMachine, VfioBackEnd
 from harness.model.access import Fault
 from harness.model.engine import Interrupt
 from harness.model.topology import VTD_REGISTERS
@@ -198,7 +198,7 @@ def test_without_interrupt_remapping_vfio_refuses_devices(lease: Lease, iommu: I
     address = live.address("rogue")
     live.give_to_vfio("rogue")  # sets allow_unsafe_interrupts
     live.agent.vfio_close(address)
-    live.agent.write_file(UNSAFE_INTERRUPTS, "N")
+    live.agent.write_file(VfioBackEnd.TYPE1.unsafe_interrupts, "N")
     judge(check_refused("a device without interrupt remapping", "EPERM", live.agent.vfio_open, address))
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import block
 import child
 import files
+import iommufd
 import kernel_log
 import kexec
 import memory
@@ -33,6 +34,7 @@ OPERATIONS: dict[str, Callable[..., object]] = {
     **block.OPERATIONS,
     **child.OPERATIONS,
     **files.OPERATIONS,
+    **iommufd.OPERATIONS,
     **kernel_log.OPERATIONS,
     **kexec.OPERATIONS,
     **memory.OPERATIONS,

@@ -1,4 +1,7 @@
-"""User-space DMA mappings through VFIO type 1. Linux, include/uapi/linux/vfio.h, Documentation/driver-api/vfio.rst."""
+"""User-space DMA mappings through VFIO type 1, and devices that VFIO gives away without an IOMMU.
+
+Linux, include/uapi/linux/vfio.h, Documentation/driver-api/vfio.rst.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ _GROUP_GET_STATUS, _GROUP_SET_CONTAINER, _, _GROUP_GET_DEVICE_FD = (0x3B67 + n f
 _SET_IRQS, _DEVICE_RESET = 0x3B6E, 0x3B6F
 _GET_INFO, _MAP_DMA, _UNMAP_DMA = 0x3B70, 0x3B71, 0x3B72
 _DIRTY_PAGES, _DIRTY_START, _DIRTY_STOP, _DIRTY_GET = 0x3B75, 1, 2, 4
-_TYPE1V2_IOMMU = 3
+_TYPE1V2_IOMMU, _NO_IOMMU = 3, 8
+_GROUP_NAMES = {_TYPE1V2_IOMMU: "/dev/vfio/", _NO_IOMMU: "/dev/vfio/noiommu-"}
 _GROUP_FLAGS_VIABLE = 1
 _DMA_MAP_FLAG = {"r": 1, "w": 2, "rw": 3}
 _CAP_IOVA_RANGE, _CAP_AVAILABLE = 1, 3
@@ -27,12 +31,16 @@ _BAR_SHIFT = 40  # drivers/vfio/pci: VFIO_PCI_INDEX_TO_OFFSET; a BAR's index is 
 
 
 class Container:
-    """A container, with the groups and devices that are in it, by group number and by address."""
+    """A container, with the groups and devices that are in it, by group number and by address.
 
-    def __init__(self) -> None:
-        self.fd = os.open("/dev/vfio/vfio", os.O_RDWR)
-        if not fcntl.ioctl(self.fd, _CHECK_EXTENSION, _TYPE1V2_IOMMU):
-            raise RuntimeError("VFIO has no type 1 (v2) IOMMU")
+    Args:
+        iommu: kind of its IOMMU: type 1, or none.
+    """
+
+    def __init__(self, iommu: int) -> None:
+        self.fd, self.iommu = os.open("/dev/vfio/vfio", os.O_RDWR), iommu
+        if not fcntl.ioctl(self.fd, _CHECK_EXTENSION, iommu):
+            raise RuntimeError(f"VFIO has no IOMMU of kind {iommu}")
         self.groups: dict[str, int] = {}
         self.devices: dict[str, int] = {}
 
@@ -46,12 +54,12 @@ class Container:
         self.devices[address] = fcntl.ioctl(self.groups[number], _GROUP_GET_DEVICE_FD, name)
 
     def _join(self, number: str) -> int:
-        group = os.open(f"/dev/vfio/{number}", os.O_RDWR)
+        group = os.open(f"{_GROUP_NAMES[self.iommu]}{number}", os.O_RDWR)
         try:
             _see_viable(group, number)
             fcntl.ioctl(group, _GROUP_SET_CONTAINER, struct.pack("<i", self.fd))
             if not self.groups:
-                fcntl.ioctl(self.fd, _SET_IOMMU, _TYPE1V2_IOMMU)
+                fcntl.ioctl(self.fd, _SET_IOMMU, self.iommu)
         except BaseException:
             os.close(group)
             raise
@@ -77,7 +85,15 @@ containers: dict[str, Container] = {}
 
 def vfio_open(address: str, beside: str | None) -> None:
     """Put a function that is bound to vfio-pci, with its group, into a container: its own, or that of another one."""
-    container = containers[beside] if beside else Container()
+    _open(address, containers[beside] if beside else Container(_TYPE1V2_IOMMU))
+
+
+def vfio_open_without_iommu(address: str) -> None:
+    """Open a function that is bound to vfio-pci and has no IOMMU; nothing can be mapped for it."""
+    _open(address, Container(_NO_IOMMU))
+
+
+def _open(address: str, container: Container) -> None:
     try:
         container.add(address)
     except BaseException:
@@ -183,6 +199,7 @@ OPERATIONS: dict[str, Callable[..., object]] = {
     f.__name__: f
     for f in (
         vfio_open,
+        vfio_open_without_iommu,
         vfio_map,
         vfio_map_bar,
         vfio_unmap,

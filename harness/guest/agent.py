@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from harness.errors import AgentError, GuestUnreachable
+from harness.guest.address_space import AddressSpace, map_arguments
 from harness.guest.answers import (
     CipherTest,
     Frame,
@@ -151,6 +152,10 @@ class Agent:
         """Put a function bound to vfio-pci into a VFIO container: of its own, or that of another function."""
         self._call("vfio_open", {"address": address, "beside": beside}, type(None))
 
+    def vfio_open_without_iommu(self, address: str) -> None:
+        """Open a function bound to vfio-pci that has no IOMMU, in VFIO's no-IOMMU mode."""
+        self._call("vfio_open_without_iommu", {"address": address}, type(None))
+
     def vfio_map(
         self, address: str, pages: Pages, iova: int, permission: str = "rw", *, offset: int = 0, size: int | None = None
     ) -> None:
@@ -164,8 +169,7 @@ class Agent:
             offset: into the pages, bytes.
             size: bytes; up to the end of the pages when None.
         """
-        size = len(pages.frames) * pages.size - offset if size is None else size
-        arguments = {"handle": pages.handle, "iova": iova, "permission": permission, "offset": offset, "size": size}
+        arguments = map_arguments(pages, iova, permission, offset, size)
         self._call("vfio_map", {"address": address, **arguments}, type(None), 30.0)
 
     def vfio_map_bar(self, address: str, owner: str, bar: int, iova: int, size: int) -> None:
@@ -205,6 +209,10 @@ class Agent:
     def vfio_close(self, address: str) -> None:
         """Close a device; with the last one in its container all mappings of that go."""
         self._call("vfio_close", {"address": address}, type(None))
+
+    def address_space(self) -> AddressSpace:
+        """A new address space of iommufd, in which nothing is mapped."""
+        return AddressSpace(self._call)
 
     def child(self) -> ChildAgent:
         """Another agent, in a process of its own, which can be killed with all that it holds."""

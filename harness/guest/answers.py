@@ -18,6 +18,7 @@ __all__ = [
     "Pages",
     "ProgramEnd",
     "ProgramStart",
+    "Ranges",
     "Screen",
     "Talk",
     "VfioLimits",
@@ -34,6 +35,7 @@ _PageSize = Annotated[int, msgspec.Meta(ge=PAGE, le=1 << 30)]  # x86 has no larg
 _Pixels = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]  # of a line of a display, or its bytes
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 Talk = Annotated[str, msgspec.Meta(max_length=1 << 17)]  # twice what the agent keeps
+Ranges = tuple[tuple[_Count, _Count], ...]
 MacAddress = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")]
 
 
@@ -82,7 +84,7 @@ class VfioLimits:
     """What a VFIO container can map: page sizes (a mask of bytes), ranges of IOVAs, mappings still allowed (or 0)."""
 
     page_sizes: _Count
-    ranges: tuple[tuple[_Count, _Count], ...]
+    ranges: Ranges
     mappings: _Count
 
 
