@@ -7,23 +7,26 @@ it is the model's to say.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from rogue import COUNT, canary
+from holds import Opener
+from rogue import COUNT, canary, read, write, write_in_parts
 
 from harness.errors import HarnessError, Unsupported
 from harness.live.machine import LiveMachine
 from harness.model.access import AccessKind
+from harness.report.record import Finding
 from harness.vmm.qemu.processor import page_table
 
-__all__ = ["ATTACKS", "DEVICES", "OUTSIDE", "READS", "ROGUE", "Dma", "Scene"]
+__all__ = ["ATTACKS", "DEVICES", "OUTSIDE", "READS", "ROGUE", "Dma", "Scene", "check_read", "check_write"]
 
 ROGUE, OUTSIDE, _VICTIM = "rogue", "outside", "victim"
 DEVICES = (f"edu,iommu=on,id={ROGUE}", f"edu,iommu=off,id={OUTSIDE}", f"virtio-blk,iommu=on,id={_VICTIM}")
 """The devices of a scene: the attacker, its like outside the IOMMU, and another device at work."""
 
 _PAGE = 4096
+_WHY = "three pages are mapped for the device, and nothing else"
 _READABLE, _WRITABLE, _WINDOW = 0x40000000, 0x50000000, 0x60000000
 _POOL = 128
 _KERNEL_CODE = re.compile(r"^\s*([0-9a-f]+)-[0-9a-f]+ : Kernel code$", re.MULTILINE)
@@ -47,13 +50,18 @@ class Dma:
 
 
 class Scene:
-    """A machine on which VFIO has mapped three pages for the rogue device: to read, to write, and for both.
+    """A machine on which three pages are mapped for the rogue device: to read, to write, and for both.
 
     The last, the window, is between two others in guest physical memory, which nothing is mapped to; its IOVA is not
     next to any other either.
 
+    Args:
+        live: the machine.
+        held_by: what maps them for it.
+
     Attributes:
         live: the machine.
+        hold: what has mapped them.
         window: IOVA of the page for both.
         frame: its guest physical address.
         pages: all of them.
@@ -62,7 +70,7 @@ class Scene:
         show: IOVA of memory that the rogue may write to, and where that is.
     """
 
-    def __init__(self, live: LiveMachine) -> None:
+    def __init__(self, live: LiveMachine, held_by: Opener) -> None:
         self.live = live
         self.pages = live.allocate(_POOL, canary())
         frames = self.pages.frames
@@ -70,14 +78,14 @@ class Scene:
         spare = [frame for frame in frames if abs(frame - self.frame) > _PAGE]
         self.readable, self.writable, self.secret = spare[:3]
         self.window = _WINDOW
-        live.give_to_vfio(ROGUE)
+        self.hold = held_by(live, ROGUE)
         for iova, frame, permission in (
             (_READABLE, self.readable, "r"),
             (_WRITABLE, self.writable, "w"),
             (_WINDOW, self.frame, "rw"),
         ):
             at = frames.index(frame) * _PAGE
-            live.agent.vfio_map(live.address(ROGUE), self.pages, iova, permission, offset=at, size=_PAGE)
+            self.hold.map(self.pages, iova, permission, offset=at, size=_PAGE)
         # What stands at no other such offset. The two other pages are left alone: nothing of them is cached.
         live.load(ROGUE, _WINDOW + 1024, self.frame + 1024, COUNT)
         self.show = _WINDOW + 3072, self.frame + 3072
@@ -164,9 +172,9 @@ def _address_zero(scene: Scene) -> Dma:
 
 def _above_the_width(scene: Scene) -> Dma:
     """The IOVA of what is mapped for it, with a bit above the highest that the IOMMU translates."""
-    _, last = max(scene.live.agent.vfio_limits(scene.live.address(ROGUE)).ranges)
+    _, last = max(scene.hold.ranges())
     if last == (1 << 64) - 1:
-        raise Unsupported(f"IOVAs of this {scene.live.spec.iommu.kind} IOMMU have 64 bits: VFIO_IOMMU_GET_INFO")
+        raise Unsupported(f"IOVAs of this {scene.live.spec.iommu.kind} IOMMU have 64 bits: so VFIO says")
     return Dma(iova=(scene.window | last + 1) + 2048, aim=scene.frame + 2048)
 
 
@@ -204,3 +212,28 @@ ATTACKS: Mapping[str, Callable[[Scene], Dma]] = {
 
 READS: Mapping[str, Callable[[Scene], Dma]] = {**_BOTH, "wrong-way": _read_of_what_may_be_written}
 """Reads that must be blocked, by name."""
+
+
+def check_write(scene: Scene, attack: str) -> Iterator[Finding]:
+    """The write of an attack is blocked, and two that are not arrive: the rogue's own, and one from outside."""
+    live, dma = scene.live, ATTACKS[attack](scene)
+    yield from write(live, ROGUE, scene.window, scene.frame, scene.pages, blocked=False, why=_WHY)
+    yield from write_in_parts(live, ROGUE, dma.iova, dma.aim, scene.pages, parts=dma.parts, why=_WHY)
+    if dma.owned:
+        yield from write(live, OUTSIDE, dma.aim, dma.aim, scene.pages, blocked=False, why="iommu=off")
+    else:
+        yield from _read_outside(scene, dma)
+
+
+def check_read(scene: Scene, attack: str) -> Iterator[Finding]:
+    """The read of an attack is blocked, and two that are not give what they must."""
+    live, dma = scene.live, READS[attack](scene)
+    yield from read(live, ROGUE, scene.window, scene.frame, show=scene.show, blocked=False, why=_WHY)
+    yield from read(live, ROGUE, dma.iova, dma.aim, show=scene.show, blocked=True, why=_WHY)
+    yield from _read_outside(scene, dma)
+
+
+def _read_outside(scene: Scene, dma: Dma) -> Iterator[Finding]:
+    """The control: a device outside reads what the rogue aimed at, and shows it in a page of the case's own."""
+    own = scene.secret + 1536
+    yield from read(scene.live, OUTSIDE, dma.aim, dma.aim, show=(own, own), blocked=False, why="iommu=off")

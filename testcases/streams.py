@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from rogue import COUNT, canary
+from rogue import COUNT, RATE_LIMIT_SECONDS, canary, write
 
 from harness.errors import HarnessError
+from harness.guest.answers import Pages
 from harness.live.machine import LiveMachine
 from harness.report.record import Finding
 
-__all__ = ["Stream", "stream", "stream_over_a_restart"]
+__all__ = ["Stream", "check_ends", "stream", "stream_over_a_restart"]
 
 _NEVER_LOADED = 2048  # offset into an edu's buffer: zeroes
 _FIRST_SECONDS = 10.0
@@ -126,6 +127,29 @@ def stream(live: LiveMachine, device: str, iova: int, aim: int) -> Iterator[Stre
         yield writes
     finally:
         writes.stop()
+
+
+def check_ends(
+    live: LiveMachine, device: str, iova: int, page: Pages, end: Callable[[], None], what: str
+) -> Iterator[Finding]:
+    """While a device writes to a page, what lets it ends: no write that is begun from then on gets through.
+
+    Args:
+        live: the machine.
+        device: an edu device.
+        iova: where the page is mapped for it.
+        page: of the guest.
+        end: ends it.
+        what: that is, for people.
+    """
+    with stream(live, device, iova, page.frames[0]) as writes:
+        writes.wait_for_arrival()
+        end()
+        yield from writes.check_none_arrives(f"after {what}")
+    time.sleep(RATE_LIMIT_SECONDS)  # so that the guest reports faults again
+    frame = page.frames[0]
+    for at, base in ((2048, iova), (3072, frame)):
+        yield from write(live, device, base + at, frame + at, page, blocked=True, why=what, count=4)
 
 
 @contextmanager

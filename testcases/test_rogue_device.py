@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import chain
 
 import pytest
-from attacks import ATTACKS, DEVICES, OUTSIDE, READS, ROGUE, Dma, Scene
-from rogue import canary, copy, read, write, write_in_parts, write_over
+from attacks import ATTACKS, DEVICES, READS, Scene, check_read, check_write
+from holds import type1
+from rogue import canary, copy, write_over
 
 from harness.checks.judge import judge
 from harness.live.machine import LiveMachine
-from harness.report.record import Finding
 from harness.spec import DmaMode
-
-_WHY = "VFIO has mapped three pages for the device, and nothing else"
 
 
 @pytest.mark.claim("QD-2", "IV-1")
@@ -25,17 +22,7 @@ def test_a_rogue_write_is_blocked(machine: LiveMachine, attack: str) -> None:
 
     The controls: it writes to what is mapped for it, and a device outside of the IOMMU gets to where this one aimed.
     """
-    judge(_write(Scene(machine), attack))
-
-
-def _write(scene: Scene, attack: str) -> Iterator[Finding]:
-    live, dma = scene.live, ATTACKS[attack](scene)
-    yield from write(live, ROGUE, scene.window, scene.frame, scene.pages, blocked=False, why=_WHY)
-    yield from write_in_parts(live, ROGUE, dma.iova, dma.aim, scene.pages, parts=dma.parts, why=_WHY)
-    if dma.owned:
-        yield from write(live, OUTSIDE, dma.aim, dma.aim, scene.pages, blocked=False, why="iommu=off")
-    else:
-        yield from _read_outside(scene, dma)
+    judge(check_write(Scene(machine, type1), attack))
 
 
 @pytest.mark.claim("QD-2", "IV-1")
@@ -46,20 +33,7 @@ def test_a_rogue_read_is_blocked(machine: LiveMachine, attack: str) -> None:
 
     The controls: it reads what is mapped for it, and a device outside of the IOMMU reads what this one aimed at.
     """
-    judge(_read(Scene(machine), attack))
-
-
-def _read(scene: Scene, attack: str) -> Iterator[Finding]:
-    live, dma = scene.live, READS[attack](scene)
-    yield from read(live, ROGUE, scene.window, scene.frame, show=scene.show, blocked=False, why=_WHY)
-    yield from read(live, ROGUE, dma.iova, dma.aim, show=scene.show, blocked=True, why=_WHY)
-    yield from _read_outside(scene, dma)
-
-
-def _read_outside(scene: Scene, dma: Dma) -> Iterator[Finding]:
-    """The control: a device outside reads what the rogue aimed at, and shows it in a page of the case's own."""
-    own = scene.secret + 1536
-    yield from read(scene.live, OUTSIDE, dma.aim, dma.aim, show=(own, own), blocked=False, why="iommu=off")
+    judge(check_read(Scene(machine, type1), attack))
 
 
 @pytest.mark.claim("QD-1", "QD-2", "IV-1")
