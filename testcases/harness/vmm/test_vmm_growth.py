@@ -39,8 +39,9 @@ def test_memory_beyond_the_room_is_refused(start: Start) -> None:
         plug_memory(machine.qmp, 256)
 
 
-def test_a_port_takes_one_bridge(start: Start) -> None:
-    machine = start(spec("edu,hotplug=on"))
-    plug_bridge(machine.qmp, "port.1")
-    with pytest.raises(QmpError, match="PCI"):
+def test_a_port_takes_a_bridge_where_nothing_is_plugged(start: Start) -> None:
+    machine = start(spec("edu,hotplug=on,id=there", "edu,hotplug=on,id=absent"))
+    machine.plug("there")
+    plug_bridge(machine.qmp, "port.2")
+    with pytest.raises(QmpError, match="occupied"):
         plug_bridge(machine.qmp, "port.1")
