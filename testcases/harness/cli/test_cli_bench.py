@@ -63,6 +63,7 @@ def test_rounds_of_hotplug_give_times_and_what_is_left() -> None:
     assert found["growth"]["groups"] == found["growth"]["functions"] == found["growth"]["descriptors"] == 0
 
 
+@pytest.mark.nightly
 def test_a_round_of_starts_gives_each_way_beside_the_kernel_that_is_handed_over() -> None:
     result = CliRunner().invoke(app, ["bench", "firmware", "--json", "--rounds", "1"], catch_exceptions=False)
     found = json.loads(result.stdout)
