@@ -105,8 +105,8 @@ def turn_leaf(live: LiveMachine, id: str, iova: int) -> None:
 
 
 def pass_through(live: LiveMachine, id: str, iova: int) -> None:
-    """Have the context entry of a device say that it is not translated."""
-    if not live.function(id).translated:
+    """Have the context entry of a device say that it is not translated, when it is to go where nothing is mapped."""
+    if not live.function(id).translated or _leaf(live, id, iova) is not None:
         return
     address, value = _context(live, id)
     live.vmm.memory.write(address, (value & ~_TT | _PASS_THROUGH).to_bytes(8, "little"))
