@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from harness.artifacts.cache import Cache
 from harness.lab import Lab
 from harness.model.access import AccessKind
@@ -26,10 +28,13 @@ def test_records_are_those_above_the_mark_however_often_the_log_is_read(lab: Lab
         assert any("Linux version" in record.text for record in whole)
 
 
-def test_a_fault_is_in_the_log_at_once_whichever_processor_takes_its_interrupt(lab: Lab) -> None:
-    spec = Machine(iommu=Iommu(kind=IommuKind.INTEL), devices=(Device.parse("edu,iommu=on"),), cpus=2)
+@pytest.mark.parametrize(("kind", "name"), [(IommuKind.INTEL, "dmar0"), (IommuKind.VIRTIO, "virtio0")])
+def test_a_fault_is_in_the_log_at_once_whichever_processor_takes_its_interrupt(
+    lab: Lab, kind: IommuKind, name: str
+) -> None:
+    spec = Machine(iommu=Iommu(kind=kind), devices=(Device.parse("edu,iommu=on"),), cpus=2)
     with Leases(lab, Store(Cache())).start(spec) as live:
-        interrupt = live.guest.run("grep dmar0 /proc/interrupts").stdout.split(":")[0].strip()
+        interrupt = live.guest.run(f"grep -w {name} /proc/interrupts").stdout.split(":")[0].strip()
         page = live.allocate(1, b"\xa5")
         access, _, _ = live.expect("edu0", page.frames[0], AccessKind.WRITE, 4)
         device = live.rogue("edu0")
