@@ -132,8 +132,9 @@ class LiveMachine:
         self._plugged.remove(id)
 
     def go_on_from(self, before: LiveMachine) -> None:
-        """Take over what is known of the machine that this one was moved from: devices, and faults with a cause."""
+        """Take over what is known of the machine that this one was moved from: what was plugged, what was asked for."""
         self._plugged = before._plugged.copy()
+        self._bridged = before._bridged.copy()
         self._asked = before._asked.copy()
 
     def restart(self, by: Callable[[], object], deadline_seconds: float, *, panics: bool = False) -> None:
@@ -169,13 +170,15 @@ class LiveMachine:
         if id in self._bridged or id not in {each.id for each in self.spec.devices if each.hotplug} - self._plugged:
             raise SpecError(f"{id}: a bridge was asked for in its place, which is taken", hint="name another device")
         port = place(self.spec).slot(id).bus
-        with self.guest.successor(deadline_seconds):
+
+        def reset() -> None:
             self.vmm.qmp.execute("stop")
             growth.plug_bridge(self.vmm.qmp, port)
             self.vmm.qmp.execute("system_reset")
             self.vmm.qmp.execute("cont")
+
+        self.restart(reset, deadline_seconds)
         self._bridged.add(id)
-        self.begin_anew()
 
     def begin_anew(self) -> None:
         """Forget the model: what drives the IOMMU now is not what drove it before."""
