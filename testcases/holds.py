@@ -10,7 +10,7 @@ from rogue import COUNT, canary, write
 from harness.checks.dma import check_outcome
 from harness.guest.answers import PAGE, Pages, Ranges
 from harness.live.machine import LiveMachine
-from harness.live.vfio import address_space, give_to_iommufd
+from harness.live.user_space import address_space, give_to_iommufd, give_to_vfio
 from harness.model.access import AccessKind
 from harness.report.record import Finding
 
@@ -38,7 +38,7 @@ Opener = Callable[[LiveMachine, str], Hold]
 
 class _Container:
     def __init__(self, live: LiveMachine, id: str) -> None:
-        live.give_to_vfio(id)
+        give_to_vfio(live, id)
         self._agent, self._address = live.agent, live.address(id)
 
     def map(self, pages: Pages, iova: int, permission: str = "rw", *, offset: int = 0, size: int | None = None) -> None:

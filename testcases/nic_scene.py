@@ -21,6 +21,7 @@ from harness.checks.dma import check_memory, check_outcome, check_reported, chec
 from harness.errors import GuestError
 from harness.guest.answers import PAGE, Pages
 from harness.live.machine import LiveMachine
+from harness.live.user_space import give_to_vfio
 from harness.model.access import Access, AccessKind
 from harness.observations import DmaSeen
 from harness.report.record import Finding
@@ -98,7 +99,7 @@ class NicScene:
         self._held: list[Pages] = []
         self.queues = self.allocate(2)
         if live.function(id).translated:
-            live.give_to_vfio(id)
+            give_to_vfio(live, id)
             for number in range(2):  # each on its own, so that it can be unmapped
                 self.map(self.queues, QUEUES + number * PAGE, page=number)
         else:

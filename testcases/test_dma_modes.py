@@ -16,6 +16,7 @@ from harness.checks.judge import judge
 from harness.errors import GuestUnreachable
 from harness.guest.answers import PAGE
 from harness.live.machine import LiveMachine
+from harness.live.user_space import give_to_vfio
 from harness.model.access import AccessKind
 from harness.plugin import Lease
 from harness.report.record import Finding
@@ -77,7 +78,7 @@ def test_sp_off_leaves_superpages_out(lease: Lease, iommu: IommuKind, words: tup
     live = lease(spec(iommu, "edu,iommu=on", kernel_args=words))
     live.agent.write_file(_HUGE_PAGES, "1")
     page = live.allocate_huge(_HUGE_SHIFT)
-    live.give_to_vfio("edu0")
+    give_to_vfio(live, "edu0")
     live.agent.vfio_map(live.address("edu0"), page, _HUGE_IOVA)
     access, outcome, walk = live.expect("edu0", _HUGE_IOVA, AccessKind.WRITE, 4)
     judge(check_outcome(access, page.frames[0], outcome, walk, "VFIO_IOMMU_MAP_DMA of a huge page"))

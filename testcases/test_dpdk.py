@@ -20,6 +20,7 @@ from harness.checks.judge import judge
 from harness.checks.work import check_count, check_same_mappings
 from harness.guest.testpmd import IovaMode, Testpmd
 from harness.live.machine import LiveMachine
+from harness.live.user_space import bind_to_vfio, give_to_uio
 from harness.report.record import Finding
 
 _NIC = "nic"
@@ -35,7 +36,7 @@ def test_dpdk_forwards_every_frame_by_its_virtual_addresses(machine: LiveMachine
 
     What its device reaches is its own memory, at IOVAs that are its virtual addresses.
     """
-    machine.bind_to_vfio(_NIC)
+    bind_to_vfio(machine, _NIC)
     testpmd = _start(machine, IovaMode.VA)
     judge(check_virtual_addresses(machine, _NIC, testpmd.pid))
     testpmd.forward()
@@ -57,7 +58,7 @@ def test_dpdk_costs_the_iommu_nothing_while_frames_flow(machine: LiveMachine) ->
         judge(
             [Finding(subject="unmaps of the kernel's driver", expected="one a frame that it has sent", seen=str(seen))]
         )
-    machine.bind_to_vfio(_NIC)
+    bind_to_vfio(machine, _NIC)
     testpmd = _start(machine, IovaMode.VA)
     before = machine.mappings(_NIC)
     testpmd.forward()
@@ -76,7 +77,7 @@ def test_a_dpdk_device_goes_astray_in_uio_only(machine: LiveMachine, stray: Call
     It is the same NIC in the same guest, and forwards frames with both. For UIO its group is passed through, without
     which DPDK's physical addresses would lead nowhere.
     """
-    machine.bind_to_vfio(_NIC)
+    bind_to_vfio(machine, _NIC)
     testpmd = _start(machine, IovaMode.VA)
     testpmd.forward()
     judge(check_frames(machine, _NIC, _FEW_FRAMES))
@@ -87,7 +88,7 @@ def test_a_dpdk_device_goes_astray_in_uio_only(machine: LiveMachine, stray: Call
 
     machine.agent.pci_bind(machine.address(_NIC), "")
     machine.set_group_type(_NIC, "identity")
-    machine.give_to_uio(_NIC)
+    give_to_uio(machine, _NIC)
     testpmd = _start(machine, IovaMode.PA)
     judge(check_physical_rings(machine, _NIC))
     testpmd.forward()

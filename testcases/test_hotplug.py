@@ -18,6 +18,7 @@ from harness.guest.answers import PAGE, Pages
 from harness.guest.lspci import lspci
 from harness.live.machine import LiveMachine
 from harness.live.plug_rounds import leftovers, plug_rounds
+from harness.live.user_space import give_to_vfio
 from harness.model.access import AccessKind
 from harness.plugin import Lease
 from harness.report.record import Finding
@@ -100,7 +101,7 @@ def test_the_next_device_in_a_slot_inherits_nothing(lease: Lease, iommu: IommuKi
         live.plug("guest")
         address = live.address("guest")
         if not blocked:
-            live.give_to_vfio("guest")
+            give_to_vfio(live, "guest")
             live.agent.vfio_map(address, page, _IOVA)
         why = "mapped by VFIO" if not blocked else "mapped for the device that was there before"
         judge(write(live, "guest", _IOVA + 512, page.frames[0] + 512, page, blocked=blocked, why=why))

@@ -13,7 +13,8 @@ from harness.checks.judge import judge
 from harness.checks.work import check_count, check_refused
 from harness.errors import HarnessError
 from harness.live.interrupts import Arrivals, Sent, messages
-from harness.live.machine import LiveMachine, VfioBackEnd
+from harness.live.machine import LiveMachine
+from harness.live.user_space import VfioBackEnd, give_to_vfio
 from harness.model.access import Fault
 from harness.model.engine import Interrupt
 from harness.model.topology import VTD_REGISTERS
@@ -50,7 +51,7 @@ class _Forger:
         self.live = live
         self._page = live.allocate(1, canary())
         self._address = live.address("rogue")
-        live.give_to_vfio("rogue")
+        give_to_vfio(live, "rogue")
         live.agent.vfio_map(self._address, self._page, _IOVA, "r")
         live.agent.vfio_msi(self._address)
         (self.own,) = messages(live.config_space(live.function("rogue").address))
@@ -196,7 +197,7 @@ def test_without_interrupt_remapping_vfio_refuses_devices(lease: Lease, iommu: I
     remapping = None if iommu is IommuKind.VIRTIO else False
     live = lease(spec(Iommu(kind=iommu, interrupt_remapping=remapping), *_DEVICES))
     address = live.address("rogue")
-    live.give_to_vfio("rogue")  # sets allow_unsafe_interrupts
+    give_to_vfio(live, "rogue")  # sets allow_unsafe_interrupts
     live.agent.vfio_close(address)
     live.agent.write_file(VfioBackEnd.TYPE1.unsafe_interrupts, "N")
     judge(check_refused("a device without interrupt remapping", "EPERM", live.agent.vfio_open, address))

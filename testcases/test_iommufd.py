@@ -15,8 +15,8 @@ from harness.checks.judge import judge
 from harness.checks.work import check_count, check_refused
 from harness.guest.answers import PAGE
 from harness.lab import Lab
-from harness.live.machine import LiveMachine, VfioBackEnd
-from harness.live.vfio import address_space, give_to_iommufd
+from harness.live.machine import LiveMachine
+from harness.live.user_space import VfioBackEnd, address_space, give_to_iommufd
 from harness.plugin import Lease
 from harness.report.record import Finding
 from harness.spec import Iommu, IommuKind

@@ -25,6 +25,7 @@ from harness.guest.lspci import lspci
 from harness.lab import BOOT_SECONDS, Lab
 from harness.live.life_cycle import plug_memory, plug_processor, suspend, wake
 from harness.live.machine import LiveMachine
+from harness.live.user_space import give_to_vfio
 from harness.plugin import Lease
 from harness.report.record import Finding
 from harness.spec import IommuKind, Room
@@ -170,7 +171,7 @@ def after_a_crash(machine: LiveMachine, old: int) -> Iterator[Finding]:
     page = machine.allocate(1, canary())
     aim = page.frames[0]
     yield from write(machine, _ROGUE, aim, aim, page, blocked=True, why="mapped by nobody", count=4)
-    machine.give_to_vfio(_ROGUE)
+    give_to_vfio(machine, _ROGUE)
     yield from write(machine, _ROGUE, _TARGET + 3072, old + 3072, blocked=True, why="a new container", count=4)
     machine.agent.vfio_map(machine.address(_ROGUE), page, _TARGET)
     yield from write(machine, _ROGUE, _TARGET, aim, page, blocked=False, why="mapped by VFIO anew")
@@ -221,7 +222,7 @@ def pages_in(machine: LiveMachine, module: range) -> Pages:
 def map_and_try(machine: LiveMachine) -> int:
     """Have VFIO map a page for the rogue, and all devices work; guest physical address of that page."""
     source, target = machine.allocate(1, canary()), machine.allocate(1, canary())
-    machine.give_to_vfio(_ROGUE)
+    give_to_vfio(machine, _ROGUE)
     machine.agent.vfio_map(machine.address(_ROGUE), source, _SOURCE, "r")
     machine.agent.vfio_map(machine.address(_ROGUE), target, _TARGET)
     machine.load(_ROGUE, _SOURCE, source.frames[0], COUNT)
@@ -243,7 +244,7 @@ def after_a_restart(machine: LiveMachine, old: int) -> Iterator[Finding]:
     page = machine.allocate(1, canary())
     aim = page.frames[0]
     yield from write(machine, _ROGUE, aim, aim, page, blocked=True, why="mapped by nobody", count=4)
-    machine.give_to_vfio(_ROGUE)
+    give_to_vfio(machine, _ROGUE)
     machine.agent.vfio_map(machine.address(_ROGUE), page, _TARGET)
     yield from write(machine, _ROGUE, _TARGET, aim, page, blocked=False, why="mapped by VFIO anew")
     machine.agent.vfio_unmap(machine.address(_ROGUE), _TARGET, PAGE)

@@ -15,6 +15,7 @@ from harness.errors import Unsupported, VmmStartError
 from harness.guest.answers import Pages
 from harness.lab import Lab
 from harness.live.machine import LiveMachine
+from harness.live.user_space import give_to_vfio
 from harness.model.access import Mapping as MappedRange
 from harness.plugin import Lease, Move
 from harness.report.record import Finding
@@ -77,7 +78,7 @@ def test_mappings_hold_after_a_move_to_a_newer_qemu(
 def through_a_move(machine: LiveMachine, move: Callable[[LiveMachine], LiveMachine]) -> None:
     """Map pages, move the machine, try them, and have its devices work; the DMA is judged before drivers rely on it."""
     source, target, read_only = (machine.allocate(count, canary()) for count in (1, 4, 1))
-    machine.give_to_vfio("user")
+    give_to_vfio(machine, "user")
     for iova, pages, permission in ((_SOURCE, source, "r"), (_TARGET, target, "rw"), (_READ_ONLY, read_only, "r")):
         machine.agent.vfio_map(machine.address("user"), pages, iova, permission)
     judge(check_disk(machine, "virtio-blk0"))

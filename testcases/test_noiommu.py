@@ -15,7 +15,7 @@ from harness.errors import AgentError
 from harness.guest.answers import PAGE
 from harness.lab import Lab
 from harness.live.machine import LiveMachine
-from harness.live.vfio import allow_no_iommu, give_without_iommu
+from harness.live.user_space import allow_no_iommu, give_without_iommu
 from harness.report.record import Finding
 from harness.spec import DmaMode
 

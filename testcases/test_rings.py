@@ -12,6 +12,7 @@ from harness.checks.judge import judge
 from harness.checks.work import check_count
 from harness.guest.answers import PAGE
 from harness.live.machine import LiveMachine
+from harness.live.user_space import give_to_vfio
 from harness.live.virtqueue import LiveQueue
 from harness.model.virtio.virtqueue import DescriptorFlags, Rings
 from harness.vmm.qemu.pci import COMMAND_BUS_MASTER, COMMAND_MEMORY
@@ -38,7 +39,7 @@ def test_an_entry_over_a_border_of_pages_goes_into_these_pages_alone(machine: Li
     address = machine.address(_NIC)
     last, behind = neighbours(machine, canary())
     pages = machine.allocate(3, bytes(PAGE))
-    machine.give_to_vfio(_NIC)
+    give_to_vfio(machine, _NIC)
     tables, _, following = pages.frames
     for iova, offset in ((_TABLES, 0), (_BUFFERS, PAGE), (_USED + PAGE, 2 * PAGE)):
         machine.agent.vfio_map(address, pages, iova, offset=offset, size=PAGE)

@@ -13,6 +13,7 @@ from harness.checks.inventory import check_group_types, check_groups
 from harness.checks.judge import judge
 from harness.guest.answers import PAGE
 from harness.live.machine import LiveMachine
+from harness.live.user_space import give_to_vfio
 from harness.model.access import AccessKind
 from harness.model.vtd.pasid import PASID_ENTRY
 from harness.plugin import Lease
@@ -40,7 +41,7 @@ def test_a_device_in_scalable_mode_is_held_to_its_mappings(lease: Lease, iommu: 
 
 def _held_to_mappings(live: LiveMachine) -> Iterator[Finding]:
     readable, target, secret = live.allocate(1, canary()), live.allocate(2, canary()), live.allocate(1, canary())
-    live.give_to_vfio("rogue")
+    give_to_vfio(live, "rogue")
     address = live.address("rogue")
     live.agent.vfio_map(address, readable, _READ_ONLY, "r")
     live.agent.vfio_map(address, target, _TARGET)

@@ -17,6 +17,7 @@ from harness.checks.pci_tree import check_pci_tree
 from harness.errors import AgentError, HarnessError
 from harness.guest.lspci import lspci
 from harness.live.machine import LiveMachine
+from harness.live.user_space import give_to_vfio
 from harness.model.access import Mapping, Permissions
 from harness.plugin import Lease
 from harness.report.record import Finding
@@ -71,7 +72,7 @@ def test_vfio_refuses_a_device_whose_group_has_another_driver(lease: Lease, iomm
     live = lease(spec(iommu, *_BRIDGE, kernel_args=_IMPATIENT))
     judge(check_groups(live.topology, live.agent.iommu_groups()))
     try:
-        live.give_to_vfio("rogue")
+        give_to_vfio(live, "rogue")
         seen = "it was given"
     except AgentError as error:
         seen = error.message

@@ -16,6 +16,7 @@ from harness.checks.judge import judge
 from harness.errors import HarnessError
 from harness.guest.answers import PAGE, Pages
 from harness.live.machine import LiveMachine
+from harness.live.user_space import give_to_uio, give_to_vfio
 from harness.model.access import AccessKind
 from harness.report.record import Finding
 from harness.spec import DmaMode
@@ -46,7 +47,7 @@ def test_a_page_mapped_for_reading_cannot_be_written_after_it_was_read(machine: 
     Its translation may then be cached. The control: what it read arrives in a page that it may write.
     """
     readable, writable = machine.allocate(1, canary()), machine.allocate(1, canary())
-    machine.give_to_vfio("edu0")
+    give_to_vfio(machine, "edu0")
     machine.agent.vfio_map(machine.address("edu0"), readable, _SOURCE, "r")
     machine.agent.vfio_map(machine.address("edu0"), writable, _TARGET, "w")
     show = _TARGET + 1024, writable.frames[0] + 1024
@@ -65,7 +66,7 @@ def test_the_byte_before_a_mapping_cannot_be_written(machine: LiveMachine) -> No
     """
     source = machine.allocate(1, b"\xaa")
     before, page = neighbours(machine, b"\x55")
-    machine.give_to_vfio("edu0")
+    give_to_vfio(machine, "edu0")
     machine.agent.vfio_map(machine.address("edu0"), source, _SOURCE, "r")
     machine.agent.vfio_map(machine.address("edu0"), page, _TARGET)
     machine.load("edu0", _SOURCE, source.frames[0], COUNT)
@@ -84,7 +85,7 @@ def test_the_last_byte_of_a_mapping_is_its_own(machine: LiveMachine) -> None:
     """
     source = machine.allocate(1, b"\xaa")
     pairs = [neighbours(machine, b"\x55") for _ in range(4)]
-    machine.give_to_vfio("edu0")
+    give_to_vfio(machine, "edu0")
     machine.agent.vfio_map(machine.address("edu0"), source, _SOURCE, "r")
     for number, (_, page) in enumerate(pairs):
         machine.agent.vfio_map(machine.address("edu0"), page, _TARGET + number * PAGE)
@@ -107,7 +108,7 @@ def test_a_dma_over_scattered_pages_goes_on_in_the_next_one(machine: LiveMachine
     """
     source, second = machine.allocate(1, canary()), machine.allocate(1, canary())
     first, behind = neighbours(machine, canary())
-    machine.give_to_vfio("edu0")
+    give_to_vfio(machine, "edu0")
     machine.agent.vfio_map(machine.address("edu0"), source, _SOURCE, "r")
     for number, page in enumerate((first, second)):
         machine.agent.vfio_map(machine.address("edu0"), page, _TARGET + number * PAGE)
@@ -129,7 +130,7 @@ def test_a_dma_over_scattered_pages_goes_on_in_the_next_one(machine: LiveMachine
 def test_dma_of_any_length_lands_to_the_byte(machine: LiveMachine) -> None:
     """DMAs of many lengths, at any offset in eight scattered pages, change exactly the bytes that they are for."""
     source, target = machine.allocate(1, canary()), machine.allocate(8, canary())
-    machine.give_to_vfio("edu0")
+    give_to_vfio(machine, "edu0")
     machine.agent.vfio_map(machine.address("edu0"), source, _SOURCE, "r")
     machine.agent.vfio_map(machine.address("edu0"), target, _TARGET)
     machine.load("edu0", _SOURCE, source.frames[0], max(_LENGTHS))
@@ -167,7 +168,7 @@ def test_a_huge_page_ends_where_it_ends(machine: LiveMachine, huge: int) -> None
         machine.agent.write_file("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "1")
     pages = machine.allocate_huge(huge)
     iova, start, size = 1 << 32, pages.frames[0], 1 << huge
-    machine.give_to_vfio("edu0")
+    give_to_vfio(machine, "edu0")
     machine.agent.vfio_map(machine.address("edu0"), pages, iova)
     why = f"one page of {size:#x} bytes, mapped by VFIO"
     machine.vmm.memory.write(start, canary()[:COUNT])
@@ -188,14 +189,14 @@ def test_containers_are_worlds_of_their_own(machine: LiveMachine) -> None:
 
 def _containers(machine: LiveMachine) -> Iterator[Finding]:
     page = machine.allocate(1, canary())
-    machine.give_to_vfio("one")
-    machine.give_to_vfio("other")
+    give_to_vfio(machine, "one")
+    give_to_vfio(machine, "other")
     machine.agent.vfio_map(machine.address("one"), page, _TARGET)
     yield from write(machine, "one", _TARGET, page.frames[0], page, blocked=False, why="mapped in its container")
     aim = page.frames[0] + 512
     yield from write(machine, "other", _TARGET + 512, aim, page, blocked=True, why="mapped in another container")
     machine.agent.vfio_close(machine.address("other"))
-    machine.give_to_vfio("other", beside="one")
+    give_to_vfio(machine, "other", beside="one")
     yield from write(machine, "other", _TARGET + 512, aim, page, blocked=False, why="mapped in the container of both")
 
 
@@ -207,8 +208,8 @@ def test_a_device_reaches_the_registers_of_another_only_through_a_mapping(machin
     What shows it is a register that holds the inverse of what is written to it.
     """
     source = machine.allocate(1, canary())
-    machine.give_to_vfio("one")
-    machine.give_to_vfio("peer")
+    give_to_vfio(machine, "one")
+    give_to_vfio(machine, "peer")
     machine.agent.vfio_map(machine.address("one"), source, _SOURCE, "r")
     machine.agent.vfio_map_bar(machine.address("one"), machine.address("peer"), 0, _TARGET, PAGE)
     machine.rogue("peer")  # switches its memory on, as a driver would
@@ -250,7 +251,7 @@ def test_nothing_is_left_of_a_mapping_that_ended_during_dma(machine: LiveMachine
     """
     address, owner = machine.address("edu0"), machine.agent.child()
     page = machine.allocate(1, canary())
-    machine.give_to_vfio("edu0", by=owner)
+    give_to_vfio(machine, "edu0", by=owner)
     owner.vfio_map(address, owner.adopt(page), _TARGET)
 
     def end_it() -> None:
@@ -272,7 +273,7 @@ def test_nothing_is_left_of_a_mapping_that_ended_during_dma(machine: LiveMachine
 def test_a_device_that_is_reset_is_held_to_the_same_mappings(machine: LiveMachine) -> None:
     """VFIO resets a device in the middle of its DMA: what is mapped for it is reached afterwards, and nothing else."""
     address, page = machine.address("edu0"), machine.allocate(2, canary())
-    machine.give_to_vfio("edu0")
+    give_to_vfio(machine, "edu0")
     machine.agent.vfio_map(address, page, _TARGET, size=PAGE)
     with stream(machine, "edu0", _TARGET, page.frames[0]) as writes:
         writes.wait_for_arrival()
@@ -294,7 +295,7 @@ def test_a_device_with_short_addresses_reaches_memory_above_them(machine: LiveMa
     """
     page = _beyond_reach(machine)
     high = page.frames[0]
-    machine.give_to_vfio("short")
+    give_to_vfio(machine, "short")
     machine.agent.vfio_map(machine.address("short"), page, _LOW_IOVA)
     machine.load("short", _LOW_IOVA + 1024, high + 1024, COUNT)
     judge(write(machine, "short", _LOW_IOVA, high, page, blocked=False, why="mapped by VFIO"))
@@ -329,9 +330,9 @@ def test_a_user_space_driver_is_safe_through_vfio_only(machine: LiveMachine) -> 
     The kernel asks for nothing more of UIO, since nothing that it knows of protects the guest from the device.
     """
     page = machine.allocate(2, canary())
-    machine.give_to_vfio("vfio")
+    give_to_vfio(machine, "vfio")
     machine.agent.vfio_map(machine.address("vfio"), page, _TARGET, offset=0, size=PAGE)
-    machine.give_to_uio("uio")
+    give_to_uio(machine, "uio")
     aim = page.frames[1] + 512
     judge(write(machine, "vfio", _TARGET, page.frames[0], page, blocked=False, why="mapped by VFIO"))
     judge(write(machine, "vfio", aim, aim, page, blocked=True, why="not mapped by VFIO", count=4))

@@ -11,6 +11,7 @@ from harness.checks.judge import judge
 from harness.checks.work import check_count, check_refused
 from harness.guest.answers import PAGE
 from harness.live.machine import LiveMachine
+from harness.live.user_space import give_to_vfio, load_vfio
 from harness.report.record import Finding
 
 _TARGET = 0x7FFFE000
@@ -25,7 +26,7 @@ def test_an_iova_is_mapped_once(machine: LiveMachine) -> None:
     """A second mapping over a first is refused, wholly or in part over it, and DMA goes on to where the first leads."""
     address = machine.address("edu0")
     first, second = machine.allocate(2, canary()), machine.allocate(2, canary())
-    machine.give_to_vfio("edu0")
+    give_to_vfio(machine, "edu0")
     machine.agent.vfio_map(address, first, _TARGET)
     for iova in (_TARGET - PAGE, _TARGET, _TARGET + PAGE):
         judge(check_refused("a mapping over another", "EEXIST", machine.agent.vfio_map, address, second, iova))
@@ -40,7 +41,7 @@ def test_a_mapping_is_unmapped_as_a_whole_or_not_at_all(machine: LiveMachine) ->
     """Part of a mapping cannot be unmapped, and stays reachable then; of two mappings one can, and the other stays."""
     address = machine.address("edu0")
     first, second = machine.allocate(4, canary()), machine.allocate(4, canary())
-    machine.give_to_vfio("edu0")
+    give_to_vfio(machine, "edu0")
     machine.agent.vfio_map(address, first, _TARGET)
     machine.agent.vfio_map(address, second, _TARGET + 4 * PAGE)
     judge(check_refused("to unmap a part", "EINVAL", machine.agent.vfio_unmap, address, _TARGET + PAGE, PAGE))
@@ -57,7 +58,7 @@ def test_the_last_page_of_the_iova_space_is_mapped_like_any_other(machine: LiveM
     """The last page that VFIO says can be mapped is reached to its last byte; one page more is refused."""
     address = machine.address("edu0")
     page = machine.allocate(1, canary())
-    machine.give_to_vfio("edu0")
+    give_to_vfio(machine, "edu0")
     end = max(machine.agent.vfio_limits(address).ranges)[1] + 1
     machine.agent.vfio_map(address, page, end - PAGE)
     judge(write(machine, "edu0", end - COUNT, page.frames[0] + PAGE - COUNT, page, blocked=False, why="the last page"))
@@ -71,7 +72,7 @@ def test_the_range_of_msi_messages_cannot_be_mapped(machine: LiveMachine) -> Non
     """The page that MSI messages are sent to is in no range that can be mapped, and to map it is refused."""
     address = machine.address("edu0")
     page = machine.allocate(1, canary())
-    machine.give_to_vfio("edu0")
+    give_to_vfio(machine, "edu0")
     judge(
         Finding(subject="a range that VFIO offers", expected=f"not {_MSI_RANGE:#x}", seen=f"{first:#x}..{last:#x}")
         for first, last in machine.agent.vfio_limits(address).ranges
@@ -86,9 +87,9 @@ def test_mappings_are_limited_in_number(machine: LiveMachine) -> None:
     """As many mappings as VFIO says are left are made, one more is refused, and all of the others hold."""
     address = machine.address("edu0")
     pages = machine.allocate(8, canary())
-    machine.load_vfio()
+    load_vfio(machine)
     machine.agent.write_file("/sys/module/vfio_iommu_type1/parameters/dma_entry_limit", str(_LIMIT))
-    machine.give_to_vfio("edu0")
+    give_to_vfio(machine, "edu0")
     left = machine.agent.vfio_limits(address).mappings
     judge(check_count("mappings that VFIO says are left", _LIMIT, left))
 
@@ -118,7 +119,7 @@ def test_what_a_device_has_written_is_dirty(machine: LiveMachine) -> None:
 
 def _dirty(live: LiveMachine) -> Iterator[Finding]:
     address, target = live.address("edu0"), live.allocate(_NOTED, canary())
-    live.give_to_vfio("edu0")
+    give_to_vfio(live, "edu0")
     live.agent.vfio_map(address, target, _TARGET)
     yield from check_refused("dirty pages", "EINVAL", live.agent.vfio_dirty_pages, address, _TARGET, _NOTED * PAGE)
     live.agent.vfio_dirty_log(address, on=True)

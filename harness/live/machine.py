@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from enum import StrEnum
 from functools import cached_property
 
 from harness.errors import HarnessError, SpecError
@@ -32,26 +31,12 @@ from harness.vmm.qemu.nic.virtio_net import VirtioNet
 from harness.vmm.qemu.pci import PciFunction as ConfigSpace
 from harness.vmm.qemu.pci import ecam_base
 
-__all__ = ["LiveMachine", "VfioBackEnd"]
+__all__ = ["LiveMachine"]
 
 _PAGE = 4096
 _PLUG_SECONDS = 30.0
 _MARK = b"the very page"
-_UIO = "uio_pci_generic"
-_VFIO = "vfio_pci"
 _FAULT_SECONDS = 3.0
-
-
-class VfioBackEnd(StrEnum):
-    """What maps memory for the devices in VFIO's hands, by its module in the guest."""
-
-    TYPE1 = "vfio_iommu_type1"
-    IOMMUFD = "iommufd"
-
-    @property
-    def unsafe_interrupts(self) -> str:
-        """Where it is told to take devices whose interrupts are not remapped."""
-        return f"/sys/module/{self}/parameters/allow_unsafe_interrupts"
 
 
 class LiveMachine:
@@ -338,51 +323,6 @@ class LiveMachine:
         """
         self._require_modules(*names)
         self.agent.modprobe(*names)
-
-    def load_vfio(self, back_end: VfioBackEnd = VfioBackEnd.TYPE1) -> None:
-        """Have the guest load VFIO's modules; errors as of `load_modules`."""
-        self.load_modules(back_end, _VFIO)
-
-    def bind_to_vfio(self, id: str, back_end: VfioBackEnd = VfioBackEnd.TYPE1) -> None:
-        """Bind a device to vfio-pci, for whatever program of the guest is to have it.
-
-        Where interrupts are not remapped VFIO is told to put up with that: it refuses the device otherwise, and DMA is
-        what this is for.
-
-        Args:
-            id: of the device.
-            back_end: what is to map memory for it.
-
-        Raises:
-            Unsupported: the kernel has no VFIO; the message names the option.
-        """
-        self.load_vfio(back_end)
-        remapped = place(self.spec).interrupt_remapping
-        self.agent.write_file(back_end.unsafe_interrupts, "N" if remapped else "Y")
-        self.agent.pci_bind(self.address(id), "vfio-pci")
-
-    def give_to_vfio(self, id: str, *, beside: str | None = None, by: Agent | None = None) -> None:
-        """Bind a device to vfio-pci and open it.
-
-        Args:
-            id: of the device.
-            beside: id of the device whose container it is put into; into one of its own when None.
-            by: who opens it; the agent when None.
-
-        Raises:
-            Unsupported: the kernel has no VFIO; the message names the option.
-        """
-        self.bind_to_vfio(id)
-        (by or self.agent).vfio_open(self.address(id), self.address(beside) if beside else None)
-
-    def give_to_uio(self, id: str) -> None:
-        """Bind a device to uio_pci_generic.
-
-        Raises:
-            Unsupported: the kernel has no UIO; the message names the option.
-        """
-        self.load_modules(_UIO)
-        self.agent.pci_bind(self.address(id), _UIO)
 
     def set_group_type(self, id: str, type: str) -> None:
         """Have the guest put the group of a device into another kind of domain: "identity", "DMA" or "DMA-FQ".

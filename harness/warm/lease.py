@@ -19,6 +19,7 @@ from harness.errors import HostError, NotSaved, Unsupported, VmmDied, VmmStartEr
 from harness.images.keys import Keys, Login
 from harness.lab import BOOT_SECONDS, Lab
 from harness.live.machine import LiveMachine
+from harness.live.user_space import load_vfio
 from harness.spec import IommuKind, Machine
 from harness.vmm.protocol import SavedMachine
 from harness.vmm.qemu.amdvi import read_interrupt, write_interrupt
@@ -158,7 +159,7 @@ class Leases:
             for _ in range(_REHEARSALS):
                 machine.agent.wake(time.time(), secrets.token_bytes(_ENTROPY_BYTES), keys.login.authorized_keys())
             with suppress(Unsupported):  # who needs it is told
-                machine.load_vfio()
+                load_vfio(machine)
             machine.log_mark()
             machine.guest.close()
             roms, interrupt = vmm.option_roms, _iommu_interrupt(machine)

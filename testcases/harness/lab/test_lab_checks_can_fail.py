@@ -8,6 +8,7 @@ from harness.checks.dma import check_memory, check_outcome, check_reported
 from harness.checks.inventory import check_functions, check_group_types, check_groups
 from harness.guest.lspci import lspci
 from harness.lab import Lab
+from harness.live.user_space import give_to_vfio
 from harness.model.access import AccessKind
 from harness.model.topology import topology
 from harness.spec import Device, DmaMode, Iommu, IommuKind, Machine
@@ -43,7 +44,7 @@ def test_a_page_table_entry_that_is_changed_behind_the_kernel_is_found(lab: Lab)
     """The leaf entry of a VFIO mapping is turned to another page: the walk says no more what was asked for."""
     with lab.boot(_machine("edu,iommu=on")) as live:
         mine, other = live.allocate(1, b"\xa5"), live.allocate(1, b"\x5a")
-        live.give_to_vfio("edu0")
+        give_to_vfio(live, "edu0")
         live.agent.vfio_map(live.address("edu0"), mine, _IOVA)
         access, outcome, walk = live.expect("edu0", _IOVA, AccessKind.WRITE, 64)
         assert not list(check_outcome(access, mine.frames[0], outcome, walk, "mapped"))
