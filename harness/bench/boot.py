@@ -16,7 +16,8 @@ from pathlib import Path
 
 from harness.artifacts.packages import Tree
 from harness.artifacts.progress import Progress, silent
-from harness.bench.warm import Warm, leases_a_minute, measure_warm
+from harness.bench.leases import leases_a_minute
+from harness.bench.warm import Warm, measure_warm
 from harness.errors import ArtifactError, GuestUnreachable, SpecError
 from harness.guest.guest import READY
 from harness.images.cpio import Archive

@@ -1,9 +1,8 @@
-"""How long a machine that is started from a template takes, what memory it has to itself, and how many can be had."""
+"""How long a machine that is started from a template takes, and what memory it has to itself."""
 
 from __future__ import annotations
 
 import re
-import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from harness.live.machine import LiveMachine
 from harness.spec import IommuKind, Machine
 from harness.warm.lease import Leases
 
-__all__ = ["Warm", "leases_a_minute", "measure_warm"]
+__all__ = ["Warm", "measure_warm"]
 
 _OWN = re.compile(r"^Private_Dirty: +(\d+) kB$", re.MULTILINE)
 
@@ -50,32 +49,6 @@ def measure_warm(leases: Leases, machine: Machine) -> Warm:
         _see_groups(live)
         grouped = time.monotonic() - start
     return Warm(answered, grouped, private)
-
-
-def leases_a_minute(leases: Leases, machine: Machine, at_a_time: int, seconds: float) -> float:
-    """Leases whose first SSH command was answered and that were given back, so many at a time, counted to a minute."""
-    end = time.monotonic() + seconds
-    done: list[float] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            while time.monotonic() < end:
-                with leases.start(machine) as live:
-                    live.guest.run("true")
-                done.append(time.monotonic())
-        except BaseException as error:
-            errors.append(error)
-
-    start = time.monotonic()
-    workers = [threading.Thread(target=work) for _ in range(at_a_time)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    if errors:
-        raise errors[0]
-    return len(done) / (max(done) - start) * 60
 
 
 def _see_groups(live: LiveMachine) -> None:

@@ -19,6 +19,8 @@ from harness.bench.firmware import FirmwareFigures
 from harness.bench.firmware import measure as measure_firmware
 from harness.bench.hotplug import HotplugFigures
 from harness.bench.hotplug import measure as measure_hotplug
+from harness.bench.leases import LeaseFigures
+from harness.bench.leases import measure as measure_leases
 from harness.bench.model import Figure, ModelFigures
 from harness.bench.model import measure as measure_model
 from harness.cli.options import KernelOption, QemuOption, iommu_kind, shown_progress
@@ -89,6 +91,28 @@ def hotplug(
 
 
 @app.command()
+def leases(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    count: Annotated[int, typer.Option("--count", min=10, help="How many machines, one after the other.")] = 100,
+    at_a_time: Annotated[int, typer.Option("-n", min=1, help="So many at a time.")] = 1,
+    iommu: Annotated[str, typer.Option(help="intel, virtio, amd or none.")] = "intel",
+    qemu: QemuOption = None,
+    kernel: KernelOption = None,
+) -> None:
+    """What machines from a template cost, tenth by tenth of many, and what is left of them."""
+    kind = iommu_kind(iommu)
+    cache = Cache()
+    with shown_progress() as progress:
+        lab = Lab.open(qemu=qemu, kernel=kernel, cache=cache, progress=progress)
+        given = Leases(lab, Store(cache), progress)
+        figures = measure_leases(given, kind=kind, count=count, at_a_time=at_a_time, progress=progress)
+    if json:
+        _print_json(figures)
+    else:
+        _show_leases(figures)
+
+
+@app.command()
 def firmware(
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     rounds: Annotated[int, typer.Option(min=1, help="Starts of each kind; medians are shown.")] = 3,
@@ -154,6 +178,21 @@ def _show_hotplug(figures: HotplugFigures) -> None:
     for name, growth in figures.growth.items():
         table.add_row(name.replace("_", " "), f"{getattr(figures.before, name):,}", f"{growth:+,}")
     console.print(table)
+
+
+def _show_leases(figures: LeaseFigures) -> None:
+    console = Console(highlight=False)
+    console.print(
+        f"{figures.leases} leases, {figures.iommu}, {figures.at_a_time} at a time: {figures.a_minute:.0f} a minute"
+    )
+    table = Table("tenth", box=None, pad_edge=False)
+    for column in ("SSH answers, ms", "QEMU's processor time, ms", "the harness's, ms", "its memory, KiB"):
+        table.add_column(column, justify="right")
+    for number, part in enumerate(figures.parts, 1):
+        times = (part.answered_milliseconds, part.vmm_milliseconds, part.harness_milliseconds)
+        table.add_row(str(number), *(f"{each:.0f}" for each in times), f"{part.harness_kib:,}")
+    console.print(table)
+    console.print("left behind: " + ("; ".join(figures.left) or "nothing"))
 
 
 def _show_firmware(figures: FirmwareFigures) -> None:

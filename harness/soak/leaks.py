@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from harness.vmm import background
 from harness.vmm.keeper_main import MARK, PREFIX
 from harness.vmm.rundir import RunDirectory
 
-__all__ = ["Traces", "left_behind", "marked_processes", "shared_memory"]
+__all__ = ["Traces", "left_behind", "marked_processes", "own_directory", "shared_memory"]
 
 _SECONDS = 5.0
 
@@ -57,6 +60,18 @@ class Traces:
                 break
             time.sleep(0.02)
         return sorted(left)
+
+
+@contextmanager
+def own_directory() -> Iterator[Path]:
+    """Have run directories made where no other process makes any; the path is short, as a socket's must be."""
+    outer = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="vs-") as directory:
+        tempfile.tempdir = directory
+        try:
+            yield Path(directory)
+        finally:
+            tempfile.tempdir = outer
 
 
 def left_behind(parent: Path) -> list[str]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from random import Random
 
 import msgspec
@@ -19,7 +15,7 @@ from harness.lab import Lab
 from harness.live.machine import LiveMachine
 from harness.report.record import Finding
 from harness.soak.faults import FAULTS, InjectedFault
-from harness.soak.leaks import Traces
+from harness.soak.leaks import Traces, own_directory
 from harness.soak.work import WORKS, random_spec
 from harness.warm.lease import Leases
 from harness.warm.store import Store
@@ -74,7 +70,7 @@ def soak(lab: Lab, *, seconds: float, seed: int, progress: Progress = silent) ->
     faults: Counter[str] = Counter()
     booted: Counter[str] = Counter()
     times: list[float] = []
-    with _own_directory() as directory:
+    with own_directory() as directory:
         _settle(leases)
         before = Traces.before(directory)
         start = time.monotonic()
@@ -124,18 +120,6 @@ def merge(parts: list[SoakFigures]) -> SoakFigures:
         lease_milliseconds=(max(firsts), max(lasts)),
         seed=parts[0].seed,
     )
-
-
-@contextmanager
-def _own_directory() -> Iterator[Path]:
-    """Have run directories made where no other process makes any; the path is short, as a socket's must be."""
-    outer = tempfile.tempdir
-    with tempfile.TemporaryDirectory(prefix="vs-") as directory:
-        tempfile.tempdir = directory
-        try:
-            yield Path(directory)
-        finally:
-            tempfile.tempdir = outer
 
 
 def _settle(leases: Leases) -> None:

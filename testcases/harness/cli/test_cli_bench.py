@@ -63,6 +63,23 @@ def test_rounds_of_hotplug_give_times_and_what_is_left() -> None:
     assert found["growth"]["groups"] == found["growth"]["functions"] == found["growth"]["descriptors"] == 0
 
 
+def test_leases_are_counted_in_tenths_and_leave_nothing() -> None:
+    arguments = ["bench", "leases", "--json", "--count", "13", "-n", "2"]
+    found = json.loads(CliRunner().invoke(app, arguments, catch_exceptions=False).stdout)
+    assert (found["leases"], found["at_a_time"], found["iommu"], found["left"]) == (13, 2, "intel", [])
+    assert found["a_minute"] == pytest.approx(13 / found["seconds"] * 60, rel=0.02)
+    assert len(found["parts"]) == 10
+    for part in found["parts"]:
+        assert 0 < part["harness_milliseconds"] < part["answered_milliseconds"]
+        assert part["vmm_milliseconds"] > 0
+
+
+def test_fewer_leases_than_tenths_are_refused() -> None:
+    result = CliRunner().invoke(app, ["bench", "leases", "--count", "9"])
+    assert result.exit_code == 2
+    assert "--count" in result.output
+
+
 @pytest.mark.nightly
 def test_a_round_of_starts_gives_each_way_beside_the_kernel_that_is_handed_over() -> None:
     result = CliRunner().invoke(app, ["bench", "firmware", "--json", "--rounds", "1"], catch_exceptions=False)
