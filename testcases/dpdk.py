@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 from rogue import canary
@@ -23,8 +23,6 @@ from harness.model.access import AccessKind
 from harness.model.virtio.virtqueue import Buffer
 from harness.observations import DmaSeen
 from harness.report.record import Finding
-from harness.spec import IommuKind
-from harness.vmm.qemu.trace import set_state
 
 __all__ = [
     "check_counters",
@@ -33,7 +31,6 @@ __all__ = [
     "check_stray_read",
     "check_stray_write",
     "check_virtual_addresses",
-    "count_unmaps",
 ]
 
 RECEIVE_QUEUE, TRANSMIT_QUEUE = 0, 1  # virtio 1.3, 5.1.2
@@ -45,12 +42,6 @@ _QUIET_SECONDS = 1.0
 _AT = 1024
 _COUNT = 64
 _WORD = 8
-# What QEMU traces of a driver that takes mappings away: invalidations, or requests of a virtio-iommu.
-_UNMAPS = {
-    IommuKind.INTEL: "vtd_inv_desc_iotlb_",
-    IommuKind.AMD: "amdvi_pages_inval",
-    IommuKind.VIRTIO: "virtio_iommu_unmap",
-}
 # struct virtio_net_hdr_v1 of a frame in one buffer: num_buffers is its last field (virtio 1.3, 5.1.6)
 _HEADER = bytes(10) + b"\1\0"
 
@@ -84,13 +75,6 @@ def check_counters(before: PortStats, after: PortStats, count: int) -> Iterator[
     )
     lost = after.missed + after.receive_errors + after.no_buffer + after.send_errors
     yield from check_count("frames that testpmd says were lost", 0, lost)
-
-
-def count_unmaps(live: LiveMachine) -> Callable[[], int]:
-    """Count from now on how often the guest has its IOMMU forget something; the count since it was asked for last."""
-    prefix, events = _UNMAPS[live.spec.iommu.kind], live.vmm.trace.another()
-    set_state(live.vmm.qmp, f"{prefix}*", enable=True)
-    return lambda: sum(event.name.startswith(prefix) for event in events.new())
 
 
 def check_virtual_addresses(live: LiveMachine, id: str, pid: int) -> Iterator[Finding]:

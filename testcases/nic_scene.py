@@ -27,7 +27,7 @@ from harness.observations import DmaSeen
 from harness.report.record import Finding
 from harness.vmm.qemu.nic.protocol import QueuePage
 
-__all__ = ["QUEUES", "NicScene", "Part", "apart", "fresh_frame", "over_the_end", "within"]
+__all__ = ["QUEUES", "NicScene", "Part", "apart", "frames_from", "fresh_frame", "over_the_end", "within"]
 
 QUEUES = 0x10000000
 """IOVA of the queue that frames are sent from, and behind it that of those that are received."""
@@ -80,6 +80,16 @@ def apart(parts: Sequence[Part]) -> tuple[tuple[Part, ...], ...]:
 def fresh_frame(count: int = _FRAME_BYTES) -> bytes:
     """A frame of so many bytes that has not been there before."""
     return _HEADER + bytes(random.choices(range(1, 256), k=count - len(_HEADER)))
+
+
+def frames_from(live: LiveMachine, id: str, *, comes: bool) -> list[bytes]:
+    """What has come out of the cable of a card; waits for the first where one must come."""
+    seen: list[bytes] = []
+    with suppress(GuestError):
+        while True:
+            wait = _COMES_SECONDS if comes and not seen else _QUIET_SECONDS
+            seen.append(live.vmm.network(id).receive(deadline=wait))
+    return seen
 
 
 class NicScene:
@@ -155,7 +165,7 @@ class NicScene:
         mark = live.log_mark()
         self.nic.send(*((piece[0].iova, sum(part.count for part in piece)) for piece in pieces))
         self.nic.wait_sent()
-        seen = self.frames(comes=not secret)
+        seen = frames_from(self.live, self.id, comes=not secret)
         yield from self._check_log(mark, walks, parts)
         yield from check_sent(walks[-1][0], frame, seen, secret=secret)
 
@@ -184,14 +194,6 @@ class NicScene:
             seen = DmaSeen(before=before[number], after=after[number], payload=payload, aim=part.address)
             yield from check_memory(access, seen, walk, arrives=() if part.blocked else range(part.count))
             done += part.count
-
-    def frames(self, *, comes: bool) -> list[bytes]:
-        """What has come out of the cable; waits for the first where one must come."""
-        seen: list[bytes] = []
-        with suppress(GuestError):
-            while True:
-                seen.append(self.cable.receive(deadline=_COMES_SECONDS if comes and not seen else _QUIET_SECONDS))
-        return seen
 
     def _expect(
         self, parts: Sequence[Part], kind: AccessKind, why: str

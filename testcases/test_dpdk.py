@@ -12,9 +12,9 @@ from dpdk import (
     check_stray_read,
     check_stray_write,
     check_virtual_addresses,
-    count_unmaps,
 )
 from traffic import check_network
+from unmaps import count_unmaps
 
 from harness.checks.judge import judge
 from harness.checks.work import check_count, check_same_mappings

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 import pytest
-from nic_scene import QUEUES, NicScene, Part, apart, fresh_frame, over_the_end, within
+from nic_scene import QUEUES, NicScene, Part, apart, frames_from, fresh_frame, over_the_end, within
 from rogue import canary, neighbours, scattered
 from traffic import check_frames
 
@@ -168,7 +168,7 @@ def _without_queue(scene: NicScene, queue: int, target: int, way: str) -> Iterat
         scene.cable.send(frame)
     reports = live.faults(access.requester, since=mark, wait=True)
     yield from check_reported(access, [report for report in reports if not report.is_write])
-    yield from check_sent(access, frame, scene.frames(comes=False), secret=range(len(frame)))
+    yield from check_sent(access, frame, frames_from(live, scene.id, comes=False), secret=range(len(frame)))
     yield from check_bytes("the page that it was for", before, live.vmm.memory.read(target, PAGE))
 
 

@@ -15,7 +15,7 @@ from harness.guest.answers import Pages
 from harness.guest.faults import InterruptFault, ReportedFault, parse_faults, parse_interrupt_faults
 from harness.guest.guest import Guest
 from harness.live.model import LiveEngine, live_engine
-from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Mapping, Outcome
+from harness.model.access import Access, AccessKind, Bypassed, BypassReason, Fault, Mapping, Outcome
 from harness.model.engine import Interrupt, MsiOutcome, MsiWrite
 from harness.model.topology import PciFunction, Topology, topology
 from harness.observations import DmaSeen
@@ -223,6 +223,17 @@ class LiveMachine:
             return access, Bypassed(iova, BypassReason.NOT_BEHIND), f"{id} does not stand behind the IOMMU"
         explanation = self.engine.explain(access)
         return access, explanation.outcome, str(explanation)
+
+    def leads_to(self, id: str, iova: int) -> int:
+        """Guest physical address that a device reaches by an address.
+
+        Raises:
+            HarnessError: none: it is not mapped for reading.
+        """
+        access, outcome, walk = self.expect(id, iova, AccessKind.READ, 1)
+        if isinstance(outcome, Fault):
+            raise HarnessError(f"nothing is mapped for {id} at {iova:#x}: {access}", evidence=walk)
+        return outcome.address
 
     def expect_interrupt(self, id: str, address: int, data: int) -> tuple[MsiWrite, MsiOutcome, str]:
         """What the model says of an interrupt message of a device: the write, its outcome, and how that came about.

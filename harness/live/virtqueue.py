@@ -9,11 +9,13 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Self
 
 from harness.errors import HarnessError
+from harness.guest.answers import PAGE
 from harness.live.machine import LiveMachine
-from harness.model.access import AccessKind, Fault
+from harness.model.access import AccessKind
 from harness.model.virtio.virtqueue import Buffer, DescriptorFlags
 from harness.vmm.protocol import GuestMemory
 from harness.vmm.qemu.virtio import VirtioFunction
@@ -32,7 +34,8 @@ class LiveQueue:
     Args:
         device: whose driver has set it up.
         number: of the queue.
-        translate: guest physical address where an address of the device leads.
+        translate: guest physical address where an address of the device leads. It is asked once for each page: the
+            driver leaves a queue where it is.
 
     Attributes:
         rings: where it lies, in addresses as the device puts them on the bus.
@@ -41,7 +44,7 @@ class LiveQueue:
     def __init__(self, device: VirtioFunction, number: int, translate: Callable[[int], int]) -> None:
         self._device = device
         self._number = number
-        self._translate = translate
+        self._page = cache(translate)
         self._memory: GuestMemory = device.function.qtest
         self.rings = device.queue(number)
 
@@ -51,14 +54,8 @@ class LiveQueue:
 
         Its calls raise HarnessError where a part of the queue is not mapped.
         """
-
-        def translate(address: int) -> int:
-            access, outcome, walk = live.expect(id, address, AccessKind.READ, 1)
-            if isinstance(outcome, Fault):
-                raise HarnessError(f"a part of queue {number} of {id} is not mapped: {access}", evidence=walk)
-            return outcome.address
-
-        return cls(VirtioFunction.find(live.config_space(live.function(id).address)), number, translate)
+        device = VirtioFunction.find(live.config_space(live.function(id).address))
+        return cls(device, number, lambda address: live.leads_to(id, address))
 
     def iter_places(self) -> Iterator[tuple[str, int, AccessKind]]:
         """Start of each of its three parts, with the way in which the device uses it."""
@@ -72,8 +69,13 @@ class LiveQueue:
         Raises:
             HarnessError: none is available.
         """
-        address, length, _, _ = _DESCRIPTOR.unpack(self._memory.read(self._next(), _DESCRIPTOR.size))
-        return Buffer(address, length)
+        return self._first_element(self._next())
+
+    def iter_waiting(self) -> Iterator[Buffer]:
+        """The first element of each buffer that is available and that the device has not used."""
+        available, used = self._indices()
+        for number in range(available - used & _INDEX_MASK):
+            yield self._first_element(self._head(used + number))
 
     def redirect(self, iova: int) -> None:
         """Have the buffer that the device takes next begin at an address of the device.
@@ -130,8 +132,21 @@ class LiveQueue:
         available, used = self._indices()
         if available == used:
             raise HarnessError(f"queue {self._number} of {self._device.function} has no buffer for the device")
-        head = self._read_u16(self.rings.driver + 4 + 2 * (used % self.rings.size))
+        return self._head(used)
+
+    def _head(self, number: int) -> int:
+        """Guest physical address of the first descriptor of a buffer, by its number in the available ring."""
+        head = self._read_u16(self.rings.driver + 4 + 2 * (number % self.rings.size))
         return self._translate(self.rings.descriptors + _DESCRIPTOR.size * head)
+
+    def _first_element(self, descriptor: int) -> Buffer:
+        address, length, flags, _ = _DESCRIPTOR.unpack(self._memory.read(descriptor, _DESCRIPTOR.size))
+        if flags & DescriptorFlags.INDIRECT:
+            return self._first_element(self._translate(address))
+        return Buffer(address, length)
+
+    def _translate(self, address: int) -> int:
+        return self._page(address & -PAGE) + address % PAGE
 
     def _indices(self) -> tuple[int, int]:
         """How many buffers were made available, and used: of 16 bits each."""

@@ -8,6 +8,7 @@ the tail register is written.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from harness.errors import SpecError
@@ -33,9 +34,10 @@ _BASE_LOW, _BASE_HIGH, _LENGTH, _SPLIT, _HEAD, _TAIL = 0x00, 0x04, 0x08, 0x0C, 0
 _ONE_BUFFER = 1 << 25  # SRRCTL.DESCTYPE: advanced descriptors (8.10.2)
 
 _DESCRIPTOR = struct.Struct("<QII")
-_DESCRIPTORS = 8  # in a queue, whose length is in units of 128 bytes
+_DESCRIPTORS = 8  # in a queue of `start`, whose length is in units of 128 bytes
 # A data descriptor's command (7.2.10.2.2 / 7.2.2.3): last of its frame, add the checksum, not a legacy one.
 _END, _ADD_CRC, _EXTENDED = 1 << 24, 1 << 25, 1 << 29
+_LENGTH_MASK = 0xFFFF  # also of a legacy one (7.2.10.1): more than a frame has
 _LINK_SECONDS = 5.0  # of the guest's time it takes half a second
 
 
@@ -82,6 +84,7 @@ class IntelNic:
         self._memory = memory
         self._registers = 0
         self._sending = self._receiving = QueuePage(0, 0)
+        self._descriptors = _DESCRIPTORS
 
     def start(self, sending: QueuePage, receiving: QueuePage) -> None:
         """See `Nic`."""
@@ -90,7 +93,7 @@ class IntelNic:
             raise SpecError(f"at {self._function} is {found[0]:04x}:{found[1]:04x}, not an {self._model.name}")
         self._function.enable(COMMAND_MEMORY | COMMAND_BUS_MASTER)
         self._registers = self._function.bar(0)
-        self._sending, self._receiving = sending, receiving
+        self._sending, self._receiving, self._descriptors = sending, receiving, _DESCRIPTORS
         self._write(_CTRL, _SET_LINK_UP | _RESET)
         self._write(_CTRL, _SET_LINK_UP)
         if not self._has_link():
@@ -102,6 +105,28 @@ class IntelNic:
             self._write(self._model.receiving + _SPLIT, _ONE_BUFFER)
         self._write(_TCTL, _SEND | _PAD_SHORT)
         self._write(_RCTL, _RECEIVE | _ALL_UNICAST | _ALL_MULTICAST | _BROADCAST | _STRIP_CRC)
+
+    def take_over(self, translate: Callable[[int], int]) -> None:
+        """Go on with the queue to send from that its driver has set up, in place of `start`; nothing is received.
+
+        The driver must not go on with it afterwards: it knows nothing of that.
+
+        Args:
+            translate: guest physical address where an address of the card leads. The queue stands in one piece there.
+        """
+        self._registers = self._function.bar(0)
+        queue = self._model.sending
+        iova = self._read(queue + _BASE_HIGH) << 32 | self._read(queue + _BASE_LOW)
+        self._sending = QueuePage(iova, translate(iova))
+        self._descriptors = self._read(queue + _LENGTH) // _DESCRIPTOR.size
+
+    @property
+    def last_sent(self) -> tuple[int, int]:
+        """IOVA and bytes of the last piece that was put into the queue to send from."""
+        last = (self._read(self._model.sending + _TAIL) - 1) % self._descriptors
+        data = self._memory.read(self._sending.address + last * _DESCRIPTOR.size, _DESCRIPTOR.size)
+        iova, command, _ = _DESCRIPTOR.unpack(data)
+        return iova, command & _LENGTH_MASK
 
     def send(self, *pieces: tuple[int, int]) -> None:
         """See `Nic`."""
@@ -142,7 +167,7 @@ class IntelNic:
         tail = self._read(queue + _TAIL)
         for descriptor in chain:
             self._memory.write(page.address + tail * _DESCRIPTOR.size, _DESCRIPTOR.pack(*descriptor))
-            tail = (tail + 1) % _DESCRIPTORS
+            tail = (tail + 1) % self._descriptors
         self._write(queue + _TAIL, tail)
 
     def _is_done(self, queue: int) -> bool:
