@@ -22,6 +22,7 @@ __all__ = ["SABOTAGES", "Sabotage", "find_sabotage"]
 _EVERY = (IommuKind.INTEL, IommuKind.VIRTIO)
 _GROUPS = "test_groups.py::test_groups_hold_exactly_the_devices_behind_the_iommu"
 _NO_DRIVER = "test_rogue_device.py::test_a_device_without_a_driver_reaches_nothing"
+_DPDK = "test_dpdk.py"
 _FIRMWARE = "test_start_by_firmware.py"
 _LANDS = "test_vfio.py::test_dma_to_a_mapping_lands_exactly_where_the_model_says"
 _NIC_AIMS = "test_vfio_nics.py::test_a_nic_reaches_nothing_that_is_not_mapped"
@@ -57,6 +58,7 @@ class Sabotage:
         alter: what becomes of a device of QEMU's command line; None takes it away.
         before_dma: done when a case is about to ask the model for an access: machine, id of the device, IOVA.
         before_interrupt: done when a case is about to ask it for an interrupt.
+        before_mappings: done when a case is about to ask it for what is mapped: machine, id of the device.
         write: done in the place of each DMA write of a rogue device.
         after_unplug: done when the guest has let go of a device: machine, id of the device, address where it was.
         after_move: done when a machine has come into another QEMU.
@@ -75,6 +77,7 @@ class Sabotage:
     alter: Callable[[Properties], Properties | None] = lambda front: front
     before_dma: Callable[[LiveMachine, str, int], None] = _nothing
     before_interrupt: Callable[[LiveMachine], None] = lambda live: None
+    before_mappings: Callable[[LiveMachine, str], None] = lambda live, id: None
     write: Callable[[LiveMachine, RogueWrite], None] = lambda live, write: write.do(write.iova)
     after_unplug: Callable[[LiveMachine, str, str], None] = lambda live, id, address: None
     after_move: Callable[[LiveMachine], None] = lambda live: None
@@ -219,6 +222,7 @@ SABOTAGES = (
             "test_vfio.py::test_a_user_space_driver_is_safe_through_vfio_only",
             "test_scalable_mode.py::test_a_device_in_scalable_mode_is_held_to_its_mappings",
             "test_vfio_nics.py::test_a_nic_sends_and_stores_frames_to_the_byte[*virtio-net]",
+            f"{_DPDK}::test_dpdk_forwards_every_frame_by_its_virtual_addresses",
         ),
         by=("the model's walk of this machine's tables for *: expected goes to *, saw *",),
     ),
@@ -397,6 +401,13 @@ SABOTAGES = (
         words=("--qemu=bookworm", "--move-to=trixie"),  # Debian's 10.0 cannot be moved to 11.1: docs/findings.md, F-10
         cases=("test_migration.py::test_mappings_hold_after_a_move_to_a_newer_qemu",),
         by=("*: expected *, saw no such mapping",),
+    ),
+    Sabotage(
+        name="mapping-in-use-lost",
+        says="a mapping of a user-space driver goes away while its frames flow",
+        before_mappings=tamper.lose_mapping_in_use,
+        cases=(f"{_DPDK}::test_dpdk_costs_the_iommu_nothing_while_frames_flow",),
+        by=("what the model finds mapped for nic afterwards: expected *, saw no such mapping",),
     ),
     Sabotage(
         name="nothing-refused",

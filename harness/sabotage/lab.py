@@ -10,7 +10,7 @@ from harness.guest.guest import Guest
 from harness.images.keys import Keys
 from harness.lab import Lab
 from harness.live.machine import LiveMachine
-from harness.model.access import Access, AccessKind, Outcome
+from harness.model.access import Access, AccessKind, Mapping, Outcome
 from harness.model.engine import MsiOutcome, MsiWrite
 from harness.sabotage.catalogue import Sabotage
 from harness.sabotage.tamper import RogueWrite
@@ -63,6 +63,10 @@ class _Tampered(LiveMachine):
     def expect(self, id: str, iova: int, kind: AccessKind, length: int) -> tuple[Access, Outcome, str]:
         self._sabotage.before_dma(self, id, iova)
         return self._sabotage.outcome(self, super().expect(id, iova, kind, length))
+
+    def mappings(self, id: str) -> tuple[Mapping, ...]:
+        self._sabotage.before_mappings(self, id)
+        return super().mappings(id)
 
     def expect_interrupt(self, id: str, address: int, data: int) -> tuple[MsiWrite, MsiOutcome, str]:
         self._sabotage.before_interrupt(self)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from harness.errors import HarnessError
 from harness.live.machine import LiveMachine
+from harness.live.virtqueue import LiveQueue
 from harness.model.access import Access, AccessKind, Fault, Outcome
 from harness.model.topology import VTD_REGISTERS
 from harness.model.vtd.interrupts.entries import IRTA_REG, REMAPPED_ENTRY
@@ -19,6 +20,7 @@ __all__ = [
     "land_untranslated",
     "lose",
     "lose_mapping",
+    "lose_mapping_in_use",
     "mask_fault_event",
     "mistake_requester",
     "open_interrupt_entries",
@@ -29,13 +31,15 @@ __all__ = [
 ]
 
 _ENTRY_ADDRESS = 0x000F_FFFF_FFFF_F000
-_OTHER_PAGE = 0x1000
 _CONTEXT_ENTRY, _CONTEXT_BYTES = "context-entry", 16
-_PAGE_ENTRIES, _PRESENT = ("SS-PTE", "FS-PTE"), 0b11  # VT-d 9.8: present is what may be read or written; 9.10: bit 0
+_PRESENT = 0b11  # VT-d 9.8: what may be read or written is present; 9.10: bit 0
+_PAGE_BYTES = {"PTE": 1 << 12, "PDE": 1 << 21, "PDPE": 1 << 30}
+_PS = 1 << 7  # VT-d 9.8 and 9.10: of a PDE and a PDPE, that it leads to a page
 _TT, _PASS_THROUGH = 0xC, 0x8  # VT-d 9.3, bits 3:2: 10b
 _IRTA = VTD_REGISTERS + 0xB8  # VT-d 11.4.10
 _FECTL, _FECTL_IM = VTD_REGISTERS + 0x38, 1 << 31  # VT-d 11.4.7.2
 _UNMAPPED = 0x5555_5000
+_TRANSMIT_QUEUE = 1  # of a virtio-net: virtio 1.3, 5.1.2
 _ENTRIES = 256
 _PLUG_SECONDS = 15.0
 _PAGE = 4096
@@ -90,18 +94,29 @@ def plug_back(live: LiveMachine, id: str, address: str) -> None:
 
 def lose_mapping(live: LiveMachine) -> None:
     """Have the first page that is mapped for the machine's first device mapped no more."""
-    id = live.spec.devices[0].id
-    leaf = _leaf(live, id, live.mappings(id)[0].iova)
+    _lose_first(live, live.spec.devices[0].id)
+
+
+def lose_mapping_in_use(live: LiveMachine, id: str) -> None:
+    """Have the first page that is mapped for a virtio-net mapped no more, when VFIO has it and it has sent frames."""
+    driver = {function.address: function.driver for function in live.agent.pci_functions()}[live.address(id)]
+    if driver == "vfio-pci" and LiveQueue.of(live, id, _TRANSMIT_QUEUE).used:
+        _lose_first(live, id)
+
+
+def _lose_first(live: LiveMachine, id: str) -> None:
+    first = next(live.engine.iter_mappings(live.function(id).requester))
+    leaf = _leaf(live, id, first.iova)
     if leaf is not None:
-        live.vmm.memory.write(leaf[0], bytes(8))
+        live.vmm.memory.write(leaf.address, bytes(8))
 
 
 def turn_leaf(live: LiveMachine, id: str, iova: int) -> None:
     """Have the last entry of a walk lead to another page."""
     leaf = _leaf(live, id, iova)
     if leaf is not None:
-        address, value = leaf
-        live.vmm.memory.write(address, (value & ~_ENTRY_ADDRESS | _OTHER_PAGE).to_bytes(8, "little"))
+        turned = leaf.value & ~_ENTRY_ADDRESS | leaf.page_bytes
+        live.vmm.memory.write(leaf.address, turned.to_bytes(8, "little"))
 
 
 def pass_through(live: LiveMachine, id: str, iova: int) -> None:
@@ -125,7 +140,7 @@ def keep_translations(live: LiveMachine, id: str, iova: int) -> None:
         for page in range(at, at + size, _PAGE):
             leaf = _leaf(live, id, page)
             if leaf is not None:
-                live.vmm.memory.write(leaf[0], bytes(8))
+                live.vmm.memory.write(leaf.address, bytes(8))
         return size
 
     setattr(live.agent, "vfio_unmap", unmap)  # noqa: B010 - mypy takes no method to be replaced
@@ -157,10 +172,21 @@ def _entries(live: LiveMachine, id: str, iova: int) -> list[tuple[str, int, int]
     return [(s.what, s.address, s.value) for s in steps if s.address is not None and s.value is not None]
 
 
-def _leaf(live: LiveMachine, id: str, iova: int) -> tuple[int, int] | None:
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """An entry that leads to a page: where it stands, what stands there, and bytes of the page."""
+
+    address: int
+    value: int
+    page_bytes: int
+
+
+def _leaf(live: LiveMachine, id: str, iova: int) -> _Leaf | None:
     """The entry of the page that a DMA goes to; None where there is none."""
     what, address, value = _entries(live, id, iova)[-1]
-    return (address, value) if what in _PAGE_ENTRIES and value & _PRESENT else None
+    page_bytes = _PAGE_BYTES.get(what.rpartition("-")[2], 0)
+    leads_on = page_bytes > _PAGE and not value & _PS
+    return _Leaf(address, value, page_bytes) if page_bytes and value & _PRESENT and not leads_on else None
 
 
 def _context(live: LiveMachine, id: str) -> tuple[int, int]:
