@@ -99,6 +99,7 @@ class Device:
         interface: of a virtio device.
         platform: whether a virtio device offers VIRTIO_F_ACCESS_PLATFORM; where it stands decides when None.
         bridge: name of the conventional bridge that it stands behind, with all that name the same; none when empty.
+            Where it is hot-plugged it brings the bridge with it, and nobody else can stand there.
         expander: whether it stands behind a second root complex, behind the IOMMU as the first one is.
         dma_bits: width of the addresses that an edu puts on the bus.
         slot: name of the slot that it is one function of, with all that name the same; one of its own when empty.
@@ -151,10 +152,10 @@ class Device:
             raise SpecError(f"{name}: QEMU does not plug a {self.kind} into a running machine", hint="use hotplug=off")
 
     def _check_shared(self, name: str) -> None:
-        if not self.iommu or self.hotplug or (self.bridge and self.slot):
+        if not self.iommu or (self.hotplug and self.slot) or (self.bridge and self.slot):
             raise SpecError(
-                f"{name}: a bridge or a slot is shared by devices behind the IOMMU that are there from the start",
-                hint="use iommu=on and hotplug=off with either bridge= or slot=",
+                f"{name}: a bridge is for devices behind the IOMMU, and a slot for such that are there from the start",
+                hint="use iommu=on with either bridge= or slot=, and hotplug=off with slot=",
             )
         if not _SHARED.fullmatch(self.bridge or self.slot):
             raise SpecError(f"{name}: {self.bridge or self.slot!r} is no name", hint="use up to 32 letters and digits")

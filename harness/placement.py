@@ -62,12 +62,14 @@ class Port:
         root: the root complex it belongs to.
         number: its device number on that root bus.
         index: 1, 2...: its chassis and physical slot number.
+        takes_bridge: whether firmware is to keep a bus number for a bridge that is plugged here.
     """
 
     id: str
     root: Root
     number: int
     index: int
+    takes_bridge: bool = False
 
     @property
     def has_io(self) -> bool:
@@ -81,15 +83,17 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A PCIe-to-PCI bridge on the main root bus, with a conventional bus below it.
+    """A PCIe-to-PCI bridge, with a conventional bus below it.
 
     Attributes:
         id: its QEMU id, which is also the name of the bus below it.
-        number: its device number on the root bus.
+        number: its device number on the bus it sits on: the main root bus, or 0 behind a port.
+        port: the root port that it is plugged into; None for one that is there from the start.
     """
 
     id: str
     number: int
+    port: Port | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ class Placement:
         slots: one for each device of the spec, in its order.
         ports: root ports, in the order of their index: those on the main root, those of the expander, then those
             outside. A device that needs one takes the next free one of its root.
-        bridges: conventional bridges, in the order in which devices name them.
+        bridges: conventional bridges, in the order in which devices name them, those that are plugged later too.
         iommu_number: device number of the IOMMU's own function on bus 0; None where it has none, as VT-d.
         management_number: device number of the management NIC on bus 0.
         expander_number, outside_number: device number on bus 0 of the host bridge that carries that root complex; None
@@ -260,10 +264,10 @@ class _Bus:
         self._next += 1
         return self._next - 1
 
-    def add_port(self, what: str) -> Port:
+    def add_port(self, what: str, *, takes_bridge: bool = False) -> Port:
         """A root port for something."""
         index = self.ports_before + len(self.ports) + 1
-        port = Port(id=f"port.{index}", root=self._root, number=self.take(what), index=index)
+        port = Port(f"port.{index}", self._root, self.take(what), index, takes_bridge)
         self.ports.append(port)
         return port
 
@@ -274,9 +278,14 @@ class _Bus:
             SpecError: there is none left.
         """
         if device.bridge:
-            bridge = self.bridges.get(device.bridge) or Bridge(f"bridge.{device.bridge}", self.take(device.id))
+            bridge = self.bridges.get(device.bridge) or self._new_bridge(device)
             self.bridges[device.bridge] = bridge
             beside = self._shared.setdefault(bridge.id, [])
+            if beside and (device.hotplug or bridge.port):
+                raise SpecError(
+                    f"{device.id}: bridge {device.bridge!r} is plugged with one device, and has no place for another",
+                    hint="name another bridge, or leave hotplug=on out of all that share it",
+                )
             slot = Slot(device, self._root, 1 + len(beside), bridge=bridge)  # 0 may be the hot-plug controller's
         else:
             beside = self._shared.setdefault(device.slot, [])
@@ -286,6 +295,12 @@ class _Bus:
             raise SpecError(f"{device.id}: there is no room left where it asks to stand", hint="name another one")
         beside.append(slot)
         return slot
+
+    def _new_bridge(self, device: Device) -> Bridge:
+        id = f"bridge.{device.bridge}"
+        if device.hotplug:
+            return Bridge(id, 0, self.add_port(device.id, takes_bridge=True))
+        return Bridge(id, self.take(device.id))
 
     def fill_up(self, least: int) -> None:
         """Add free root ports until there are so many."""

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 import pytest
 from machines import spec
 from rogue import COUNT, canary, write, write_over
+from shown import acpi_tables, pci_tree
 from streams import stream
 from traffic import check_disk, check_network
 
 from harness.checks.dma import check_bytes, check_outcome, check_reported, check_unreported
+from harness.checks.firmware import check_tables
 from harness.checks.hotplug import check_leftovers, check_nothing_left
 from harness.checks.inventory import check_functions, check_groups
 from harness.checks.judge import judge
+from harness.checks.pci_tree import check_pci_tree
 from harness.guest.answers import PAGE, Pages
 from harness.guest.lspci import lspci
 from harness.live.machine import LiveMachine
@@ -36,6 +39,7 @@ _TWO = (
 _WAYS = pytest.mark.parametrize(
     "native", [pytest.param(False, id="acpi"), pytest.param(True, id="native", marks=pytest.mark.nightly)]
 )
+_WITH_BUS = ("edu,iommu=on,bridge=b,hotplug=on,id=rogue", "virtio-blk,iommu=on")
 _IOVA = 0x12345000
 
 
@@ -70,6 +74,47 @@ def test_a_plugged_rogue_device_is_blocked_where_it_is_tagged(machine: LiveMachi
     victim, control = machine.allocate(1, canary()), machine.allocate(1, canary())
     judge(write_over(machine, "inside", victim, blocked=True))
     judge(write_over(machine, "outside", control, blocked=False))
+
+
+@pytest.mark.nightly
+@pytest.mark.claim("CH-4", "CH-5", "VQ-3")
+def test_a_bus_that_is_plugged_is_behind_the_iommu(lease: Lease, iommu: IommuKind) -> None:
+    """A device that comes with a bridge, and so with a bus of its own, is in one group with it, as lspci shows it.
+
+    Firmware's tables were made before that bus was there, and are true of it. Nothing is left of both once unplugged.
+    """
+    live = lease(spec(iommu, *_WITH_BUS))
+    for there in (True, False):
+        (live.plug if there else live.unplug)("rogue")
+        judge(check_tables(live.topology.platform, acpi_tables(live)))
+        judge(check_pci_tree(live.topology.platform.tree, pci_tree(live)))
+        judge(check_functions(live.topology, lspci(live.guest.ssh)))
+        judge(check_groups(live.topology, live.agent.iommu_groups()))
+
+
+@pytest.mark.nightly
+@pytest.mark.claim("IV-1", "QD-2", "VQ-8")
+def test_a_device_on_a_bus_that_is_plugged_is_held_back(lease: Lease, iommu: IommuKind) -> None:
+    """A device that comes with a bridge reaches nothing; then what VFIO maps for it, and nothing of that in the end."""
+    live = lease(spec(iommu, *_WITH_BUS))
+    live.plug("rogue")
+    judge(write_over(live, "rogue", live.allocate(1, canary()), blocked=True))
+    live.agent.pci_bind(_above(live, "rogue"), "")  # the bridge is of the group, and its driver is the kernel's
+    give_to_vfio(live, "rogue")
+    page, address, requester = live.allocate(1, canary()), live.address("rogue"), live.function("rogue").requester
+    live.agent.vfio_map(address, page, _IOVA)
+    aim = page.frames[0] + 512
+    judge(write(live, "rogue", _IOVA + 512, aim, page, blocked=False, why="mapped by VFIO"))
+    mapped = live.mappings("rogue")
+    live.agent.vfio_close(address)
+    live.unplug("rogue")
+    judge(check_nothing_left("rogue", mapped, live.engine.iter_mappings(requester)))
+
+
+def _above(live: LiveMachine, id: str) -> str:
+    """Address of the bridge that a device stands behind."""
+    tree = live.topology.platform.tree
+    return str(next(iter(tree.bridges_above(tree.function(live.function(id).address)))).address)
 
 
 @pytest.mark.claim("CH-1", "CH-4")

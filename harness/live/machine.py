@@ -149,10 +149,11 @@ class LiveMachine:
             deadline_seconds: until the next kernel is up.
 
         Raises:
-            SpecError: the device is plugged, or was there at boot.
+            SpecError: the device is plugged, was there at boot, or brings a bridge itself.
             GuestError: the machine does not come up.
         """
-        if id in self._bridged or id not in {each.id for each in self.spec.devices if each.hotplug} - self._plugged:
+        free = {each.id for each in self.spec.devices if each.hotplug and not each.bridge} - self._plugged
+        if id not in free - self._bridged:
             raise SpecError(f"{id}: a bridge was asked for in its place, which is taken", hint="name another device")
         port = place(self.spec).slot(id).bus
 

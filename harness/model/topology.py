@@ -255,7 +255,7 @@ def _devices(plan: Placement, plugged: Collection[str], bridged: Collection[str]
                 address=Address(_root_bus(port.root), port.number),
                 port_type=PortType.ROOT_PORT,
                 secondary=secondary[port],
-                subordinate=secondary[port] + (port in ports),
+                subordinate=secondary[port] + (port in ports or port.takes_bridge),
                 acs=_ROOT_PORT_ACS,
             ),
             (_RED_HAT, 0x000C, 0x0604),
@@ -265,7 +265,9 @@ def _devices(plan: Placement, plugged: Collection[str], bridged: Collection[str]
     ]
     parts += [_bridge(Address(secondary[port], 0), secondary[port] + 1, f"bridge below {port.id}") for port in ports]
     for bridge in plan.bridges:
-        parts.append(_bridge(Address(_root_bus(Root.MAIN), bridge.number), secondary[bridge], bridge.id))
+        if bridge.port is None or any(slot.bridge == bridge and slot.device.id in plugged for slot in plan.slots):
+            bus = secondary[bridge.port] if bridge.port else _root_bus(Root.MAIN)
+            parts.append(_bridge(Address(bus, bridge.number), secondary[bridge], bridge.id))
     for slot in plan.slots:
         device = slot.device
         if device.hotplug and device.id not in plugged:
@@ -354,12 +356,12 @@ def _secondary_buses(plan: Placement, bridged: Collection[Port]) -> dict[Port | 
     buses: dict[Port | Bridge, int] = {}
     for root in Root:
         above: list[Port | Bridge] = [port for port in plan.ports if port.root is root]
-        above += plan.bridges if root is Root.MAIN else ()
+        above += [bridge for bridge in plan.bridges if bridge.port is None] if root is Root.MAIN else ()
         number = _root_bus(root)
         for bridge in sorted(above, key=lambda bridge: bridge.number):
             buses[bridge] = number + 1
-            number += 2 if bridge in bridged else 1
-    return buses
+            number += 2 if bridge in bridged or (isinstance(bridge, Port) and bridge.takes_bridge) else 1
+    return buses | {bridge: buses[bridge.port] + 1 for bridge in plan.bridges if bridge.port is not None}
 
 
 def _group_types(machine: Machine) -> frozenset[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-from harness.placement import AGENT_NUMBER, EXPANDER_BUS, OUTSIDE_BUS, Placement, Port, Root, place
+from harness.placement import AGENT_NUMBER, EXPANDER_BUS, OUTSIDE_BUS, Bridge, Placement, Port, Root, place
 from harness.spec import Interface, Iommu, IommuKind, Machine, Scalable
 from harness.vmm.protocol import Boot, FirmwareBoot, Flash, LinuxBoot, MovedMachine, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties, Value
@@ -28,6 +28,7 @@ __all__ = [
     "SCALABLE_MODE",
     "Accelerator",
     "Options",
+    "bridge_front",
     "command_line",
     "front_ends",
     "machine_arguments",
@@ -197,13 +198,22 @@ def front_ends(machine: Machine, placement: Placement, plugged: Collection[str] 
     if placement.expander_number is not None:
         fronts.append(_root_complex(Root.EXPANDER, placement.expander_number, {"bus_nr": EXPANDER_BUS}))
     fronts += [_port(port) for port in placement.ports]
-    fronts += [Properties("pcie-pci-bridge", it.id, _on_root_bus(it.number)) for it in placement.bridges]
+    for bridge in placement.bridges:
+        brought = {slot.device.id for slot in placement.slots if slot.bridge == bridge}
+        if bridge.port is None or brought.intersection(plugged):
+            fronts.append(bridge_front(bridge))
     fronts += [_management(placement.management_number), *_agent()]
     for slot in placement.slots:
         if not slot.device.hotplug or slot.device.id in plugged:
             parts = front_end(slot)
             fronts += map(_first_in_line, parts) if machine.start and slot.device.id == machine.start.disk else parts
     return tuple(fronts)
+
+
+def bridge_front(bridge: Bridge) -> Properties:
+    """A conventional bridge, as `-device` and `device_add` take it."""
+    at: dict[str, Value] = {"bus": bridge.port.id} if bridge.port else _on_root_bus(bridge.number)
+    return Properties("pcie-pci-bridge", bridge.id, at)
 
 
 def _first_in_line(part: Properties) -> Properties:
@@ -261,6 +271,8 @@ def _port(port: Port) -> Properties:
     values: dict[str, Value] = {"bus": port.root.value, "addr": hex(port.number)}
     if port.has_io:
         values["io-reserve"] = _PORT_IO_BYTES
+    if port.takes_bridge:
+        values["bus-reserve"] = 1
     return Properties("pcie-root-port", port.id, values | {"chassis": port.index, "slot": port.index})
 
 

@@ -18,8 +18,9 @@ from harness.report.record import Evidence
 from harness.spec import DeviceKind, Machine
 from harness.vmm.protocol import Boot, LinuxBoot, MovedMachine, SavedMachine
 from harness.vmm.qemu import migration
+from harness.vmm.qemu.arguments import Properties
 from harness.vmm.qemu.capabilities import Capabilities, require
-from harness.vmm.qemu.command import Options, command_line
+from harness.vmm.qemu.command import Options, bridge_front, command_line
 from harness.vmm.qemu.console import SerialConsole
 from harness.vmm.qemu.devices import front_end
 from harness.vmm.qemu.listener import Listener
@@ -213,6 +214,9 @@ class QemuMachine:
     def plug(self, device_id: str, *, deadline: float = 10.0) -> None:
         """Plug a device of the spec that is tagged `hotplug`; the guest finds it a moment later.
 
+        One that stands behind a bridge brings that with it. The guest is stopped meanwhile, so that it finds both at
+        once: what comes into a conventional bridge later its guest has to be asked to power on.
+
         Raises:
             SpecError: there is no such device, or it was there at boot.
             QmpError: QEMU refuses it; it is plugged already, for one.
@@ -222,11 +226,21 @@ class QemuMachine:
         slot = self._placement.slot(device_id)
         if not slot.device.hotplug:
             raise SpecError(f"{device_id} is there from the start", hint=f"ask for {slot.device},hotplug=on")
-        for part in front_end(slot):
+        if slot.bridge is None:
+            self._add(*front_end(slot), deadline=deadline)
+            return
+        self.qmp.execute("stop", deadline=deadline)
+        try:
+            self._add(bridge_front(slot.bridge), *front_end(slot), deadline=deadline)
+        finally:
+            self.qmp.execute("cont", deadline=deadline)
+
+    def _add(self, *parts: Properties, deadline: float) -> None:
+        for part in parts:
             self.qmp.execute("device_add", part.json(), deadline=deadline)
 
     def unplug(self, device_id: str, *, deadline: float = 10.0) -> None:
-        """Have the guest let go of a device, and wait until it is gone.
+        """Have the guest let go of a device, and of the bridge that it has brought, and wait until it is gone.
 
         Raises:
             GuestError: the guest refused, or did not in time.
@@ -234,11 +248,13 @@ class QemuMachine:
             VmmDied: QEMU has ended.
         """
         mark = self.qmp.event_count
-        self.qmp.execute("device_del", {"id": device_id}, deadline=deadline)
+        slot = next((slot for slot in self._placement.slots if slot.device.id == device_id), None)
+        taken = slot.bridge.id if slot and slot.bridge and slot.bridge.port else device_id
+        self.qmp.execute("device_del", {"id": taken}, deadline=deadline)
         try:
             event = self.qmp.wait_event(
                 ("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR"),
-                lambda event: event.data.get("device") == device_id,
+                lambda event: event.data.get("device") == taken,
                 deadline=deadline,
                 since=mark,
             )

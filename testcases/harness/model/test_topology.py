@@ -297,6 +297,19 @@ def test_a_bridge_below_a_port_moves_the_buses_after_it_on() -> None:
     assert (port.secondary, port.subordinate, function.secondary) == (2, 3, 3)
 
 
+def test_a_bridge_that_comes_with_a_device_has_a_bus_that_firmware_kept_for_it() -> None:
+    spec = machine(INTEL, "edu,iommu=on,hotplug=on,bridge=b,id=late", "edu,iommu=on,hotplug=on,id=behind")
+    before, after = topology(spec, ["behind"]), topology(spec, ["behind", "late"])
+    assert {before.function("behind").address, after.function("behind").address} == {Address(3, 0)}
+    bridge, late = after.function("bridge.b"), after.function("late")
+    assert (bridge.address, late.address, late.requester) == (Address(1, 0), Address(2, 1), 0x0200)
+    assert frozenset({bridge.address, late.address}) in {group.members for group in after.groups}
+    for found in (before, after):
+        port = found.platform.tree.function(found.function("port.1").address)
+        assert (port.secondary, port.subordinate) == (1, 2)
+    assert "bridge.b" not in {function.what for function in before.functions}
+
+
 @pytest.mark.parametrize(
     ("text", "port_type"),
     [

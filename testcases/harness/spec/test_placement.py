@@ -151,6 +151,22 @@ def test_devices_that_name_a_bridge_stand_behind_one_bridge() -> None:
     ]
 
 
+def test_a_device_that_is_plugged_with_a_bridge_has_a_port_that_takes_one() -> None:
+    plan = place(machine(INTEL, "edu,iommu=on,hotplug=on", "edu,iommu=on,hotplug=on,bridge=b,id=late"))
+    (bridge,) = plan.bridges
+    assert (bridge.id, bridge.number, bridge.port) == ("bridge.b", 0, plan.ports[1])
+    assert [port.takes_bridge for port in plan.ports] == [False, True]
+    late = plan.slot("late")
+    assert (late.bus, late.number, late.port) == ("bridge.b", 1, None)
+
+
+@pytest.mark.parametrize("words", [("on", "on"), ("on", "off"), ("off", "on")])
+def test_a_bridge_that_is_plugged_brings_one_device(words: tuple[str, str]) -> None:
+    first, second = (f"edu,iommu=on,bridge=b,hotplug={word}" for word in words)
+    with pytest.raises(SpecError, match="edu1: bridge 'b' is plugged with one device"):
+        place(machine(INTEL, first, second))
+
+
 def test_devices_that_name_a_slot_are_its_functions() -> None:
     plan = place(machine(INTEL, "edu,iommu=on,slot=s", "edu,iommu=on", "virtio-blk,iommu=on,slot=s"))
     assert [(slot.bus, slot.number, slot.function) for slot in plan.slots] == [

@@ -296,7 +296,9 @@ def test_a_second_balloon_is_refused() -> None:
         Machine(iommu=INTEL, devices=(Device.parse("virtio-balloon"), Device.parse("virtio-balloon,id=second")))
 
 
-@pytest.mark.parametrize("text", ["edu,iommu=on,bridge=b,id=x", "virtio-blk,iommu=on,slot=s2,id=x"])
+@pytest.mark.parametrize(
+    "text", ["edu,iommu=on,bridge=b,id=x", "edu,iommu=on,hotplug=on,bridge=b,id=x", "virtio-blk,iommu=on,slot=s2,id=x"]
+)
 def test_a_shared_place_is_read_and_written_back(text: str) -> None:
     assert str(Device.parse(text)) == text
 
@@ -309,8 +311,8 @@ def test_a_shared_place_is_read_and_written_back(text: str) -> None:
         "edu,iommu=on,bridge=b,slot=s",
     ],
 )
-def test_a_shared_place_is_for_devices_behind_the_iommu_from_the_start(text: str) -> None:
-    with pytest.raises(SpecError, match="a bridge or a slot is shared"):
+def test_a_shared_place_is_for_devices_behind_the_iommu_and_a_slot_for_those_from_the_start(text: str) -> None:
+    with pytest.raises(SpecError, match="a bridge is for devices behind the IOMMU, and a slot for such"):
         Device.parse(text)
 
 

@@ -13,7 +13,7 @@ from harness.spec import Device, DeviceKind, Firmware, Iommu, IommuKind, Machine
 from harness.spec import Start as FirmwareStart
 from harness.vmm.protocol import Boot, FirmwareBoot, Flash, LinuxBoot, SavedMachine
 from harness.vmm.qemu.arguments import Arguments, Properties
-from harness.vmm.qemu.command import Accelerator, Options, command_line
+from harness.vmm.qemu.command import Accelerator, Options, command_line, front_ends
 from harness.vmm.qemu.devices import front_end
 from harness.vmm.qemu.machine import command_by_hand
 from harness.vmm.qemu.wiring import HandWiring, HarnessWiring
@@ -114,6 +114,19 @@ def test_hotplug_takes_the_same_properties_as_the_command_line() -> None:
     words = dict(word.split("=") for word in front.text().split(",")[1:])
     on_off: dict[object, object] = {True: "on", False: "off"}
     assert {k: on_off.get(v, v) for k, v in front.json().items() if k != "driver"} == words
+
+
+def test_a_port_for_a_bridge_that_comes_later_keeps_a_bus_number_for_it() -> None:
+    line = _devices(spec("edu,iommu=on,bridge=b,hotplug=on", "edu,iommu=on,hotplug=on", iommu=IommuKind.INTEL))
+    assert ["bus-reserve=1" in d for d in line if d.startswith("pcie-root-port")] == [True, False]
+    assert not [d for d in line if d.startswith("pcie-pci-bridge")]
+
+
+def test_a_bridge_that_has_come_is_there_from_the_start_in_the_qemu_that_a_machine_moves_to() -> None:
+    machine = spec("edu,iommu=on,bridge=b,hotplug=on,id=it", iommu=IommuKind.INTEL)
+    fronts = [front.text() for front in front_ends(machine, place(machine), ["it"])]
+    assert "pcie-pci-bridge,id=bridge.b,bus=port.1" in fronts
+    assert any(front.startswith("edu,id=it,bus=bridge.b,addr=0x1") for front in fronts)
 
 
 def test_edu_can_put_every_address_on_the_bus() -> None:

@@ -37,6 +37,22 @@ def test_what_is_plugged_has_the_properties_of_what_is_there_at_boot(start: Star
     assert masks == [(1 << 64) - 1] * 2
 
 
+def test_a_device_brings_its_bridge_and_the_machine_runs_on(start: Start) -> None:
+    machine = start(spec("edu,iommu=on,bridge=b,hotplug=on,id=it", iommu=IommuKind.INTEL))
+    machine.plug("it")
+    children = {child["name"] for child in machine.qmp.execute("qom-list", {"path": "/machine/peripheral"})}
+    assert children >= {"bridge.b", "it"}
+    assert machine.qmp.execute("query-status")["status"] == "running"
+
+
+def test_a_machine_whose_bridge_is_refused_runs_on(start: Start) -> None:
+    machine = start(spec("edu,iommu=on,bridge=b,hotplug=on,id=it", iommu=IommuKind.INTEL))
+    machine.plug("it")
+    with pytest.raises(QmpError, match=r"[Dd]uplicate"):
+        machine.plug("it")
+    assert machine.qmp.execute("query-status")["status"] == "running"
+
+
 def test_a_device_that_is_there_at_boot_cannot_be_plugged(start: Start) -> None:
     with pytest.raises(SpecError, match="edu0 is there from the start"):
         start(spec("edu")).plug("edu0")
