@@ -100,6 +100,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the mark, and keep a record where one is kept: not in a worker of pytest-xdist."""
     config.addinivalue_line("markers", "claim(*ids): ids of the claims that this case shows (docs/reference/claims.md)")
     config.addinivalue_line("markers", "nightly: takes too long to be run for every change (ci/nightly)")
+    config.addinivalue_line("markers", "nightly_for(*kinds): the same of a case on machines with these IOMMUs alone")
     config.addinivalue_line(
         "markers",
         'machine(iommu=KIND, devices=[TEXT...], boot="warm"|"cold", ...): the machine of a case, as '
@@ -121,8 +122,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "iommu" in metafunc.fixturenames and metafunc.definition.get_closest_marker("claim"):
         mark = metafunc.definition.get_closest_marker("machine")
         fixed = [mark.kwargs["iommu"]] if mark is not None and "iommu" in mark.kwargs else None
-        kinds = fixed or metafunc.config.getoption("--iommu") or [IommuKind.INTEL, IommuKind.VIRTIO]
-        metafunc.parametrize("iommu", [IommuKind(kind) for kind in kinds], ids=str)
+        kinds = map(IommuKind, fixed or metafunc.config.getoption("--iommu") or [IommuKind.INTEL, IommuKind.VIRTIO])
+        late = metafunc.definition.get_closest_marker("nightly_for")
+        of_night = frozenset(map(IommuKind, late.args if late else ()))
+        params = [
+            pytest.param(kind, id=str(kind), marks=[pytest.mark.nightly] if kind in of_night else []) for kind in kinds
+        ]
+        metafunc.parametrize("iommu", params)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -42,9 +42,9 @@ _LOG_LINES = 200
 @pytest.mark.parametrize(
     ("before", "word", "held"),
     [
-        pytest.param(DmaMode.STRICT, "iommu.passthrough=1", False, id="iommu.passthrough=1"),
+        pytest.param(DmaMode.STRICT, "iommu.passthrough=1", False, id="iommu.passthrough=1", marks=pytest.mark.nightly),
         pytest.param(DmaMode.PASSTHROUGH, "iommu.passthrough=0", True, id="iommu.passthrough=0"),
-        pytest.param(DmaMode.PASSTHROUGH, "iommu=nopt", True, id="iommu=nopt"),
+        pytest.param(DmaMode.PASSTHROUGH, "iommu=nopt", True, id="iommu=nopt", marks=pytest.mark.nightly),
     ],
 )
 def test_words_for_every_iommu_mean_what_they_say(
@@ -56,7 +56,7 @@ def test_words_for_every_iommu_mean_what_they_say(
 
 @pytest.mark.claim("VQ-7", "VQ-3")
 @pytest.mark.machine(iommu="intel")
-@pytest.mark.parametrize("word", ["intel_iommu=off", "iommu=off"])
+@pytest.mark.parametrize("word", ["intel_iommu=off", pytest.param("iommu=off", marks=pytest.mark.nightly)])
 def test_words_that_switch_vtd_off_mean_what_they_say(lease: Lease, iommu: IommuKind, word: str) -> None:
     """A device behind a VT-d unit reaches all memory where the kernel's command line switches that off."""
     judge(_held(lease(spec(iommu, *_DEVICES, kernel_args=(word,))), held=False))

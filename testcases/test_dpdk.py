@@ -30,6 +30,7 @@ _FEW_FRAMES = 128
 pytestmark = pytest.mark.machine(devices=["virtio-net,iommu=on,id=nic"], image="dpdk")
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("IV-1", "QD-4")
 def test_dpdk_forwards_every_frame_by_its_virtual_addresses(machine: LiveMachine) -> None:
     """testpmd, through VFIO, returns every frame to the byte, and counts as the harness does.

@@ -117,6 +117,7 @@ def _above(live: LiveMachine, id: str) -> str:
     return str(next(iter(tree.bridges_above(tree.function(live.function(id).address)))).address)
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("CH-1", "CH-4")
 @_WAYS
 def test_unplugged_devices_leave_their_groups(lease: Lease, iommu: IommuKind, native: bool) -> None:

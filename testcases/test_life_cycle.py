@@ -50,6 +50,7 @@ def _reset(machine: LiveMachine) -> None:
 _RESETS: Mapping[str, Callable[[LiveMachine], None]] = {"reboot": _reboot, "system-reset": _reset}
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("IV-1", "VQ-3", "VQ-8")
 @pytest.mark.parametrize(
     "how", [pytest.param(how, marks=pytest.mark.nightly if how == "reboot" else ()) for how in _RESETS]
@@ -66,6 +67,7 @@ def test_no_mapping_outlives_a_reset(lab: Lab, lease: Lease, iommu: IommuKind, h
     judge(after_a_restart(machine, frame))
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("IV-1", "VQ-1", "VQ-3", "VQ-8")
 def test_a_reset_that_gives_buses_other_numbers_leads_no_device_astray(
     lab: Lab, lease: Lease, iommu: IommuKind
@@ -88,6 +90,7 @@ def test_a_reset_that_gives_buses_other_numbers_leads_no_device_astray(
     judge(after_a_restart(machine, frame))
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("IV-1", "VQ-3", "VQ-8")
 @pytest.mark.machine(devices=_DEVICES)
 def test_no_mapping_outlives_a_kexec(lab: Lab, machine: LiveMachine) -> None:
@@ -103,6 +106,7 @@ def test_no_mapping_outlives_a_kexec(lab: Lab, machine: LiveMachine) -> None:
     judge(after_a_restart(machine, frame))
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("IV-1", "VQ-3", "VQ-8")
 @pytest.mark.machine(devices=_DEVICES, memory_mib=768, kernel_args=("crashkernel=256M",))
 def test_dma_in_flight_goes_nowhere_new_in_a_crash_kernel(lab: Lab, machine: LiveMachine) -> None:
@@ -135,6 +139,7 @@ def test_mappings_hold_while_a_processor_is_plugged(machine: LiveMachine) -> Non
     judge(chain(old_mapping_holds(machine, frame), devices_work(machine)))
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("IV-1", "VQ-3", "VQ-8")
 @pytest.mark.machine(devices=_DEVICES, room=Room(memory_mib=_MODULE_MIB))
 def test_dma_reaches_memory_that_was_plugged_only_through_a_mapping(machine: LiveMachine) -> None:
@@ -150,6 +155,7 @@ def test_dma_reaches_memory_that_was_plugged_only_through_a_mapping(machine: Liv
     judge(chain(new_memory_is_held(machine, module), old_mapping_holds(machine, frame), devices_work(machine)))
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("IV-1", "VQ-3", "VQ-8")
 @pytest.mark.machine(devices=_DEVICES)
 def test_mappings_hold_after_a_suspend(machine: LiveMachine) -> None:

@@ -53,6 +53,7 @@ def test_devices_work_after_two_moves_under_traffic(machine: LiveMachine, move: 
     judge(check_disk(machine, "virtio-blk0"))
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("IV-1", "VQ-4")
 def test_mappings_hold_after_a_move_to_a_newer_qemu(
     lab: Lab, newer_lab: Lab, lease: Lease, move: Move, iommu: IommuKind

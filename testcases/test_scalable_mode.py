@@ -74,7 +74,7 @@ def _last_entry(live: LiveMachine) -> Iterator[Finding]:
 
 @pytest.mark.claim("CH-1", "CH-4", "VQ-3", "VQ-8")
 @_STAGES
-@pytest.mark.parametrize("dma_mode", [DmaMode.STRICT, DmaMode.LAZY], ids=str)
+@pytest.mark.parametrize("dma_mode", [DmaMode.STRICT, pytest.param(DmaMode.LAZY, marks=pytest.mark.nightly)], ids=str)
 def test_drivers_work_in_scalable_mode(lease: Lease, iommu: IommuKind, stage: Scalable, dma_mode: DmaMode) -> None:
     """Groups and types are as in legacy mode, virtio-blk and virtio-net carry data, and a rogue reaches nothing."""
     live = lease(spec(Iommu(kind=iommu, scalable=stage), *_DEVICES, dma_mode=dma_mode))

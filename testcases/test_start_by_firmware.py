@@ -40,6 +40,7 @@ _LOOK_SECONDS = 30.0
 _ANSWER_SECONDS = 2.0  # for a disk; it takes milliseconds
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("VQ-8", "VQ-3", "VQ-1", "CH-4")
 def test_seabios_starts_a_guest_from_a_disk_behind_the_iommu(lease: Lease, iommu: IommuKind) -> None:
     """SeaBIOS reads the kernel from a virtio-blk behind the IOMMU: the guest comes up, and its devices are held.

@@ -66,6 +66,7 @@ def test_a_second_root_complex_is_behind_the_iommu_like_the_first(lease: Lease, 
     judge(write_over(live, "rogue", live.allocate(1, canary()), blocked=True))
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("IV-1", "QD-4")
 def test_vfio_refuses_a_device_whose_group_has_another_driver(lease: Lease, iommu: IommuKind) -> None:
     """A device is not given to user space while another one of its group is in the hands of a driver of the kernel."""
@@ -81,6 +82,7 @@ def test_vfio_refuses_a_device_whose_group_has_another_driver(lease: Lease, iomm
     judge(check_disk(live, "disk"))
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("IV-7", "QD-2")
 @pytest.mark.parametrize("dma_mode", [DmaMode.STRICT, DmaMode.LAZY], ids=str)
 def test_what_a_driver_has_unmapped_cannot_be_reached(lease: Lease, iommu: IommuKind, dma_mode: DmaMode) -> None:

@@ -155,7 +155,7 @@ def test_dma_of_any_length_lands_to_the_byte(machine: LiveMachine) -> None:
 
 
 @pytest.mark.claim("IV-1")
-@pytest.mark.parametrize("huge", [pytest.param(21, id="2M"), pytest.param(30, id="1G")])
+@pytest.mark.parametrize("huge", [pytest.param(21, id="2M"), pytest.param(30, id="1G", marks=pytest.mark.nightly)])
 @pytest.mark.machine(
     devices=["edu,iommu=on"], memory_mib=2560, kernel_args=["hugepagesz=1G", "hugepages=1"], boot="cold"
 )
@@ -233,6 +233,7 @@ def test_a_device_reaches_the_registers_of_another_only_through_a_mapping(machin
     judge(chain(by_mapping, check_register(bar + _LIVENESS, None, bytes(4 * [0xFF]))))
 
 
+@pytest.mark.nightly_for("virtio")
 @pytest.mark.claim("IV-7", "QD-2")
 @pytest.mark.machine(devices=["edu,iommu=on"])
 @pytest.mark.parametrize(

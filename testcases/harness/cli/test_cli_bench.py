@@ -41,6 +41,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.nightly
 def test_one_round_of_boots_gives_every_figure_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory(prefix="vb-") as temporary:
         monkeypatch.setattr(tempfile, "tempdir", temporary)

@@ -303,6 +303,27 @@ def test_without_a_machine():
     ]
 
 
+def test_a_case_can_be_of_the_night_on_machines_with_one_iommu(tmp_path: Path) -> None:
+    cases = """
+@case
+@pytest.mark.nightly_for("virtio")
+def test_multiplied(iommu):
+    pass
+
+@case
+@pytest.mark.nightly
+def test_late(iommu):
+    pass
+
+@case
+def test_always(iommu):
+    pass
+"""
+    ran = run_pytest(tmp_path, 0, cases, options=("-m", "not nightly"))
+    names = [case.id.partition("::test_")[2] for case in ran.record.cases]
+    assert sorted(names) == ["always[intel]", "always[virtio]", "multiplied[intel]"]
+
+
 @pytest.mark.parametrize(("options", "warm"), [((), "warm"), (("--viommu-cold",), "cold")], ids=["warm", "cold"])
 def test_a_mark_says_which_machine_a_case_has_and_how_it_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], warm: str
