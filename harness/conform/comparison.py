@@ -133,6 +133,13 @@ class Comparison:
         sources = (None if place is None else self._sources(place) for place in places)
         return all(found is not None and found[0] == found[1] for found in sources)
 
+    def nameless_signature(self, at: int, requests: Sequence[Request]) -> str:
+        """The signature of what `memory` would report of a word of a record that names no requester; else empty."""
+        place = self._place_of_difference(at)
+        if place is None or self._sources(place) is not None:
+            return ""
+        return f"{self._target}: {Kind.MEMORY}: {self._word_text(place, at, requests)}"
+
     def writes(self, step: int, requests: Sequence[Request], differing: Sequence[int]) -> frozenset[int]:
         """Find out which writes of devices went where they must not, or did not go where they must.
 
@@ -278,18 +285,24 @@ class Comparison:
         self._say(Kind.DMA, step, text, "", detail, told, self._probe(at & -_WORD))
 
     def _word(self, step: int, at: int, requests: Sequence[Request]) -> None:
-        address = at + self._ram
+        probe = self._probe(at)
+        place = self._place_of_difference(at)
+        section = place.layout.section if place is not None and place.layout else ""
+        detail = f"memory at {at + self._ram:#x}: must be {probe.wanted:#018x}, is {probe.seen:#018x}"
+        self._say(Kind.MEMORY, step, self._word_text(place, at, requests), section, detail, requests, probe)
+
+    def _word_text(self, place: Place | None, at: int, requests: Sequence[Request]) -> str:
+        """What differs in a word of memory, which is in that place."""
+        if place is None:
+            return f"memory changed in {'data' if at in DATA else 'tables or queues'}{after(requests)}"
+        return self._record_text(place, at, requests) + self._uncalled_for(place, requests)
+
+    def _place_of_difference(self, at: int) -> Place | None:
+        """What the first byte is a part of that differs in a word of memory."""
         probe = self._probe(at)
         difference = probe.wanted ^ probe.seen
-        first = ((difference & -difference).bit_length() - 1) // 8  # byte of the word
-        place = self._unit.structure_at(address + first)
-        text = f"memory changed in {'data' if at in DATA else 'tables or queues'}{after(requests)}"
-        section = ""
-        if place is not None:
-            text = self._record_text(place, at, requests) + self._uncalled_for(place, requests)
-            section = place.layout.section if place.layout else ""
-        detail = f"memory at {address:#x}: must be {probe.wanted:#018x}, is {probe.seen:#018x}"
-        self._say(Kind.MEMORY, step, text, section, detail, requests, probe)
+        first = ((difference & -difference).bit_length() - 1) // 8
+        return self._unit.structure_at(at + self._ram + first)
 
     def _record_text(self, place: Place, at: int, requests: Sequence[Request]) -> str:
         """What differs in a record, with why its request is blocked; or which record is missing, or one too many."""

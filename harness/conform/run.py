@@ -255,7 +255,7 @@ class Runner:
         for line, number, read, wanted in reads:
             self._comparison.register(number, read.offset, read.size, wanted, int(answers[line], 16))
         if not agrees:
-            differing = self._differing(is_told)
+            differing = self._differing(requests, is_told)
             explained = self._comparison.writes(self._step, requests, differing)
             self._comparison.memory(self._step, requests, differing, explained)
         for (offset, size), seen in zip(self.evidence.places, evidence, strict=False):
@@ -272,15 +272,19 @@ class Runner:
                 reads.append((line, number, step, self._unit.read(step.offset, step.size)))
         return reads
 
-    def _differing(self, is_told: bool) -> Sequence[int]:
+    def _differing(self, requests: Sequence[Request], is_told: bool) -> Sequence[int]:
         """The words of memory that differ; no more than where most changes are, if that tells of no write astray.
 
+        What tells of none are records that differ in what they say of their requests. Where records name no requester,
+        what differs has to be known.
+
         Args:
+            requests: of the round.
             is_told: the registers that tell of faults say what they must.
         """
         if is_told and not self._thorough:
             hot = self._memory.hot_differences()
-            if hot and self._comparison.are_of_same_requests(hot):
+            if hot and (self._comparison.are_of_same_requests(hot) or self._are_known(hot, requests)):
                 return hot
         return self._memory.differences()
 
@@ -359,6 +363,10 @@ class Runner:
     def _is_known_record(self, at: int, request: Request) -> bool:
         signature = self._comparison.record_signature
         return self._carries_on(signature(at)) or self._carries_on(signature(at, request))
+
+    def _are_known(self, differing: Sequence[int], requests: Sequence[Request]) -> bool:
+        signature = self._comparison.nameless_signature
+        return all(self._carries_on(signature(at, requests)) for at in differing)
 
     def _known_silence(self, request: Request) -> str:
         signature = self._comparison.unrecorded_signature(request)

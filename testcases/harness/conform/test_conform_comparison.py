@@ -316,3 +316,29 @@ def test_records_of_other_requests_may_tell_of_a_write_astray(
 
 def test_what_is_no_record_may_tell_of_a_write_astray() -> None:
     assert not _are_of_same_requests(_change_direction, _UnitWithoutRecords)
+
+
+class _UnitOfNamelessRecords(_Unit):
+    """One whose records name no requester."""
+
+    def structure_at(self, address: int) -> Place | None:
+        place = super().structure_at(address)
+        return None if place is None else replace(place, source="")
+
+
+@pytest.mark.parametrize(
+    ("unit", "signature"),
+    [(_UnitOfNamelessRecords, "t: memory: F_PERMISSION: RNW is 0x1 for 0x0"), (_Unit, ""), (_UnitWithoutRecords, "")],
+)
+def test_only_of_a_record_that_names_no_requester_it_matters_whether_the_difference_is_known(
+    unit: type[_Unit], signature: str
+) -> None:
+    memory = _Memory()
+    for copy in (memory.twin, memory.real):
+        copy[:_SIZE] = _event(0x80).encode()
+    _change_direction(memory, b"", b"")
+    anything: Any = unit(memory)
+    copies: Any = memory
+    contents: Any = None
+    comparison = Comparison("t", anything, 0, copies, 0, contents, lambda divergence: None)
+    assert comparison.nameless_signature(memory.differences()[0], ()) == signature
