@@ -59,8 +59,8 @@ class Evidence:
         What is known to be otherwise counts as the same: it would hide which faults there were.
         """
         return all(
-            wanted.agrees(value) or self._is_known(offset, size, wanted, value)
-            for (offset, size), wanted, value in zip(self.places, self.wanted(), seen, strict=True)
+            (wanted := self._unit.read(offset, size)).agrees(value) or self._is_known(offset, size, wanted, value)
+            for (offset, size), value in zip(self.places, seen, strict=True)
         )
 
     def probe(self, wanted: Sequence[Readout], seen: Sequence[int]) -> Probe | None:

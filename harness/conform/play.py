@@ -6,7 +6,7 @@ or data, is not in the real memory as the attempt would have it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count, dropwhile
@@ -112,16 +112,15 @@ class Play:
         self.contents.rollback()
         return self._do(attempt)
 
-    def record_faults(self, requests: Sequence[Request], missing: Collection[int]) -> None:
-        """Have the faults of the round recorded once more, but for those of requests with these numbers.
+    def record_faults(self, faults: Iterable[Request]) -> None:
+        """Have these requests of the round recorded once more, all of which are faults, and no others.
 
         The registers that tell of faults are then as they have to be, and nothing else is: `again` or `record_again`
         comes next.
         """
         self._unit.restore(self._state)
-        for number, request in enumerate(requests):
-            if request.is_recorded and number not in missing:
-                self._settle(request)
+        for request in faults:
+            self._settle(request)
 
     def record_again(self, requests: Sequence[Request], missing: Collection[int]) -> list[Request]:
         """Have the round recorded once more, but for the faults of requests with these numbers."""

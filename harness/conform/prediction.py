@@ -7,7 +7,7 @@ at the first request whose record, or data, is not in the real memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations
 
 from harness.conform.attempt import Attempt, Search
@@ -105,17 +105,19 @@ class Predictor:
             that is no answer either.
         """
         requests = self._play.attempt.requests
+        faults = [number for number, each in enumerate(requests) if each.is_recorded]
         kinds = self._kinds_of_silence(requests)
 
         def fits_without(missing: Sequence[int]) -> bool:
             # As a rule it is the registers that say no.
-            self._play.record_faults(requests, missing)
+            silent = set(missing)
+            self._play.record_faults(_up_to_another(requests[number] for number in faults if number not in silent))
             if not is_told():
                 return False
             self._play.record_again(requests, missing)
             return fits()
 
-        found = next(filter(fits_without, chain(_known_silences(kinds), _next_silences(requests))), ())
+        found = next(filter(fits_without, chain(_known_silences(kinds), _next_silences(faults))), ())
         # Of one device hardware may take the first alone: of the others it has no record either way.
         known = [number for numbers in kinds.values() for number in numbers]
         for part in (*kinds.values(), *([number] for number in found if number not in known)):
@@ -151,15 +153,30 @@ def _known_silences(kinds: Mapping[str, list[int]]) -> Iterator[list[int]]:
             yield [number for kind in some for number in kind]
 
 
-def _next_silences(requests: Sequence[Request]) -> Iterator[list[int]]:
+def _next_silences(faults: list[int]) -> Iterator[list[int]]:
     """Numbers of requests whose faults may have no record, where the one that has is any of them.
 
     What is recorded is the next one; whether there were others besides tells how many more are missing.
+
+    Args:
+        faults: numbers of all requests whose faults have one.
     """
-    faults = [number for number, request in enumerate(requests) if request.is_recorded]
     for count in range(len(faults) + 1):
         yield faults[:count]
         yield faults[:count] + faults[count + 1 :]
+
+
+def _up_to_another(faults: Iterable[Request]) -> Iterator[Request]:
+    """Of faults that are recorded those that the registers tell of which keep the first, and that there were others.
+
+    Of more faults of the same requester hardware may take none for another; one of another requester is.
+    """
+    first: int | None = None
+    for fault in faults:
+        yield fault
+        first = fault.access.requester if first is None else first
+        if fault.access.requester != first:
+            return
 
 
 def _place(request: Request) -> tuple[Dma, int]:
