@@ -122,9 +122,11 @@ class Comparison:
         return f"{self._target}: {Kind.REGISTER}: {self._unrecorded_text(request)}"
 
     def _unrecorded_text(self, request: Request) -> str:
-        other = AccessKind.READ if request.access.kind is AccessKind.WRITE else AccessKind.WRITE
-        allowed = self._unit.outcomes(replace(request.access, kind=other))
-        page = f" where a {other} may pass" if any(isinstance(each, Translated) for each in allowed) else ""
+        page = ""
+        if request.message is None:  # behind an interrupt there is no page
+            other = AccessKind.READ if request.access.kind is AccessKind.WRITE else AccessKind.WRITE
+            allowed = self._unit.outcomes(replace(request.access, kind=other))
+            page = f" where a {other} may pass" if any(isinstance(each, Translated) for each in allowed) else ""
         return f"{said(request.outcome)}{page} is not recorded"
 
     def are_of_same_requests(self, differing: Sequence[int]) -> bool:
