@@ -292,21 +292,20 @@ def walk(
         if big_endian:
             entry = int.from_bytes(entry.to_bytes(8, "big"), "little")
         kind = entry & 0b11
+        found = entry & table_mask | (entry & wide_mask) << wide_shift
         if trace is not None:
-            trace.append(_step(table, level, fetched_from, entry, is_leaf=kind == leaf_type))
-            if index >> table.granule - 3:
-                trace[-1] = replace(trace[-1], reason=_CONCATENATED)
+            is_leaf, is_valid = kind == leaf_type, kind in (leaf_type, _TABLE) and not found >> output_bits
+            tags = _tags(table, level, address, entry, is_leaf=is_leaf) if is_valid else None
+            reason = _CONCATENATED if index >> table.granule - 3 else ""
+            trace.append(_step(table, level, fetched_from, entry, tags, reason, is_leaf=is_leaf))
         if kind not in (leaf_type, _TABLE):
             # Not valid, or a type that the level does not have.
             is_block = kind == _BLOCK and level > 1
             give_reason(trace, "a Block descriptor at such a level" if is_block else "not valid", table, event_class)
             return _stopped(_TYPE.F_TRANSLATION, table, level, event_class, address)
-        found = entry & table_mask | (entry & wide_mask) << wide_shift
         if found >> output_bits:
             give_reason(trace, "of a page" if kind == leaf_type else "of a table", table, event_class)
             return _stopped(_TYPE.F_ADDR_SIZE, table, level, event_class, address)
-        if trace is not None:
-            trace[-1] = replace(trace[-1], cached=_tags(table, level, address, entry, is_leaf=kind == leaf_type))
         if kind == leaf_type:
             offset_mask = (1 << shift) - 1
             output = found & ~offset_mask | address & offset_mask
@@ -332,11 +331,14 @@ def _stopped(
     return WalkFault(event, 2, level, event_class, address)
 
 
-def _step(table: Table, level: int, address: int, entry: int, *, is_leaf: bool) -> Step:
+def _step(
+    table: Table, level: int, address: int, entry: int, cached: CachedEntry | None, reason: str, *, is_leaf: bool
+) -> Step:
     layout = _LAYOUTS[table.stage, is_leaf]
     # A step shows the entry as it stands in memory, and its fields as the walk reads them.
     value = int.from_bytes(entry.to_bytes(8, "big"), "little") if table.big_endian else entry
-    return Step(_name(table.stage, level), layout.section, address, value, layout.describe(entry))
+    name, fields = _name(table.stage, level), layout.describe(entry)
+    return Step(name, layout.section, address, value, fields, cached=cached, reason=reason)
 
 
 def _tags(table: Table, level: int, address: int, entry: int, *, is_leaf: bool) -> CachedEntry | None:
