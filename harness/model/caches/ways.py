@@ -91,6 +91,13 @@ class Ways(Generic[RegistersT]):
             return None
         return bare
 
+    def _that_add(self, access: Access, others: Sequence[Source]) -> Sequence[Source]:
+        """Those of its companions that may have brought in something else for an access than its present outcome."""
+        if len(self._past.roots.all) > 1 or self._memory.lost:
+            return others
+        present = without_writes(self._past.engine.translate(access))
+        return tuple(other for other in others if not self._adds_nothing(access, present, other))
+
     def find(self, access: Access, *, also_while_off: bool = False) -> list[Way]:
         """Every way in which the access can have gone, the present one first, and when a lookup of it can give that.
 
@@ -103,7 +110,7 @@ class Ways(Generic[RegistersT]):
         Raises:
             TooManyWalks: there are more than can be tried.
         """
-        others = self._companions.find(access)
+        others = self._that_add(access, self._companions.find(access))
         memory = self._memory
         if self._found_at != memory.now:
             self._found.clear()
@@ -143,7 +150,7 @@ class Ways(Generic[RegistersT]):
     def _adds_nothing(self, access: Access, outcome: Outcome, other: Source) -> bool:
         """Whether nothing that another source has brought in gives an access anything but its present outcome.
 
-        Only where neither can find anything that has a past.
+        Only where neither can find other entries of its device than the present ones, nor the other source past tables.
         """
         relation = self._companions.relation((access.requester, access.pasid), other)
         if relation is Relation.OPEN or self._policy.found_by_requester:
