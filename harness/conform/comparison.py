@@ -13,7 +13,8 @@ from harness.conform.memory import DATA, TwinMemory
 from harness.conform.owners import blocked, is_next
 from harness.conform.request import Request
 from harness.conform.wording import after, said
-from harness.model.access import AccessKind, Fault, Translated
+from harness.model.access import Access, AccessKind, Fault, Outcome, Translated
+from harness.model.engine import MsiOutcome
 from harness.model.unit import Place, Readout, Unit
 
 __all__ = ["LETTERS", "Comparison"]
@@ -60,6 +61,8 @@ class Comparison:
         self._ram = ram
         self._contents = contents
         self._told: set[str] = set()  # in this program
+        # Why requests have their outcomes, while nothing changes of what that comes from; None while something may.
+        self._reasons: dict[tuple[Access, Outcome | MsiOutcome], str] | None = None
         self._report = report
 
     def begin(self) -> None:
@@ -182,11 +185,13 @@ class Comparison:
         differing = [at for at, place in places.items() if place is not None or not records_only]
         # Sorting leaves what has no sequence in its order, before what has.
         differing.sort(key=lambda at: place.sequence if (place := places[at]) is not None else 0)
+        self._reasons = {}
         try:
             for at in differing:
                 if at not in explained:
                     self._word(step, at, requests)
         finally:
+            self._reasons = None
             for at in differing:
                 self._memory.twin[at : at + _WORD] = self._memory.real[at : at + _WORD]
 
@@ -370,6 +375,15 @@ class Comparison:
 
     def _reason(self, request: Request) -> str:
         """What the model says of an outcome that tells it from others of its kind: why a request is blocked."""
+        if self._reasons is None:
+            return self._find_reason(request)
+        question = request.access, request.outcome
+        if question not in self._reasons:
+            self._reasons[question] = self._find_reason(request)
+        return self._reasons[question]
+
+    def _find_reason(self, request: Request) -> str:
+        """The same, as the model is now."""
         explanation = self._unit.explain(request.access)
         if said(explanation.outcome) != said(request.outcome):
             return ""
