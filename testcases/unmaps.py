@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from nic_scene import frames_from, fresh_frame
 
 from harness.checks.dma import check_outcome, check_reported, check_sent, check_unreported
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Unsupported
 from harness.live.machine import LiveMachine
 from harness.live.virtqueue import LiveQueue
 from harness.model.access import AccessKind, Fault
@@ -56,11 +56,18 @@ def check_window(live: LiveMachine, id: str) -> Iterator[Finding]:
         id: of the card, which has no driver yet.
 
     Raises:
+        Unsupported: the guest's kernel is in strict mode all the same.
         HarnessError: whenever the guest stood still its frame was still mapped, or flushed.
     """
     live.agent.write_file(_NO_IPV6, "1")
     live.load_modules(_DRIVER)
     live.agent.net_open(live.address(id))
+    types = [group.type for group in live.agent.iommu_groups() if live.address(id) in group.devices]
+    if not types:
+        yield Finding(subject=f"IOMMU group of {id}", expected="one", seen="none")
+        return
+    if types != ["DMA-FQ"]:
+        raise Unsupported(f"the guest's kernel is in strict mode all the same: the group of {id} has type {types[0]}")
     nic = IntelNic(I82574, live.config_space(live.function(id).address), live.vmm.memory)
     nic.take_over(lambda iova: live.leads_to(id, iova))
     flushes, mark = count_unmaps(live), live.log_mark()
