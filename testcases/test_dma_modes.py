@@ -9,7 +9,7 @@ import pytest
 from machines import spec
 from rogue import RATE_LIMIT_SECONDS, canary, copy, write, write_over
 from traffic import check_disk
-from unmaps import check_window
+from unmaps import check_window, open_card, require_lazy
 
 from harness.checks.dma import check_bytes, check_outcome
 from harness.checks.inventory import check_group_types, check_groups
@@ -92,8 +92,11 @@ def test_sp_off_leaves_superpages_out(lease: Lease, iommu: IommuKind, words: tup
 @pytest.mark.machine(devices=["e1000e,iommu=on,id=nic"], dma_mode=DmaMode.LAZY)
 def test_lazy_mode_blocks_what_is_unmapped_from_the_flush_on(machine: LiveMachine) -> None:
     """A card sends a frame again that its driver has unmapped, and cannot any more when that has been flushed."""
+    open_card(machine, "nic")
+    groups = machine.agent.iommu_groups()
+    judge(check_group_types(machine.topology, groups))
+    require_lazy(machine, "nic", groups)
     judge(check_window(machine, "nic"))
-    judge(check_group_types(machine.topology, machine.agent.iommu_groups()))
 
 
 @pytest.mark.claim("VQ-7")

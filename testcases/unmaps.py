@@ -6,12 +6,13 @@ Sources: Linux, drivers/iommu/dma-iommu.c; QEMU, trace-events of hw/i386 and hw/
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from nic_scene import frames_from, fresh_frame
 
 from harness.checks.dma import check_outcome, check_reported, check_sent, check_unreported
 from harness.errors import HarnessError, Unsupported
+from harness.guest.answers import Group
 from harness.live.machine import LiveMachine
 from harness.live.virtqueue import LiveQueue
 from harness.model.access import AccessKind, Fault
@@ -23,7 +24,7 @@ from harness.vmm.qemu.nic.intel import I82574, IntelNic
 from harness.vmm.qemu.trace import set_state
 from harness.vmm.qemu.virtio import VirtioFunction
 
-__all__ = ["check_window", "count_unmaps"]
+__all__ = ["check_window", "count_unmaps", "open_card", "require_lazy"]
 
 # What QEMU traces of a driver that takes mappings away: invalidations, or requests of a virtio-iommu.
 _UNMAPS = {
@@ -45,6 +46,27 @@ def count_unmaps(live: LiveMachine) -> Callable[[], int]:
     return lambda: sum(event.name.startswith(prefix) for event in events.new())
 
 
+def open_card(live: LiveMachine, id: str) -> None:
+    """Have the guest load the driver of an e1000e, and nobody but the harness send by it."""
+    live.agent.write_file(_NO_IPV6, "1")
+    live.load_modules(_DRIVER)
+    live.agent.net_open(live.address(id))
+
+
+def require_lazy(live: LiveMachine, id: str, groups: Collection[Group]) -> None:
+    """Refuse a guest that puts a device into strict mode, whatever it was told; that it may is the model's to say.
+
+    Raises:
+        HarnessError: the device is in no group.
+        Unsupported: it is in a group of another type than lazy mode has.
+    """
+    types = [group.type for group in groups if live.address(id) in group.devices]
+    if not types:
+        raise HarnessError(f"{id} is in no group", evidence=str(groups))
+    if types != ["DMA-FQ"]:
+        raise Unsupported(f"the guest's kernel is in strict mode all the same: the group of {id} has type {types[0]}")
+
+
 def check_window(live: LiveMachine, id: str) -> Iterator[Finding]:
     """Have a card send a frame again that its driver has unmapped, before the flush and after it; what is wrong.
 
@@ -53,21 +75,11 @@ def check_window(live: LiveMachine, id: str) -> Iterator[Finding]:
 
     Args:
         live: the machine, in lazy mode.
-        id: of the card, which has no driver yet.
+        id: of the card, which `open_card` has opened.
 
     Raises:
-        Unsupported: the guest's kernel is in strict mode all the same.
         HarnessError: whenever the guest stood still its frame was still mapped, or flushed.
     """
-    live.agent.write_file(_NO_IPV6, "1")
-    live.load_modules(_DRIVER)
-    live.agent.net_open(live.address(id))
-    types = [group.type for group in live.agent.iommu_groups() if live.address(id) in group.devices]
-    if not types:
-        yield Finding(subject=f"IOMMU group of {id}", expected="one", seen="none")
-        return
-    if types != ["DMA-FQ"]:
-        raise Unsupported(f"the guest's kernel is in strict mode all the same: the group of {id} has type {types[0]}")
     nic = IntelNic(I82574, live.config_space(live.function(id).address), live.vmm.memory)
     nic.take_over(lambda iova: live.leads_to(id, iova))
     flushes, mark = count_unmaps(live), live.log_mark()

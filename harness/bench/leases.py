@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -136,37 +137,34 @@ def _part(leases: Leases, machine: Machine, at_a_time: int, count: int) -> Part:
 def _take(leases: Leases, machine: Machine, at_a_time: int, more: Callable[[int], bool]) -> list[_Lease]:
     """Take leases while there are to be more, which is asked before each with how many have been begun."""
     taken: list[_Lease] = []
-    errors: list[BaseException] = []
     begun = 0
+    ends = False
     turn = threading.Lock()
 
     def begin() -> bool:
         nonlocal begun
         with turn:
-            if errors or not more(begun):
+            if ends or not more(begun):
                 return False
             begun += 1
             return True
 
     def work() -> None:
-        try:
-            while begin():
-                start = time.monotonic()
-                with leases.start(machine) as live:
-                    live.guest.run("true")
-                    answered = time.monotonic() - start
-                    processor = _processor_seconds(live.vmm.process.pid)
-                taken.append(_Lease(time.monotonic(), answered, processor))
-        except BaseException as error:
-            errors.append(error)
+        while begin():
+            start = time.monotonic()
+            with leases.start(machine) as live:
+                live.guest.run("true")
+                answered = time.monotonic() - start
+                processor = _processor_seconds(live.vmm.process.pid)
+            taken.append(_Lease(time.monotonic(), answered, processor))
 
-    workers = [threading.Thread(target=work) for _ in range(at_a_time)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(at_a_time) as pool:
+        try:
+            for worker in as_completed([pool.submit(work) for _ in range(at_a_time)]):
+                worker.result()
+        except BaseException:  # an interrupt too: leases that are under way are finished, and no other is begun
+            ends = True
+            raise
     return taken
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import msgspec
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.artifacts.cache import Cache
+from harness.artifacts.progress import Progress
 from harness.bench.boot import BootFigures, measure
 from harness.bench.conform import ConformFigure
 from harness.bench.conform import measure as measure_conform
@@ -79,11 +81,8 @@ def hotplug(
 ) -> None:
     """Time of plugging and unplugging, and what is left of it in the guest and in QEMU after many rounds."""
     kind = iommu_kind(iommu)
-    cache = Cache()
-    with shown_progress() as progress:
-        lab = Lab.open(qemu=qemu, kernel=kernel, cache=cache, progress=progress)
-        leases = Leases(lab, Store(cache), progress)
-        figures = measure_hotplug(leases, kind=kind, native=native, rounds=rounds, progress=progress)
+    with _templates(qemu, kernel) as (given, progress):
+        figures = measure_hotplug(given, kind=kind, native=native, rounds=rounds, progress=progress)
     if json:
         _print_json(figures)
     else:
@@ -101,10 +100,7 @@ def leases(
 ) -> None:
     """What machines from a template cost, tenth by tenth of many, and what is left of them."""
     kind = iommu_kind(iommu)
-    cache = Cache()
-    with shown_progress() as progress:
-        lab = Lab.open(qemu=qemu, kernel=kernel, cache=cache, progress=progress)
-        given = Leases(lab, Store(cache), progress)
+    with _templates(qemu, kernel) as (given, progress):
         figures = measure_leases(given, kind=kind, count=count, at_a_time=at_a_time, progress=progress)
     if json:
         _print_json(figures)
@@ -167,6 +163,15 @@ def conform(
         _print_json([{**msgspec.to_builtins(figure), "ratio": figure.ratio} for figure in figures])
     else:
         _show_conform(figures)
+
+
+@contextmanager
+def _templates(qemu: str | None, kernel: str | None) -> Iterator[tuple[Leases, Progress]]:
+    """Machines from templates of that QEMU and kernel, and what is told how far one is."""
+    cache = Cache()
+    with shown_progress() as progress:
+        lab = Lab.open(qemu=qemu, kernel=kernel, cache=cache, progress=progress)
+        yield Leases(lab, Store(cache), progress), progress
 
 
 def _show_hotplug(figures: HotplugFigures) -> None:

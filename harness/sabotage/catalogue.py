@@ -23,6 +23,7 @@ _EVERY = (IommuKind.INTEL, IommuKind.VIRTIO)
 _GROUPS = "test_groups.py::test_groups_hold_exactly_the_devices_behind_the_iommu"
 _NO_DRIVER = "test_rogue_device.py::test_a_device_without_a_driver_reaches_nothing"
 _DPDK = "test_dpdk.py"
+_HOTPLUG = "test_hotplug.py"
 _FIRMWARE = "test_start_by_firmware.py"
 _LANDS = "test_vfio.py::test_dma_to_a_mapping_lands_exactly_where_the_model_says"
 _NIC_AIMS = "test_vfio_nics.py::test_a_nic_reaches_nothing_that_is_not_mapped"
@@ -175,10 +176,17 @@ SABOTAGES = (
         ),
     ),
     Sabotage(
+        name="flushed-at-once",
+        says="the guest's kernel is told to flush what is unmapped at once, where lazy mode is asked for",
+        kernel_args=("iommu.strict=1",),
+        cases=("test_dma_modes.py::test_lazy_mode_blocks_what_is_unmapped_from_the_flush_on",),
+        by=("type of IOMMU group *: expected DMA-FQ, saw DMA",),
+    ),
+    Sabotage(
         name="bus-bypassed",
         says="the root bus goes around the IOMMU",
         arguments=(("-machine", "default_bus_bypass_iommu=on"),),
-        cases=(_GROUPS, _NO_DRIVER),
+        cases=(_GROUPS, _NO_DRIVER, f"{_HOTPLUG}::test_a_device_on_a_bus_that_is_plugged_is_held_back"),
         by=(
             "IOMMU group of *: expected a group of *, saw no group",
             _WALK,
@@ -377,7 +385,7 @@ SABOTAGES = (
         says="a device that was unplugged is plugged again at once",
         iommus=_EVERY,
         after_unplug=tamper.plug_back,
-        cases=("test_hotplug.py::test_unplugged_devices_leave_their_groups[*acpi]",),
+        cases=(f"{_HOTPLUG}::test_unplugged_devices_leave_their_groups[*acpi]",),
         by=(
             "lspci at *",
             "IOMMU group of *",
