@@ -6,6 +6,7 @@ import mmap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from harness.conform.command import RAM_BYTES
 from harness.conform.layout import DEVICES
 from harness.conform.memory import HOT_DATA, TwinMemory, WatchedMemory
 from harness.conform.play import Play
-from harness.conform.prediction import Predictor
+from harness.conform.prediction import Predictor, _up_to_another
 from harness.conform.program import Dma
 from harness.conform.request import Request
 from harness.model.access import (
@@ -368,3 +369,14 @@ def test_a_device_that_writes_over_tables_is_not_judged(rig: _Rig) -> None:
     rig.unit.allowed = {"edu0": [_to(0x14_0000)]}
     with pytest.raises(NotModelled, match="over tables"):
         rig.predict(_write("edu0"))
+
+
+@pytest.mark.parametrize(
+    ("requesters", "recorded"),
+    [([], []), ([1], [1]), ([1, 1, 1], [1, 1, 1]), ([1, 1, 2, 3], [1, 1, 2]), ([1, 2, 1, 3], [1, 2])],
+)
+def test_of_faults_those_are_recorded_again_up_to_the_first_of_another_requester(
+    requesters: list[int], recorded: list[int]
+) -> None:
+    faults: list[Any] = [SimpleNamespace(access=SimpleNamespace(requester=each)) for each in requesters]
+    assert [fault.access.requester for fault in _up_to_another(faults)] == recorded
