@@ -98,7 +98,7 @@ class EventLog:
         values = file.values
         status = values["status"]
         entry = next_log_entry(values["event_log_base"], values["event_log_head"], values["event_log_tail"], status)
-        if event.code is AmdviEventCode.IO_PAGE_FAULT:
+        if event.code == AmdviEventCode.IO_PAGE_FAULT:
             self.reported.add(event["DeviceID"])
         if entry.status != status:
             file.store("status", entry.status ^ status, entry.status)

@@ -226,15 +226,14 @@ class AmdviEvent:
 
     @property
     def code(self) -> int:
-        """Event code; a plain number where it is none of `AmdviEventCode`."""
-        code = _EVENT_CODE.get(self.bits)
-        return AmdviEventCode(code) if code in _CODES else code
+        """Event code, the number of an `AmdviEventCode` where it is known."""
+        return _EVENT_CODE.get(self.bits)
 
     @property
     def layout(self) -> Layout:
         """Its fields."""
         code = self.code
-        return EVENTS[code] if isinstance(code, AmdviEventCode) else _OTHER
+        return EVENTS[AmdviEventCode(code)] if code in _CODES else _OTHER
 
     def __contains__(self, name: str) -> bool:
         return name in self.layout

@@ -199,8 +199,8 @@ class RiscvIommuFaultRecord:
     """What the fault queue holds of a fault.
 
     Attributes:
-        cause: CAUSE; a plain number where it is none of this specification.
-        transaction_type: TTYP; likewise.
+        cause: CAUSE, the number of a `RiscvIommuCause` or `RiscvIommuHardwareCause` where it is one.
+        transaction_type: TTYP, the number of a `TransactionType`; likewise.
         device_id: DID.
         process_id: PID, None where PV is 0.
         privileged: PRIV.
@@ -241,8 +241,8 @@ class RiscvIommuFaultRecord:
         words = [int.from_bytes(data[at : at + 8], order) for at in range(0, RECORD_SIZE, 8)]
         fields = dict(FAULT_RECORD.decode(sum(word << 64 * number for number, word in enumerate(words))))
         return cls(
-            cause=_named(fields["CAUSE"], RiscvIommuCause, RiscvIommuHardwareCause),
-            transaction_type=_named(fields["TTYP"], TransactionType),
+            cause=fields["CAUSE"],
+            transaction_type=fields["TTYP"],
             device_id=fields["DID"],
             process_id=fields["PID"] if fields["PV"] else None,
             privileged=bool(fields["PRIV"]),
@@ -254,13 +254,10 @@ class RiscvIommuFaultRecord:
         process = "" if self.process_id is None else f" process {self.process_id:#x}"
         privileged = " privileged" if self.privileged else ""
         kind = self.transaction_type
-        what = kind.name.lower().replace("_", " ") if isinstance(kind, TransactionType) else f"transaction {kind}"
+        known = kind in TransactionType.__members__.values()
+        what = TransactionType(kind).name.lower().replace("_", " ") if known else f"transaction {kind}"
         guest = f", guest address {self.iotval2:#x}" if self.iotval2 else ""
         return (
             f"{privileged}{what} by {format_requester(self.device_id)}{process} at {self.iotval:#x},"
             f" cause {int(self.cause)}{guest}"
         ).strip()
-
-
-def _named(value: int, *enums: type[IntEnum]) -> int:
-    return next((enum(value) for enum in enums if value in enum.__members__.values()), value)

@@ -227,7 +227,7 @@ class Smmuv3Event:
         # 7.3.9: in C_BAD_SUBSTREAMID the SubstreamID is always valid, and there is no SSV.
         has_substream = fields.get("SSV", number == _TYPE.C_BAD_SUBSTREAMID)
         return cls(
-            type=_TYPE(number) if number in _LAYOUTS else number,
+            type=number,
             stream_id=fields["STREAMID"],
             substream_id=fields["SUBSTREAMID"] if has_substream else None,
             input_address=fields.get("INPUTADDR", 0) << (12 if number == _TYPE.F_BAD_ATS_TREQ else 0),
@@ -235,7 +235,7 @@ class Smmuv3Event:
             privileged=bool(fields.get("PNU", 0) | fields.get("P", 0)),
             is_instruction=bool(fields.get("IND", 0)),
             stage2=bool(fields.get("S2", 0)),
-            event_class=_class(fields.get("CLASS", 0)),
+            event_class=fields.get("CLASS", 0),
             ipa=fields.get("IPA", 0) << _SHIFTS["IPA"],
             fetch_address=fields.get("FETCHADDR", 0) << _SHIFTS["FETCHADDR"],
             table_read=bool(fields.get("TTRNW", 0)),
@@ -255,7 +255,7 @@ class Smmuv3Event:
         return not (own ^ others) & ~ignored
 
     def __str__(self) -> str:
-        name = self.type.name if isinstance(self.type, _TYPE) else f"event {self.type:#x}"
+        name = _TYPE(self.type).name if self.type in _LAYOUTS else f"event {self.type:#x}"
         fields = dict(event_layout(self.type).decode(int.from_bytes(self.encode(), "little")))
         substream = "" if self.substream_id is None else f" substream {self.substream_id:#x}"
         text = f"{name} of {format_requester(self.stream_id)}{substream}"
@@ -272,9 +272,5 @@ class Smmuv3Event:
         return f"{text}, stalled" if self.stall else text
 
 
-def _class(value: int) -> int:
-    return Smmuv3EventClass(value) if value < 3 else value
-
-
 def _class_name(value: int) -> str:
-    return value.name if isinstance(value, Smmuv3EventClass) else str(value)
+    return Smmuv3EventClass(value).name if value in Smmuv3EventClass.__members__.values() else str(value)

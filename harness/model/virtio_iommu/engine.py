@@ -115,7 +115,7 @@ class VirtioIommuEngine:
 
         Only a system reset restores `bypass` (5.13.4.2, 5.13.5; for the features 2.4 and 3.1.1).
         """
-        self._attached_before = frozenset() if system else self._attached_before | self._domains.attached.keys()
+        self._attached_before = frozenset() if system else self._attached_before.union(self._domains.attached)
         self._domains = Domains(self.config, Features(0))
         if system:
             self._bypass = self.config.bypass

@@ -277,7 +277,7 @@ class VtdFaultRecord:
     Attributes:
         address: FI, the page address of the request; 0 for an interrupt fault.
         source_id: SID.
-        reason: FR; a plain number where it is none that is known here.
+        reason: FR, the number of a `VtdFaultReason` where it is known here.
         is_read: T1: a read (or execute) request or an AtomicOp, not a write or a page request.
         is_other: T2: of these the second: an AtomicOp, or a page request.
         address_type: AT.
@@ -327,7 +327,7 @@ class VtdFaultRecord:
         return cls(
             address=fields["FI"] if index is None else 0,
             source_id=fields["SID"],
-            reason=VtdFaultReason(reason) if reason in VtdFaultReason.__members__.values() else reason,
+            reason=reason,
             is_read=bool(fields["T1"]),
             address_type=fields["AT"],
             pasid=fields["PV"] if fields["PP"] else None,

@@ -156,8 +156,8 @@ class LegacyMode:
     def _find_context(self, requester: int, trace: list[Step] | None) -> Context | ContextBlocked:
         start = 0 if trace is None else len(trace)
         context_table = find_context_table(self._memory, self._root_table, requester, self._host_address_width, trace)
-        if isinstance(context_table, VtdFaultReason):
-            context: Context | ContextBlocked = ContextBlocked(context_table, False)
+        if isinstance(context_table, ContextBlocked):
+            context: Context | ContextBlocked = context_table
         else:
             context = self._contexts.find(self._memory, context_table, requester, trace)
         if trace is not None:

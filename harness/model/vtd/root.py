@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.model.bits import Field, Layout
 from harness.model.explanation import Step
 from harness.model.memory import Memory, OutsideMemory
+from harness.model.vtd.context import ContextBlocked
 from harness.model.vtd.faults import VtdFaultReason
 
 __all__ = [
@@ -54,12 +55,11 @@ def root_entry_address(root_table: int, requester: int) -> int:
 
 def find_context_table(
     memory: Memory, root_table: int, requester: int, host_address_width: int, trace: list[Step] | None
-) -> int | VtdFaultReason:
+) -> int | ContextBlocked:
     """The context-table of a requester's bus, from its root-entry.
 
     Returns:
-        The physical address of the context-table; a table is never at an address that equals a reason, since it is
-        a multiple of 4 KiB, but the two are told apart by type.
+        The physical address of the context-table.
     """
     address = root_entry_address(root_table, requester)
     try:
@@ -69,21 +69,21 @@ def find_context_table(
         # LRT.1: the root-table cannot be read.
         if trace is not None:
             trace.append(_step(ROOT_ENTRY, requester, address, None))
-        return VtdFaultReason.ROOT_TABLE_ACCESS
+        return ContextBlocked(VtdFaultReason.ROOT_TABLE_ACCESS, False)
     if trace is not None:
         trace.append(_step(ROOT_ENTRY, requester, address, high << 64 | low))
     # LRT.2: not present; then no other field is looked at.
     if not low & _P:
-        return VtdFaultReason.ROOT_NOT_PRESENT
+        return ContextBlocked(VtdFaultReason.ROOT_NOT_PRESENT, False)
     # LRT.3: bits 11:1, 127:64, and 63:HAW of the pointer.
     if low & _RSVD or high or low >> host_address_width:
-        return VtdFaultReason.ROOT_RESERVED
+        return ContextBlocked(VtdFaultReason.ROOT_RESERVED, False)
     return low & ~0xFFF
 
 
 def find_scalable_context_table(
     memory: Memory, root_table: int, requester: int, host_address_width: int, trace: list[Step] | None
-) -> int | VtdFaultReason:
+) -> int | ContextBlocked:
     """The lower or upper scalable-mode context-table of a requester's bus, from the half of its root-entry.
 
     The other half is not looked at: SRT.3 is read as speaking of the half that the request uses, as SRT.2 does.
@@ -96,16 +96,16 @@ def find_scalable_context_table(
         # SRT.1: the root-table cannot be read.
         if trace is not None:
             trace.append(_step(SCALABLE_ROOT_ENTRY, requester, address, None))
-        return VtdFaultReason.SCALABLE_ROOT_ACCESS
+        return ContextBlocked(VtdFaultReason.SCALABLE_ROOT_ACCESS, False)
     if trace is not None:
         trace.append(_step(SCALABLE_ROOT_ENTRY, requester, address, high << 64 | low))
     half = high if requester & _UPPER_DEVICE else low
     # SRT.2: LP or UP; then no other field of the half is looked at.
     if not half & _P:
-        return VtdFaultReason.SCALABLE_ROOT_NOT_PRESENT
+        return ContextBlocked(VtdFaultReason.SCALABLE_ROOT_NOT_PRESENT, False)
     # SRT.3: bits 11:1 of the half, and those above HAW of its pointer.
     if half & _RSVD or half >> host_address_width:
-        return VtdFaultReason.SCALABLE_ROOT_RESERVED
+        return ContextBlocked(VtdFaultReason.SCALABLE_ROOT_RESERVED, False)
     return half & ~0xFFF
 
 

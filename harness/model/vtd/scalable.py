@@ -171,8 +171,8 @@ class ScalableMode:
         if trace is not None:
             # VT-d 6.2.2: what the context-cache holds of the root-entry; no domain is tagged.
             _tag(trace, start, CachedEntry(kind=EntryKind.DEVICE, requester=requester))
-        if isinstance(table, VtdFaultReason):
-            return ContextBlocked(table, False)
+        if isinstance(table, ContextBlocked):
+            return table
         return self._contexts.find(self._memory, table, requester, trace)
 
     def _find_pasid(

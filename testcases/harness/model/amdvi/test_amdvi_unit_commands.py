@@ -191,7 +191,7 @@ def test_where_a_buffer_goes_on_after_an_illegal_command_is_not_said() -> None:
 def test_a_store_that_nothing_answers_stops_the_buffer_2_5_7() -> None:
     alive = Alive()
     alive.command(wait(1, NOWHERE))
-    assert alive.event().code is AmdviEventCode.COMMAND_HARDWARE_ERROR
+    assert alive.event().code == AmdviEventCode.COMMAND_HARDWARE_ERROR
     assert "CmdBufRun" not in alive.status()
 
 

@@ -397,7 +397,7 @@ def test_what_was_settled_stays_without_restore() -> None:
     alive.unit.store(0x5_0000, b"x")
     state = alive.unit.save()
     alive.unit.restore(state)
-    assert alive.event().code is AmdviEventCode.IO_PAGE_FAULT
+    assert alive.event().code == AmdviEventCode.IO_PAGE_FAULT
     assert alive.read(Offset.EVENT_TAIL) == 0x10
 
 

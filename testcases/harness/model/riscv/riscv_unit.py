@@ -146,7 +146,7 @@ class Unit:
                 overrides={**narrow, **context},
             )
         if narrow:
-            self.fields.setdefault("gxl_writable", 1)
+            self.fields.setdefault("gxl_writable", True)
             self.fields.setdefault("fctl", 4 if second == "Sv32x4" else 0)
 
     def set_context(self, **values: int) -> None:

@@ -298,7 +298,7 @@ def test_sbe_may_differ_where_both_byte_orders_are_there_and_be_is_writable_3_1_
     both = frozenset({"END"})
     # The first stage is then read big-endian, and nothing is found in it.
     assert_fault(Unit(features=both, context={"tc.SBE": 1}).access(), RiscvIommuCause.READ_PAGE_FAULT)
-    fixed = Unit(features=both, context={"tc.SBE": 1}, be_writable=0)
+    fixed = Unit(features=both, context={"tc.SBE": 1}, be_writable=False)
     assert_fault(fixed.access(), MISCONFIGURED)
 
 
@@ -307,7 +307,7 @@ def test_sbe_may_differ_where_both_byte_orders_are_there_and_be_is_writable_3_1_
     [(1, 0, 0, False), (1, 1, 0, False), (1, 0, 1, True), (0, 1, 0, True), (0, 1, 1, True), (0, 0, 1, False)],
 )
 def test_sxl_must_be_legal_for_gxl_3_1_4_rule_20(gxl: int, writable: int, sxl: int, legal: bool) -> None:
-    unit = Unit(None, context={"tc.SXL": sxl}, fctl=gxl << 2, gxl_writable=writable)
+    unit = Unit(None, context={"tc.SXL": sxl}, fctl=gxl << 2, gxl_writable=bool(writable))
     if legal:
         assert unit.access() == Bypassed(IOVA, BypassReason.PASS_THROUGH)
     else:

@@ -251,7 +251,7 @@ def test_what_is_no_message_is_accepted_and_discarded_aia(data: int, offset: int
 
 
 def test_a_big_endian_message_is_posted_where_these_are_supported_aia() -> None:
-    outcome = send(message_unit(big_endian_msis=1), 2, 0x0506_0000, 4)
+    outcome = send(message_unit(big_endian_msis=True), 2, 0x0506_0000, 4)
     assert isinstance(outcome, PostedInterrupt)
     assert outcome.number == 0x605
 

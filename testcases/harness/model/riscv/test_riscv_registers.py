@@ -214,10 +214,10 @@ def test_any_32_bytes_are_a_record(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("cause", [*RiscvIommuCause, *RiscvIommuHardwareCause])
-def test_a_known_cause_is_decoded_by_name(cause: RiscvIommuCause | RiscvIommuHardwareCause) -> None:
+def test_a_known_cause_is_decoded(cause: RiscvIommuCause | RiscvIommuHardwareCause) -> None:
     record = RiscvIommuFaultRecord.decode(RiscvIommuFaultRecord(cause=cause, transaction_type=8, device_id=0).encode())
-    assert record.cause is cause
-    assert record.transaction_type is TransactionType.TRANSLATION_REQUEST
+    assert record.cause == cause
+    assert record.transaction_type == TransactionType.TRANSLATION_REQUEST
 
 
 def test_a_record_is_told_in_words() -> None:

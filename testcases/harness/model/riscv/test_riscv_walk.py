@@ -154,7 +154,7 @@ def test_the_second_stage_is_two_bits_wider_and_zero_extended(scheme: str) -> No
 
 
 def test_with_sxl_a_guest_address_has_no_bits_beyond_33_3_1_3_1() -> None:
-    unit = Unit(None, "Sv39x4", context={"tc.SXL": 1}, gxl_writable=1)
+    unit = Unit(None, "Sv39x4", context={"tc.SXL": 1}, gxl_writable=True)
     for guest in (0x3_FFFF_F000, 0x4_0000_0000):
         second_of(unit).map(guest, OUTPUT, 0x1000)
     assert isinstance(unit.access(iova=0x3_FFFF_F000), Translated)

@@ -166,7 +166,7 @@ def test_configuration_error_of_a_translation_request_is_a_completer_abort_3_9_1
         assert recorded.record is None
         unit.registers["cr2"] = REC_CFG_ATS | RECINVSID
         recorded = request(unit, **fields)
-    assert record_of(recorded).type is event
+    assert record_of(recorded).type == event
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_stage_2_fault_of_a_cd_or_table_answers_with_no_permission_too_3_9_1_2(e
         unit.tables.set_fields(SID, {"S1CONTEXTPTR": 0x7000_0000})
     else:
         unit.cd.set_fields(0, {"TTB0": 0x7000_0000 >> 4})
-    assert record_of(unit.access()).event_class is event_class
+    assert record_of(unit.access()).event_class == event_class
     fault = assert_answer(request(unit), Smmuv3EventType.F_TRANSLATION, Completion.NO_PERMISSION)
     assert fault.record is None
 
@@ -415,7 +415,7 @@ def test_configuration_error_of_a_translated_transaction_is_recorded_with_rec_cf
     assert assert_answer(translated(unit, **fields), event, None).record is None
     # RECINVSID has no say here.
     unit.registers["cr2"] = REC_CFG_ATS
-    assert record_of(translated(unit, **fields)).type is event
+    assert record_of(translated(unit, **fields)).type == event
 
 
 # Split-stage ATS.

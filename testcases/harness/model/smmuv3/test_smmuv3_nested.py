@@ -118,7 +118,7 @@ def test_l1cd_is_behind_stage_2_too_5_3() -> None:
     unit = Unit("12", substream_bits=8, context_format=1)
     assert isinstance(unit.access(), Translated)
     unit.tables.set_fields(SID, {"S1CONTEXTPTR": 0x7000_0000})
-    assert record_of(unit.access(pasid=65)).event_class is CD
+    assert record_of(unit.access(pasid=65)).event_class == CD
     unit = Unit("12", substream_bits=8, context_format=1)
     unit.cd.set_level1_fields(0, {"L2PTR": 0x7000_1000})
     record = record_of(unit.access(pasid=3))
@@ -177,7 +177,7 @@ def test_table_that_stage_2_does_not_map_is_a_fault_of_class_tt_7_3_13(level: in
 def test_topmost_table_that_stage_2_does_not_map_is_a_fault_of_class_tt() -> None:
     unit = Unit("12")
     unit.cd.set_fields(0, {"TTB0": 0x7000_0000 >> 4})
-    assert record_of(unit.access()).event_class is TT
+    assert record_of(unit.access()).event_class == TT
 
 
 def test_table_that_stage_2_does_not_let_read_is_a_permission_fault_of_class_tt_7_3_16() -> None:
@@ -206,7 +206,7 @@ def test_stage_2_walk_abort_of_a_table_walk_has_class_tt_7_3_12() -> None:
     unit.outer.map(0x7000_0000, OUTPUT, 0x1000)
     unit.outer.set_fields(0x7000_0000, 2, {"ADDR": NOWHERE})
     fault = assert_fault(unit.access(), Smmuv3EventType.F_WALK_EABT, stage=2, level=1)
-    assert record_of(fault).event_class is TT
+    assert record_of(fault).event_class == TT
 
 
 def test_stage_1_update_needs_a_write_at_stage_2_7_3_16() -> None:
@@ -292,7 +292,7 @@ def test_s2ptw_keeps_tables_out_of_device_memory_5_2(memattr: int, fwb: int, dev
     unit.outer.set_fields(TABLES_IPA, 2, {"MEMATTR": memattr})
     if device:
         fault = assert_fault(unit.access(), Smmuv3EventType.F_PERMISSION, stage=2)
-        assert record_of(fault).event_class is CD
+        assert record_of(fault).event_class == CD
         unit.tables.set_fields(SID, {"S2PTW": 0})
     assert isinstance(unit.access(), Translated)
 

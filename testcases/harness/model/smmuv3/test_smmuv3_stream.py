@@ -71,7 +71,7 @@ def test_span_of_an_l1std_covers_2_to_the_span_less_1_streams_7_3_3(stream: int,
     if good:
         assert isinstance(unit.access(requester=stream), Translated)
     else:
-        assert record_of(unit.access(requester=stream)).type is Smmuv3EventType.C_BAD_STREAMID
+        assert record_of(unit.access(requester=stream)).type == Smmuv3EventType.C_BAD_STREAMID
 
 
 def test_level_2_array_is_aligned_to_its_span_5_1() -> None:
@@ -115,7 +115,7 @@ def test_ste_or_l1std_beyond_the_oas_is_an_ste_fetch_fault_whatever_is_there_3_4
 
     engine = Smmuv3Engine(unit.all_registers(), Folded())
     record = record_of(engine.translate(Access(requester=SID, iova=IOVA, length=4, kind=READ)))
-    assert record.type is Smmuv3EventType.F_STE_FETCH
+    assert record.type == Smmuv3EventType.F_STE_FETCH
     assert record.fetch_address & beyond
 
 

@@ -146,7 +146,7 @@ def test_event_of_a_fault_is_written_to_the_queue_7_2() -> None:
     driver = Driver()
     record = driver.fault()
     assert driver.event(0) == record.encode()
-    assert Smmuv3Event.decode(driver.event(0)).type is Smmuv3EventType.F_TRANSLATION
+    assert Smmuv3Event.decode(driver.event(0)).type == Smmuv3EventType.F_TRANSLATION
     assert driver.read("EVENTQ_PROD") == 1
 
 

@@ -68,7 +68,7 @@ def test_unreadable_table_is_a_walk_abort_with_its_address_7_3_12(stages: str) -
     record = record_of(fault)
     assert record.fetch_address == NOWHERE + (IOVA >> 12 & 0x1FF) * 8
     # 7.3.12: at stage 1 CLASS is TT.
-    assert record.event_class is (Smmuv3EventClass.TT if stages == "1" else Smmuv3EventClass.IN)
+    assert record.event_class == (Smmuv3EventClass.TT if stages == "1" else Smmuv3EventClass.IN)
     assert (record.input_address, record.stage2) == (IOVA, stages == "2")
 
 

@@ -7,7 +7,7 @@ from reasons import assert_fault
 from vtd_units import IOVA, OUTPUT, RID, Unit
 
 from harness.model.access import AccessKind, Attributes, Mapping, Permissions, Translated
-from harness.model.memory import Region, SparseMemory
+from harness.model.memory import OffsetMemory, Region, SparseMemory
 from harness.model.radix import PageAllocator, RadixTable
 from harness.model.vtd import FirstStageFormat, SecondStageFormat, VtdFaultReason, VtdScalableTables
 from harness.model.vtd.registers import capabilities
@@ -37,25 +37,13 @@ def test_page_is_translated_by_both_stages_3_8(unit: Unit) -> None:
 
 
 def test_guest_tables_are_read_where_the_second_stage_puts_them_3_8() -> None:
-    class Shifted(SparseMemory):
-        """Guest-physical memory, which lies 0x100_0000 higher in the host's."""
-
-        def __init__(self, host: SparseMemory) -> None:
-            super().__init__()
-            self.host = host
-
-        def read(self, address: int, size: int) -> bytes:
-            return self.host.read(address + 0x100_0000, size)
-
-        def write(self, address: int, data: bytes) -> None:
-            self.host.write(address + 0x100_0000, data)
-
     unit = Unit("nested")
     unit.memory = host = SparseMemory((Region(0, 0x200_0000),))
     unit.tables = VtdScalableTables(host, 0x1000)
     unit.rtaddr = unit.tables.root | 1 << 10
     unit.tables.attach(RID)
-    unit.first = RadixTable(PageAllocator(Shifted(host), 0x40_0000), FirstStageFormat(), 4)
+    guest = OffsetMemory(host, 0x100_0000)
+    unit.first = RadixTable(PageAllocator(guest, 0x40_0000), FirstStageFormat(), 4)
     unit.first.map(IOVA, 0x50_0000, 0x1000)
     unit.second = RadixTable(unit.tables.pages, SecondStageFormat(), 4)
     unit.second.map(0, 0x100_0000, 0x60_0000)

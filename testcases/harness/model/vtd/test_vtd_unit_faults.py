@@ -26,7 +26,7 @@ def test_the_record_says_who_wanted_what_and_why_it_was_blocked() -> None:
     alive = Alive()
     expected = alive.fail()
     assert alive.record() == expected
-    assert expected.reason is VtdFaultReason.READ_NOT_PERMITTED
+    assert expected.reason == VtdFaultReason.READ_NOT_PERMITTED
     assert (expected.source_id, expected.address, expected.is_read) == (RID, IOVA + 0x1000, True)
     assert alive.read(Offset.FSTS, 4) == PPF
 
