@@ -9,7 +9,8 @@ is compared is which messages there were. Only where they are not the right ones
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from operator import ne
+from itertools import takewhile
+from operator import eq, ne
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
@@ -193,7 +194,8 @@ class Deliveries:
 
     def _find_differences(self, requests: Sequence[Request], own: Sequence[MsiWrite]) -> list[_Difference]:
         messages = [request for request in requests if _is_message(request)]
-        wanted = [arrives for request in messages if (arrives := _wanted(request.outcome)) is not None]
+        arriving = [_wanted(request.outcome) for request in messages]
+        wanted = [arrives for arrives in arriving if arrives is not None]
         left = list(self._seen)
         lost = []
         for each in own:
@@ -211,7 +213,9 @@ class Deliveries:
             while left.count(message) > wanted.count(message):
                 left.remove(message)
                 uncalled.append(_Difference(_UNCALLED, message))
-        found = list(_assign([self._sender(request) for request in messages], left))
+        # The first ones that are as they must be have no better place.
+        same = sum(1 for _ in takewhile(bool, map(eq, arriving, left)))
+        found = list(_assign([self._sender(request) for request in messages[same:]], left[same:]))
         # What is nobody's may be a message of the IOMMU's own, with a wrong field.
         for number, difference in enumerate(found):
             if difference.sender is _NOBODY and lost:
