@@ -38,7 +38,7 @@ class Recorder:
         self._lab = lab
         self._log = RunLog()
         self._live: bool = config.getoption("--viommu-live")
-        self._other_failures = False
+        self._other_failures: list[str] = []
         self._not_collected: list[str] = []
         self._interrupted = False
         self._run: Run | None = None
@@ -62,7 +62,7 @@ class Recorder:
                 print_case_line(case, self._console())
             return  # the record has its verdict; of a test whose worker died the report has no keywords
         if report.failed and "claim" not in report.keywords:
-            self._other_failures = True
+            self._other_failures.append(f"{report.nodeid}: failed, and is no case: it has no claim\n{report.longrepr}")
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
         """Keep pytest's dots out of the lines of `--viommu-live`."""
@@ -92,16 +92,16 @@ class Recorder:
         if self._interrupted:
             session.exitstatus = INTERRUPTED  # pytest's own 2 would read as "could not be judged"
         elif exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-            wrong = self._other_failures or (self._run is not None and self._run.exit_code == 1)
+            wrong = bool(self._other_failures) or (self._run is not None and self._run.exit_code == 1)
             if not wrong and self._not_collected:
                 session.exitstatus = _NOT_JUDGED
             elif self._run is not None:
                 session.exitstatus = 1 if wrong else self._run.exit_code
 
     def pytest_terminal_summary(self) -> None:
-        """The table of verdicts; before it, where pytest's own summary is off, what could not be collected."""
+        """The table of verdicts; before it, where pytest's own summary is off, what the table cannot tell."""
         if self._config.getoption("--no-summary"):
-            for text in self._not_collected:
+            for text in (*self._not_collected, *self._other_failures):
                 self._console().print(text, markup=False, highlight=False, soft_wrap=True)
         if self._run is not None:
             print_run(self._run, self._console(), self._written)

@@ -132,9 +132,11 @@ def test_a_worker_that_dies_is_a_miss_and_ends_with_2(tmp_path: Path) -> None:
 
 
 @WORKERS
-def test_a_test_of_the_harness_that_fails_ends_with_1(tmp_path: Path, workers: int) -> None:
+def test_a_test_that_is_no_case_ends_with_1_and_says_why_if_it_fails(tmp_path: Path, workers: int) -> None:
     ran = run_pytest(tmp_path, workers, "@case\ndef test_passes():\n    pass\n\ndef test_own():\n    assert 0\n")
     assert (ran.verdicts, ran.status) == ({"passes": "pass"}, 1), ran.output
+    assert "test_own: failed, and is no case" in ran.output
+    assert "assert 0" in ran.output
 
 
 @WORKERS
