@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from mmap import mmap
 
+from harness.conform.arrivals import Arrivals
 from harness.conform.contents import Contents
 from harness.conform.divergence import Divergence, Kind, Probe, differing_fields
 from harness.conform.edu import LANDING
@@ -26,8 +27,6 @@ _WORD = 8
 _ALL_BITS = (1 << 64) - 1
 _NARROW = 4  # bytes; signatures tell when an access is of fewer, and whether it reads as ones
 _EXPLAINED = 2  # walks that are shown
-_PAGE = 4096  # the smallest page of all architectures: translation leaves the address within it alone
-_SHORTEST_PAYLOAD = 4  # bytes that occur nowhere else
 
 
 class Comparison:
@@ -60,6 +59,7 @@ class Comparison:
         self._copies = memory.twin, memory.real
         self._ram = ram
         self._contents = contents
+        self._arrivals = Arrivals(unit, memory, ram, contents)
         self._told: set[str] = set()  # in this program
         # Why requests have their outcomes, while nothing changes of what that comes from; None while something may.
         self._reasons: dict[tuple[Access, Outcome | MsiOutcome], str] | None = None
@@ -158,7 +158,7 @@ class Comparison:
         """
         explained: set[int] = set()
         writes = [request for request in requests if request.dma.kind is AccessKind.WRITE]
-        for request in sorted(writes, key=self._vagueness):
+        for request in sorted(writes, key=self._arrivals.vagueness):
             left = [at for at in differing if at not in explained] if explained else differing
             explained |= self._write(step, request, left, requests)
         return frozenset(explained)
@@ -206,7 +206,7 @@ class Comparison:
             self._foreign_records(step, differing, requests)
             self._dma(step, request, "did not arrive", at)
             return words
-        place = self._arrival(request, data, differing)
+        place = self._arrivals.find(request, data, differing)
         if place is None:
             return set()
         if request.passing is not None:
@@ -224,50 +224,6 @@ class Comparison:
             sources = self._sources(place)
             if sources is not None and sources[0] != sources[1]:
                 self._word(step, at, requests)
-
-    def _arrival(self, request: Request, data: bytes, differing: Sequence[int]) -> int | None:
-        """Where the data of a blocked write arrived: at its place in a page, or where nothing else is like it."""
-        within = request.access.iova % _PAGE
-        places = [word // _PAGE * _PAGE + within for word in differing if word % _PAGE == within & -_WORD]
-        for at in places:
-            if self._is_new(at, data):
-                return at
-        if self._is_unknown(request):
-            return next((at for at in places if self._is_all_that_changed(at, len(data))), None)
-        # Few bytes stand elsewhere as well, and so does what a device has read before.
-        if len(data) < _SHORTEST_PAYLOAD or request.dma.offset in LANDING:
-            return None
-        for word in differing:
-            at = self._memory.real.find(data, word, word + _WORD - 1 + len(data))
-            if at >= 0 and self._unit.structure_at(at + self._ram) is None:
-                return at
-        return None
-
-    def _vagueness(self, request: Request) -> tuple[bool, bool, bool]:
-        """How little what is seen of a write tells whose it is.
-
-        What arrived where it must not may have come over what had to be there. Data that are known tell more than
-        others, and zeroes next to nothing: a device writes them wherever a read has brought none.
-        """
-        must_arrive = request.address is not None
-        is_blank = not must_arrive and not any(self._contents.data(request))
-        return is_blank, must_arrive, self._is_unknown(request)
-
-    def _is_unknown(self, request: Request) -> bool:
-        """Whether what a blocked write has written is not known: the device may have read what it must not."""
-        read = self._contents.last_read(request.dma.device) if request.dma.offset in LANDING else None
-        return read is not None and isinstance(read.outcome, Fault)
-
-    def _is_new(self, at: int, data: bytes) -> bool:
-        """Whether these bytes are there, and must not be, and nothing that the IOMMU itself writes is."""
-        twin = bytes(self._memory.twin[at : at + len(data)])
-        return self._memory.real_has(at, data) and twin != data and self._unit.structure_at(at + self._ram) is None
-
-    def _is_all_that_changed(self, at: int, length: int) -> bool:
-        """Whether of the words that some bytes are in no others differ, and the IOMMU itself writes none of them."""
-        rest = [*range(at & -_WORD, at), *range(at + length, (at + length + _WORD - 1) & -_WORD)]
-        same = all(self._memory.real[each] == self._memory.twin[each] for each in rest)
-        return same and self._unit.structure_at(at + self._ram) is None
 
     def _dma(self, step: int, request: Request, seen: str, at: int, *, is_elsewhere: bool = False) -> None:
         """Say what a write did; where its data had been read before, and are others, what the read did.
