@@ -141,7 +141,7 @@ class Smmuv3Event:
     """An event record. What the record of its type has no field for is left at its default.
 
     Attributes:
-        type: event number; a plain number where it is none that the model has.
+        type: event number, that of a `Smmuv3EventType` where the model has it.
         stream_id: of the transaction.
         substream_id: SubstreamID where SSV says that there is one.
         input_address: InputAddr, as the device sent it (4 KiB pages in F_BAD_ATS_TREQ).
@@ -149,7 +149,7 @@ class Smmuv3Event:
         privileged: PnU.
         is_instruction: InD.
         stage2: S2: the fault is of stage 2.
-        event_class: CLASS.
+        event_class: CLASS, the number of a `Smmuv3EventClass`.
         ipa: IPA, 4 KiB page; 0 where the fault is of stage 1.
         fetch_address: FetchAddr, a multiple of 8.
         table_read: TTRnW of a stage 2 permission fault of a stage 1 walk: a read of the descriptor, not its update.
