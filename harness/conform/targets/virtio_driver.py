@@ -31,6 +31,7 @@ _MARK = QUEUES.start + 0x8000
 _SLOTS = range(QUEUES.start + 0x1_0000, QUEUES.start + 0x3_C000, 0x400)
 _EVENT_BUFFERS = QUEUES.start + 0x3_C000
 _EVENT_BUFFER_SIZE = 32
+_EVENT_RING = b"".join(number.to_bytes(2, "little") for number in range(_MOST_DESCRIPTORS))
 _REPORT_SIZE = 24
 # Within a slot: what the device reads, what it writes, and an indirect table.
 _WRITABLE, _TABLE = 0x80, 0x380
@@ -76,6 +77,7 @@ class Driver:
         self._sizes = {REQUEST_QUEUE: 0, EVENT_QUEUE: 0}
         self._available = 0
         self._descriptor = 0
+        self._event_descriptors = 0  # that are in memory, where nothing changes them
         self._slot = 0
         self._marks = 0
         self._waiting: list[Message] = []
@@ -119,11 +121,11 @@ class Driver:
         most = self._most(EVENT_QUEUE)
         size = random.choice((2, 4, 16)) if random.random() < 0.05 else most
         descriptors, available, _ = self._places(EVENT_QUEUE)
-        for number in range(size):
+        for number in range(self._event_descriptors, size):
             buffer = self._writer.ram + _EVENT_BUFFERS + number * _EVENT_BUFFER_SIZE
             self._store_descriptor(descriptors, number, buffer, _REPORT_SIZE, DescriptorFlags.WRITE)
-        ring = b"".join(number.to_bytes(2, "little") for number in range(size))
-        self._writer.memory.write(available + 4, ring)
+        self._event_descriptors = max(self._event_descriptors, size)
+        self._writer.memory.write(available + 4, _EVENT_RING[: 2 * size])
         self._writer.memory.write(available, (size << 16).to_bytes(4, "little"))
         self._enable(EVENT_QUEUE, size)
         if random.random() < 0.3:
