@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 from harness.conform.command import RAM_BYTES
 from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store, Unplug, Write
 from harness.model.access import AccessKind
@@ -64,7 +66,7 @@ class _Recorder:
 
     def __init__(self, steps: list[Step], ram: int) -> None:
         self._steps = steps
-        self._image = MappedMemory(bytearray(RAM_BYTES), [Region(ram, RAM_BYTES)])
+        self._image = MappedMemory(mmap.mmap(-1, RAM_BYTES), [Region(ram, RAM_BYTES)])
         self.read = self._image.read
         self.read_u64 = self._image.read_u64
 

@@ -202,6 +202,7 @@ class MappedMemory:
         self._whole = whole = memoryview(buffer).cast("B")
         self._views = tuple((r.base, r.base + r.size, whole[r.offset : r.offset + r.size]) for r in regions)
         self._base, end, self._first = self._views[0]
+        self._size = end - self._base
         self._last_word = end - 8
 
     @classmethod
@@ -243,6 +244,9 @@ class MappedMemory:
 
     def read(self, address: int, size: int) -> bytes:
         """See `Memory`."""
+        offset = address - self._base
+        if 0 <= offset <= self._size - size:
+            return self._first[offset : offset + size].tobytes()
         view, offset = self._find(address, size)
         return view[offset : offset + size].tobytes()
 

@@ -210,6 +210,5 @@ class Generation:
         for entry in DEVICES:
             domain = self.engine.domain_of(entry.requester)
             if domain not in known:
-                mapped = self.engine.iter_mappings(entry.requester)
-                known[domain] = [(each.iova, each.size) for each in mapped if each.size < _EVERYTHING]
+                known[domain] = [each for each in self.engine.extents(entry.requester) if each[1] < _EVERYTHING]
             self.traffic.places[entry.id] = known[domain]

@@ -6,7 +6,6 @@ from random import Random
 
 from harness.conform.layout import DEVICES
 from harness.conform.targets.virtio_driver import Driver, Message
-from harness.model.access import Mapping
 from harness.model.virtio.virtqueue import DescriptorFlags
 from harness.model.virtio_iommu.config import Features
 from harness.model.virtio_iommu.engine import VirtioIommuEngine
@@ -56,6 +55,7 @@ class Requests:
         self._pages = pages
         self._data = range(data, end)
         self._is_thorough = is_thorough
+        self._regions = {region for each in engine.config.endpoints.values() for region in each}
 
     def change(self) -> None:
         """One request of any kind."""
@@ -81,7 +81,7 @@ class Requests:
         knows_bypass = self._is_thorough or self._driver.features & Features.BYPASS_CONFIG
         bypass = bool(knows_bypass and random.random() < 0.1)
         domain = random.choice(_BYPASS_DOMAINS if bypass else _DOMAINS)
-        if self._is_thorough or not self._is_alone(endpoint, domain):
+        if self._is_thorough or not self._engine.is_alone(endpoint, domain):
             self._submit(Attach(domain=domain, endpoint=endpoint, flags=int(bypass)))
 
     def detach(self) -> None:
@@ -127,15 +127,15 @@ class Requests:
         if not mapped:
             self._unmap(domain, 0, (1 << 64) - 1)
             return
-        first = random.choice(mapped)
-        last = random.choice([each for each in mapped if first.iova <= each.iova <= first.iova + (1 << 24)])
-        start, end = first.iova, last.iova + last.size - 1
+        start, first_size = random.choice(mapped)
+        last, last_size = random.choice([each for each in mapped if start <= each[0] <= start + (1 << 24)])
+        end = last + last_size - 1
         draw = random.random()
         if draw < 0.2:
             start, end = max(0, start - _PAGE), end + _PAGE
-        elif draw < 0.3 and first.size > _PAGE:
+        elif draw < 0.3 and first_size > _PAGE:
             start += _PAGE
-        elif draw < 0.4 and last.size > _PAGE:
+        elif draw < 0.4 and last_size > _PAGE:
             end -= _PAGE
         elif draw < 0.43:
             start, end = 0, (1 << 64) - 1
@@ -172,10 +172,8 @@ class Requests:
         ]  # fmt: skip
         mapped = self._mapped(domain)
         if mapped:
-            old = random.choice(mapped)
-            choices.append(
-                Map(domain=domain, virt_start=old.iova, virt_end=old.iova + old.size + 0xFFF, phys_start=page, flags=3)
-            )
+            old, size = random.choice(mapped)
+            choices.append(Map(domain=domain, virt_start=old, virt_end=old + size + 0xFFF, phys_start=page, flags=3))
         if self._is_thorough:
             choices = self._overlooked(endpoint, domain, start)
         if random.random() < 0.15:
@@ -199,7 +197,8 @@ class Requests:
         """Of these QEMU takes some."""
         random = self._random
         page, beyond = self._pages.start, self._engine.config.input_range[1] + 1
-        alone = [each for each in _ENDPOINTS if self._is_alone(each, self._engine.domain_of(each))]
+        homes = ((each, self._engine.domain_of(each)) for each in _ENDPOINTS)
+        alone = [(each, home) for each, home in homes if home is not None and self._engine.is_alone(each, home)]
         choices: list[Request] = [
             Attach(domain=domain, endpoint=endpoint | _ALIASED_ENDPOINT),
             Attach(domain=domain, endpoint=endpoint, reserved=1 << random.randrange(32)),
@@ -213,9 +212,7 @@ class Requests:
         ]
         if not self._driver.features & Features.MMIO:
             choices.append(Map(domain=domain, virt_start=start, virt_end=start + 0xFFF, phys_start=page, flags=7))
-        for each in alone[:1]:
-            home = self._engine.domain_of(each)
-            assert home is not None
+        for each, home in alone[:1]:
             choices += [Attach(domain=home, endpoint=each, flags=flags) for flags in range(2)]
         if beyond < 1 << 64:
             choices.append(Map(domain=domain, virt_start=beyond, virt_end=beyond + 0xFFF, phys_start=page, flags=3))
@@ -263,21 +260,15 @@ class Requests:
     def _some_domain(self) -> int:
         """A domain, of those that there are for the most part."""
         random = self._random
-        attached = [number for each in _ENDPOINTS if (number := self._engine.domain_of(each)) is not None]
-        known = [number for number in attached if number in _DOMAINS]
+        known = [number for number in map(self._engine.domain_of, _ENDPOINTS) if number in _DOMAINS]
         return random.choice(known) if known and random.random() < 0.97 else random.choice(_DOMAINS)
 
-    def _is_alone(self, endpoint: int, domain: int | None) -> bool:
-        """Whether a domain has that endpoint and no other."""
-        if domain is None or self._engine.domain_of(endpoint) != domain:
-            return False
-        return all(self._engine.domain_of(each) != domain for each in _ENDPOINTS if each != endpoint)
-
-    def _mapped(self, domain: int) -> list[Mapping]:
-        """Its mappings."""
+    def _mapped(self, domain: int) -> list[tuple[int, int]]:
+        """First address and size of its mappings."""
+        domain_of = self._engine.domain_of
         for endpoint in _ENDPOINTS:
-            if self._engine.domain_of(endpoint) == domain:
-                return list(self._engine.iter_mappings(endpoint))
+            if domain_of(endpoint) == domain:
+                return self._engine.extents(endpoint)
         return []
 
     def _new_start(self, domain: int) -> int:
@@ -286,8 +277,8 @@ class Requests:
         mapped = self._mapped(domain)
         first, last = self._engine.config.input_range
         if mapped and random.random() < 0.6:
-            old = random.choice(mapped)
-            start = old.iova + random.choice((old.size, old.size, old.size + _PAGE, -_PAGE))
+            old, size = random.choice(mapped)
+            start = old + random.choice((size, size, size + _PAGE, -_PAGE))
         else:
             start = random.getrandbits(random.choice((20, 30, last.bit_length()))) & -_PAGE
         return min(max(start, first), last - _PAGE + 1)
@@ -297,14 +288,13 @@ class Requests:
     def _map(self, domain: int, start: int, size: int, phys: int, flags: MapFlags) -> None:
         first, last = self._engine.config.input_range
         end = start + size - 1
-        regions = (region for each in self._engine.config.endpoints.values() for region in each)
-        if end > last or start < first or any(region.overlaps(start, end) for region in regions):
+        if end > last or start < first or any(region.overlaps(start, end) for region in self._regions):
             return
         self._submit(Map(domain=domain, virt_start=start, virt_end=end, phys_start=phys, flags=flags))
 
     def _unmap(self, domain: int, start: int, end: int) -> None:
-        affected = [each for each in self._mapped(domain) if each.iova <= end and each.iova + each.size > start]
-        is_cut = any(each.iova < start or each.iova + each.size - 1 > end for each in affected)
+        affected = [(first, size) for first, size in self._mapped(domain) if first <= end and first + size > start]
+        is_cut = any(first < start or first + size - 1 > end for first, size in affected)
         # 5.13.6.6.2: a device should remove none of them, but may; QEMU removes some.
         if is_cut and len(affected) > 1 and not self._is_thorough:
             return

@@ -33,7 +33,7 @@ from harness.model.virtio_iommu.config import BYPASS_OFFSET, Features, VirtioIom
 from harness.model.virtio_iommu.domains import Domain, Domains
 from harness.model.virtio_iommu.faults import FaultFlags, FaultReason, VirtioIommuFaultRecord
 from harness.model.virtio_iommu.probe import RegionKind, encode_properties
-from harness.model.virtio_iommu.ranges import MappedRange
+from harness.model.virtio_iommu.ranges import MappedRange, RangeMap
 from harness.model.virtio_iommu.requests import (
     Attach,
     Detach,
@@ -203,19 +203,27 @@ class VirtioIommuEngine:
         """
         if pasid is not None:
             return
-        number = self._domains.attached.get(requester)
-        if number is None:
-            if requester in self.config.endpoints and self._unattached_bypass():
-                yield _EVERYTHING
-            return
-        domain = self._domains.by_number[number]
-        if domain.bypass:
+        ranges = self._ranges(requester)
+        if ranges is None:
             yield _EVERYTHING
             return
-        for mapped in domain.ranges:
+        for mapped in ranges:
             size = mapped.virt_end - mapped.virt_start + 1
             rights = PERMISSIONS[self._rights[mapped.flags & _READ_WRITE]]
             yield Mapping(mapped.virt_start, mapped.phys_start, size, rights)
+
+    def extents(self, requester: int) -> list[tuple[int, int]]:
+        """First address and size of each of `iter_mappings`, for those who ask often."""
+        ranges = self._ranges(requester)
+        return [(_EVERYTHING.iova, _EVERYTHING.size)] if ranges is None else ranges.extents()
+
+    def _ranges(self, requester: int) -> RangeMap | None:
+        """The mappings of an endpoint's domain, or none; None in bypass mode."""
+        number = self._domains.attached.get(requester)
+        if number is not None:
+            domain = self._domains.by_number[number]
+            return None if domain.bypass else domain.ranges
+        return None if requester in self.config.endpoints and self._unattached_bypass() else RangeMap()
 
     # 5.13.6.7.2, device requirements: PROBE request.
     def _probe(self, request: Probe) -> Status:

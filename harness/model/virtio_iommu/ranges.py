@@ -73,6 +73,14 @@ class RangeMap:
         for bucket in self._buckets:
             yield from map(bucket.__getitem__, range(len(bucket.starts)))
 
+    def extents(self) -> list[tuple[int, int]]:
+        """First address and size of each."""
+        return [
+            (start, end - start + 1)
+            for bucket in self._buckets
+            for start, end in zip(bucket.starts, bucket.ends, strict=True)
+        ]
+
     def find(self, address: int) -> MappedRange | None:
         """The mapping that holds an address."""
         index = bisect_right(self._firsts, address) - 1

@@ -42,6 +42,9 @@ class RequestType(IntEnum):
     PROBE = 5
 
 
+_BY_NUMBER = {int(type): type for type in RequestType}
+
+
 @dataclass(frozen=True, slots=True)
 class _Format:
     """What follows the head of one type of request."""
@@ -68,9 +71,7 @@ TYPES: Mapping[type[Request], RequestType] = {format.make: type for type, format
 
 def request_type(readable: bytes) -> RequestType | None:
     """The type in the head; None for one that is not recognised, or where there is no whole head."""
-    if len(readable) < HEAD_SIZE or readable[0] not in RequestType.__members__.values():
-        return None
-    return RequestType(readable[0])
+    return _BY_NUMBER.get(readable[0]) if len(readable) >= HEAD_SIZE else None
 
 
 def decode_request(readable: bytes) -> Request | None:
