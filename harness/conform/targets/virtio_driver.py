@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
@@ -19,6 +19,8 @@ __all__ = ["Driver", "Message"]
 
 _STARTED = (DeviceStatus.ACKNOWLEDGE, DeviceStatus.DRIVER, DeviceStatus.FEATURES_OK, DeviceStatus.DRIVER_OK)
 _DESCRIPTOR = struct.Struct("<QIHH")
+_INDIRECT_DESC, _EVENT_IDX = int(TransportFeatures.INDIRECT_DESC), int(TransportFeatures.EVENT_IDX)
+_NEXT, _WRITE, _INDIRECT = int(DescriptorFlags.NEXT), int(DescriptorFlags.WRITE), int(DescriptorFlags.INDIRECT)
 _MOST_DESCRIPTORS = 256  # that there is room for
 # From the start of memory on: of each queue the descriptors, the available ring and the used ring, whose elements then
 # are words of memory. Of what differs the first is told: answers to requests stand before reports, which they lead to,
@@ -123,7 +125,7 @@ class Driver:
         descriptors, available, _ = self._places(EVENT_QUEUE)
         for number in range(self._event_descriptors, size):
             buffer = self._writer.ram + _EVENT_BUFFERS + number * _EVENT_BUFFER_SIZE
-            self._store_descriptor(descriptors, number, buffer, _REPORT_SIZE, DescriptorFlags.WRITE)
+            self._store_descriptor(descriptors, number, buffer, _REPORT_SIZE, _WRITE)
         self._event_descriptors = max(self._event_descriptors, size)
         self._writer.memory.write(available + 4, _EVENT_RING[: 2 * size])
         self._writer.memory.write(available, (size << 16).to_bytes(4, "little"))
@@ -211,13 +213,13 @@ class Driver:
         memory.write(slot, message.readable)
         memory.write(slot + _WRITABLE, random.randbytes(1) * message.writable)
         elements = [(at, size, 0) for at, size in self._cut(slot, len(message.readable), 3)]
-        elements += [(at, size, DescriptorFlags.WRITE) for at, size in self._cut(slot + _WRITABLE, message.writable, 2)]
+        elements += [(at, size, _WRITE) for at, size in self._cut(slot + _WRITABLE, message.writable, 2)]
         table, available, _ = self._places(REQUEST_QUEUE)
         count = self._sizes[REQUEST_QUEUE]
         head = self._descriptor
-        if self.features & TransportFeatures.INDIRECT_DESC and random.random() < 0.3:
+        if self.features & _INDIRECT_DESC and random.random() < 0.3:
             self._store_chain(slot + _TABLE, range(len(elements)), elements)
-            self._store_descriptor(table, head, slot + _TABLE, 16 * len(elements), DescriptorFlags.INDIRECT)
+            self._store_descriptor(table, head, slot + _TABLE, 16 * len(elements), _INDIRECT)
             taken = 1
         else:
             taken = len(elements)
@@ -229,18 +231,19 @@ class Driver:
     def _cut(self, address: int, size: int, most: int) -> list[tuple[int, int]]:
         """Address and length of the parts of a buffer: one for the most part."""
         random = self._random
-        parts = random.randint(2, most) if random.random() < 0.15 and size >= most else 1
-        cuts = [0, *sorted(random.sample(range(1, size), parts - 1)), size] if parts > 1 else [0, size]
+        if random.random() >= 0.15 or size < most:
+            return [(address, size)] if size else []
+        parts = random.randint(2, most)
+        cuts = [0, *sorted(random.sample(range(1, size), parts - 1)), size]
         return [(address + first, end - first) for first, end in pairwise(cuts) if end > first]
 
-    def _store_chain(self, table: int, numbers: Iterable[int], elements: Sequence[tuple[int, int, int]]) -> None:
-        order = list(numbers)
-        for place, (number, (address, size, flags)) in enumerate(zip(order, elements, strict=True)):
-            last = place == len(elements) - 1
-            following = 0 if last else order[place + 1]
-            self._store_descriptor(
-                table, number, address, size, flags | (0 if last else DescriptorFlags.NEXT), following
-            )
+    def _store_chain(self, table: int, numbers: Sequence[int], elements: Sequence[tuple[int, int, int]]) -> None:
+        *before, last = zip(numbers, elements, strict=True)
+        for place, (number, (address, size, flags)) in enumerate(before, 1):
+            following = numbers[place]
+            self._store_descriptor(table, number, address, size, flags | _NEXT, following)
+        number, (address, size, flags) = last
+        self._store_descriptor(table, number, address, size, flags)
 
     def _store_descriptor(
         self, table: int, number: int, address: int, size: int, flags: int, following: int = 0
@@ -255,7 +258,7 @@ class Driver:
     def _set_available(self) -> None:
         """The index of the available ring, and whether the device is to tell of what it has used (2.7.7)."""
         _, available, _ = self._places(REQUEST_QUEUE)
-        event_idx = self.features & TransportFeatures.EVENT_IDX
+        event_idx = self.features & _EVENT_IDX
         flags = int(not event_idx and self._random.random() < 0.2)
         self._writer.memory.write(available, (self._available << 16 | flags).to_bytes(4, "little"))
         if event_idx and self._sizes[REQUEST_QUEUE]:
@@ -264,8 +267,9 @@ class Driver:
             self._writer.memory.write(place, used_event.to_bytes(2, "little"))
 
     def _places(self, queue: int) -> tuple[int, int, int]:
-        descriptors, available, used = (self._writer.ram + at for at in _RINGS[queue])
-        return descriptors, available, used
+        descriptors, available, used = _RINGS[queue]
+        ram = self._writer.ram
+        return ram + descriptors, ram + available, ram + used
 
     def _notify(self, queue: int) -> None:
         self._writer.write(self._layout.notification(self._identity.queues[queue].notify_off), 2, queue)
