@@ -7,7 +7,7 @@ import mmap
 from harness.conform.command import RAM_BYTES
 from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store, Unplug, Write
 from harness.model.access import AccessKind
-from harness.model.memory import MappedMemory, Region
+from harness.model.memory import MappedMemory, OutsideMemory, Region
 
 __all__ = ["ProgramWriter"]
 
@@ -66,20 +66,27 @@ class _Recorder:
 
     def __init__(self, steps: list[Step], ram: int) -> None:
         self._steps = steps
-        self._image = MappedMemory(mmap.mmap(-1, RAM_BYTES), [Region(ram, RAM_BYTES)])
-        self.read = self._image.read
-        self.read_u64 = self._image.read_u64
+        self._ram = ram
+        self._image = mmap.mmap(-1, RAM_BYTES)
+        memory = MappedMemory(self._image, [Region(ram, RAM_BYTES)])
+        self.read = memory.read
+        self.read_u64 = memory.read_u64
 
     def write(self, address: int, data: bytes) -> None:
         """See `WritableMemory`."""
-        if self._image.read(address, len(data)) == data:
+        first = address - self._ram
+        end = first + len(data)
+        if first < 0 or end > RAM_BYTES:
+            raise OutsideMemory(address, len(data))
+        if self._image[first:end] == data:
             return
-        self._image.write(address, data)
-        last = self._steps[-1] if self._steps else None
+        self._image[first:end] = data
+        steps = self._steps
+        last = steps[-1] if steps else None
         if isinstance(last, Store) and last.address + len(last.data) == address:
-            self._steps[-1] = Store(last.address, last.data + data)
+            steps[-1] = Store(last.address, last.data + data)
         else:
-            self._steps.append(Store(address, data))
+            steps.append(Store(address, data))
 
     def write_u64(self, address: int, value: int) -> None:
         """See `WritableMemory`."""
