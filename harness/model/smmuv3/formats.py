@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 from harness.errors import SpecError
 from harness.model.access import PERMISSIONS, Permissions
@@ -28,6 +29,7 @@ from harness.model.smmuv3.descriptors import (
 __all__ = ["Stage1Format", "Stage2Format"]
 
 _READ, _WRITE, _EXECUTE = Permissions.READ, Permissions.WRITE, Permissions.EXECUTE
+_TABLE = STAGE1_TABLE.encode({"VALID": 1, "TABLE": 1})  # of both stages
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class _Format(ABC):
         """Levels that the input takes without tables side by side."""
         return 1 + (self.input_bits - 1 - self.granule) // (self.granule - 3)
 
-    @property
+    @cached_property
     def page_sizes(self) -> tuple[PageSize, ...]:
         """See `TableFormat`."""
         levels = [1, *BLOCK_LEVELS[self.granule]]
@@ -79,20 +81,24 @@ class _Format(ABC):
         """See `TableFormat`."""
         return self.input_bits - self.level_shift(level) if level == levels else self.granule - 3
 
+    def table_entry(self, address: int, level: int) -> int:
+        """See `TableFormat`."""
+        return _TABLE | self._put_address(address)
+
     def decode(self, entry: int, level: int) -> Entry:
         """See `TableFormat`."""
         kind = entry & 0b11
-        large, wide = self._wide
-        address = descriptor_address(entry, self.granule, large=large, wide=wide)
         if not kind & 1 or (kind == 0b01 and level == 1):
             return None
+        large, wide = self._wide
+        address = descriptor_address(entry, self.granule, large=large, wide=wide)
         if kind == 0b11 and level > 1:
             return TableEntry(address, level - 1)
         is_set = self.contiguous and entry >> 52 & 1
         shift = self.level_shift(level) + (CONTIGUOUS[self.granule].get(level, 0) if is_set else 0)
         return LeafEntry(address >> shift << shift, PageSize(shift, level), self._permissions(entry))
 
-    @property
+    @cached_property
     def _wide(self) -> tuple[bool, bool]:
         return self.address_bits == 52, self.address_bits == 52 and self.granule != 16
 
@@ -122,24 +128,9 @@ class _Format(ABC):
 class Stage1Format(_Format):
     """Stage 1 descriptors of pages for unprivileged accesses; privileged ones can read and write them likewise."""
 
-    def table_entry(self, address: int, level: int) -> int:
-        """See `TableFormat`."""
-        return STAGE1_TABLE.encode({"VALID": 1, "TABLE": 1}) | self._put_address(address)
-
     def leaf_entry(self, address: int, page: PageSize, part: int, permissions: Permissions) -> int:
         """See `TableFormat`. Stage 1 has no pages that can be written but not read, and none without any right."""
-        if not permissions or (_WRITE in permissions and _READ not in permissions):
-            raise SpecError(f"stage 1 descriptors cannot say {permissions}")
-        fields = {
-            # AP[1] lets unprivileged accesses in, AP[2] forbids writes: what can only be executed is privileged data.
-            "AP": int(_READ in permissions) | (0 if _WRITE in permissions else 0b10),
-            "UXN": int(_EXECUTE not in permissions),
-            "PXN": 1,
-            "SH": self._shareability,
-            "AF": 1,
-            "NG": 1,
-        }
-        return STAGE1_LEAF.encode(fields) | self._leaf(address, page, part)
+        return _stage1_attributes(permissions, self._shareability) | self._leaf(address, page, part)
 
     def layout(self, level: int, *, is_leaf: bool) -> Layout:
         """See `TableFormat`."""
@@ -156,20 +147,9 @@ class Stage1Format(_Format):
 class Stage2Format(_Format):
     """Stage 2 descriptors, of Normal Write-Back memory."""
 
-    def table_entry(self, address: int, level: int) -> int:
-        """See `TableFormat`."""
-        return STAGE2_TABLE.encode({"VALID": 1, "TABLE": 1}) | self._put_address(address)
-
     def leaf_entry(self, address: int, page: PageSize, part: int, permissions: Permissions) -> int:
         """See `TableFormat`."""
-        fields = {
-            "MEMATTR": 0b1111,
-            "S2AP": int(_READ in permissions) | int(_WRITE in permissions) << 1,
-            "XN": 0b00 if _EXECUTE in permissions else 0b10,
-            "SH": self._shareability,
-            "AF": 1,
-        }
-        return STAGE2_LEAF.encode(fields) | self._leaf(address, page, part)
+        return _stage2_attributes(permissions, self._shareability) | self._leaf(address, page, part)
 
     def layout(self, level: int, *, is_leaf: bool) -> Layout:
         """See `TableFormat`."""
@@ -178,3 +158,33 @@ class Stage2Format(_Format):
     def _permissions(self, entry: int) -> Permissions:
         execute = 0 if STAGE2_LEAF["XN"].get(entry) else 4
         return PERMISSIONS[STAGE2_LEAF["S2AP"].get(entry) | execute]
+
+
+@cache
+def _stage1_attributes(permissions: Permissions, shareability: int) -> int:
+    """Everything of a Block or Page descriptor of stage 1 but its kind and its address."""
+    if not permissions or (_WRITE in permissions and _READ not in permissions):
+        raise SpecError(f"stage 1 descriptors cannot say {permissions}")
+    fields = {
+        # AP[1] lets unprivileged accesses in, AP[2] forbids writes: what can only be executed is privileged data.
+        "AP": int(_READ in permissions) | (0 if _WRITE in permissions else 0b10),
+        "UXN": int(_EXECUTE not in permissions),
+        "PXN": 1,
+        "SH": shareability,
+        "AF": 1,
+        "NG": 1,
+    }
+    return STAGE1_LEAF.encode(fields)
+
+
+@cache
+def _stage2_attributes(permissions: Permissions, shareability: int) -> int:
+    """The same of stage 2."""
+    fields = {
+        "MEMATTR": 0b1111,
+        "S2AP": int(_READ in permissions) | int(_WRITE in permissions) << 1,
+        "XN": 0b00 if _EXECUTE in permissions else 0b10,
+        "SH": shareability,
+        "AF": 1,
+    }
+    return STAGE2_LEAF.encode(fields)
