@@ -194,12 +194,14 @@ class RadixTable:
         if size <= 0 or (iova | address | size) % self.granule or end > 1 << self.width:
             raise SpecError(f"{size:#x} bytes at iova {iova:#x} to {address:#x} are not whole pages within the tables")
         at = start
+        table, level = self.root, self.levels
         try:
             while at < end:
                 target = address + at - start
-                page, entry_address = self._free_slot(at, target, end - at, largest_page)
+                page, entry_address = self._free_slot(at, target, end - at, largest_page, table, level)
                 self._write_leaf(entry_address, target, page, permissions, overrides)
                 at += 1 << page.shift
+                table, level = self._behind(at, page, entry_address)
         except HarnessError:
             self._clear(start, at)
             raise
@@ -219,7 +221,7 @@ class RadixTable:
         end = start + size
         at = start
         while at < end:
-            leaf, _ = self._leaf(at)
+            leaf, _ = self._leaf(at, self.root, self.levels)
             length = 1 << leaf.page.shift
             if not at % length and at + length <= end:
                 at += length
@@ -236,7 +238,7 @@ class RadixTable:
             SpecError: nothing is mapped there, or it is a page of the smallest size.
         """
         at = self._input(iova)
-        leaf, entry_address = self._leaf(at)
+        leaf, entry_address = self._leaf(at, self.root, self.levels)
         smaller = [page for page in self.format.page_sizes if page.shift < leaf.page.shift]
         if not smaller:
             raise SpecError(f"the page at {iova:#x} is of the smallest size")
@@ -280,7 +282,7 @@ class RadixTable:
         Raises:
             SpecError: no table leads there.
         """
-        for current, address, _ in self._path(self._input(iova)):
+        for current, address, _ in self._path(self._input(iova), self.root, self.levels):
             if current == level:
                 return address
         raise SpecError(f"no table leads iova {iova:#x} to level {level}")
@@ -315,10 +317,16 @@ class RadixTable:
         index = at >> self.format.level_shift(level) & ((1 << self.format.index_bits(level, self.levels)) - 1)
         return table + index * self.format.entry_size
 
-    def _path(self, at: int) -> list[tuple[int, int, Entry]]:
-        """Level, address and meaning of each entry on the way to an address, as far as it goes."""
+    def _behind(self, at: int, page: PageSize, entry_address: int) -> tuple[int, int]:
+        """Where to begin to look for the address behind a page: the table that maps both and its level, or the root."""
+        index = at >> self.format.level_shift(page.level) & (1 << self.format.index_bits(page.level, self.levels)) - 1
+        if not index:
+            return self.root, self.levels
+        return entry_address + (self._parts(page) - index) * self.format.entry_size, page.level
+
+    def _path(self, at: int, table: int, level: int) -> list[tuple[int, int, Entry]]:
+        """Level, address and meaning of each entry on the way from a table of a level to an address."""
         path: list[tuple[int, int, Entry]] = []
-        table, level = self.root, self.levels
         while True:
             address = self._slot(table, at, level)
             entry = self.format.decode(self._read(address), level)
@@ -327,15 +335,26 @@ class RadixTable:
                 return path
             table, level = entry.address, entry.level
 
-    def _leaf(self, at: int) -> tuple[LeafEntry, int]:
-        """The page that maps an address, and the address of the first of its entries."""
-        _, address, entry = self._path(at)[-1]
+    def _leaf(self, at: int, table: int, level: int) -> tuple[LeafEntry, int]:
+        """The page that maps an address, found from a table of a level on, and the address of its first entry."""
+        _, address, entry = self._path(at, table, level)[-1]
         if not isinstance(entry, LeafEntry):
             raise SpecError(f"nothing is mapped at {at:#x}")
         return entry, address & -(self._parts(entry.page) * self.format.entry_size)
 
-    def _free_slot(self, at: int, address: int, left: int, largest_page: int) -> tuple[PageSize, int]:
-        """The largest page that can be mapped next, and where its entries go; makes the tables above them."""
+    def _free_slot(
+        self, at: int, address: int, left: int, largest_page: int, table: int, level: int
+    ) -> tuple[PageSize, int]:
+        """The largest page that can be mapped next, and where its entries go; makes the tables above them.
+
+        Args:
+            at: its input address,
+            address: and its output address.
+            left: bytes that it may have at most,
+            largest_page: and for whatever else is mapped.
+            table: where to begin to look,
+            level: and its level.
+        """
         fitting = [
             page
             for page in self.format.page_sizes
@@ -347,7 +366,6 @@ class RadixTable:
             raise SpecError(
                 f"no page of this format maps {left:#x} bytes at {at:#x} with at most {largest_page:#x} each"
             )
-        table, level = self.root, self.levels
         while True:
             entry_address = self._slot(table, at, level)
             for page in reversed(fitting):
@@ -375,11 +393,13 @@ class RadixTable:
 
     def _clear(self, start: int, end: int) -> None:
         """Clear the pages of a range, all of which are mapped and lie in it whole."""
+        table, level = self.root, self.levels
         while start < end:
-            leaf, entry_address = self._leaf(start)
+            leaf, entry_address = self._leaf(start, table, level)
             for part in range(self._parts(leaf.page)):
                 self._write(entry_address + part * self.format.entry_size, 0)
             start += 1 << leaf.page.shift
+            table, level = self._behind(start, leaf.page, entry_address)
 
     def _write_pages(self, entries: int, address: int, size: int, page: PageSize, permissions: Permissions) -> None:
         """Fill `size` bytes' worth of entries with pages of one size."""
@@ -395,9 +415,10 @@ class RadixTable:
         permissions: Permissions,
         overrides: NamedValues[str, int] = NO_OVERRIDES,
     ) -> None:
-        layout = self.format.layout(page.level, is_leaf=True)
         for part in range(self._parts(page)):
-            bits = changed(layout, self.format.leaf_entry(address, page, part, permissions), overrides)
+            bits = self.format.leaf_entry(address, page, part, permissions)
+            if overrides:
+                bits = changed(self.format.layout(page.level, is_leaf=True), bits, overrides)
             self._write(entry_address + part * self.format.entry_size, bits)
 
     def _parts(self, page: PageSize) -> int:
