@@ -26,6 +26,10 @@ _ALWAYS = TransportFeatures.VERSION_1 | TransportFeatures.ACCESS_PLATFORM | Tran
 _WANTED = TransportFeatures.INDIRECT_DESC | TransportFeatures.EVENT_IDX | TransportFeatures.RING_RESET
 _OWN = Features(sum(Features))
 _BYTES = PAYLOADS[1::4]  # of each word a byte that differs from word to word
+# Rounds of DMA. What a reset costs, and setting the device up, is paid once a program, so programs that no mistake of
+# QEMU's is likely to end are longer.
+_ROUNDS, _MORE_ROUNDS = range(30, 61), range(160, 241)
+_THOROUGH, _PLUGS = 0.33, 0.5  # shares of the programs
 _BOARD_END = 1 << 32
 _EVERYTHING = 1 << 63  # bytes from which on a mapping is no mapping
 
@@ -43,7 +47,8 @@ class Generation:
 
     def __init__(self, name: str, seed: int, random: Random, unit: VirtioIommuUnit, ram: int) -> None:
         self.random = random
-        self.is_thorough = random.random() < 0.1
+        self.is_thorough = random.random() < _THOROUGH
+        self.plugs = random.random() < _PLUGS
         self.offered = unit.identity.features
         self.config = unit.config
         self.writer = ProgramWriter(name, seed, ram)
@@ -67,7 +72,7 @@ class Generation:
         if random.random() < 0.2:
             self.burst()
         self.start()
-        for _ in range(random.randint(30, 60)):
+        for _ in range(random.choice(_ROUNDS if self.is_thorough else _MORE_ROUNDS)):
             self.burst()
             if random.random() < 0.5:
                 self.driver.look()
@@ -137,16 +142,21 @@ class Generation:
         elif draw < 0.75:
             self.driver.poke(far=self.is_thorough)
         elif draw < 0.9 or not self.is_thorough:
-            device = next(entry for entry in DEVICES if entry.can_unplug)
-            self.writer.unplug(device.id)
-            self.unplugged = True
-            self.burst()
-            self.writer.plug(device.id)
-            self.unplugged = False
+            if self.plugs:
+                self.plug()
         else:
             self.requests.malformed()
             self.burst()
             self.reset_device()
+
+    def plug(self) -> None:
+        """Take a device away and put it back."""
+        device = next(entry for entry in DEVICES if entry.can_unplug)
+        self.writer.unplug(device.id)
+        self.unplugged = True
+        self.burst()
+        self.writer.plug(device.id)
+        self.unplugged = False
 
     def reset_device(self) -> None:
         """Reset the device alone; where QEMU keeps its domains, nothing is attached before."""
