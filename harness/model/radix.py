@@ -174,6 +174,7 @@ class RadixTable:
         permissions: Permissions = _READ_WRITE,
         *,
         largest_page: int = 1 << 64,
+        smallest_page: int = 1,
         overrides: NamedValues[str, int] = NO_OVERRIDES,
     ) -> None:
         """Map `size` bytes from `iova` on to `address` on, with the largest pages that fit.
@@ -184,6 +185,7 @@ class RadixTable:
             size: bytes, likewise.
             permissions: of the leaves; tables above them allow everything.
             largest_page: bytes.
+            smallest_page: bytes; where it is the largest one too, the page is mapped as one or not at all.
             overrides: fields of the leaf to set otherwise, by their names, for illegal ones.
 
         Raises:
@@ -198,7 +200,9 @@ class RadixTable:
         try:
             while at < end:
                 target = address + at - start
-                page, entry_address = self._free_slot(at, target, end - at, largest_page, table, level)
+                page, entry_address = self._free_slot(
+                    at, target, end - at, range(smallest_page, largest_page + 1), table, level
+                )
                 self._write_leaf(entry_address, target, page, permissions, overrides)
                 at += 1 << page.shift
                 table, level = self._behind(at, page, entry_address)
@@ -343,15 +347,15 @@ class RadixTable:
         return entry, address & -(self._parts(entry.page) * self.format.entry_size)
 
     def _free_slot(
-        self, at: int, address: int, left: int, largest_page: int, table: int, level: int
+        self, at: int, address: int, left: int, bounds: range, table: int, level: int
     ) -> tuple[PageSize, int]:
         """The largest page that can be mapped next, and where its entries go; makes the tables above them.
 
         Args:
             at: its input address,
             address: and its output address.
-            left: bytes that it may have at most,
-            largest_page: and for whatever else is mapped.
+            left: bytes that are still to be mapped.
+            bounds: of its size, bytes.
             table: where to begin to look,
             level: and its level.
         """
@@ -359,12 +363,13 @@ class RadixTable:
             page
             for page in self.format.page_sizes
             if page.level <= self.levels
-            and 1 << page.shift <= min(largest_page, left)
+            and 1 << page.shift in bounds
+            and 1 << page.shift <= left
             and not (at | address) % (1 << page.shift)
         ]
         if not fitting:
             raise SpecError(
-                f"no page of this format maps {left:#x} bytes at {at:#x} with at most {largest_page:#x} each"
+                f"no page of this format maps {left:#x} bytes at {at:#x} with {bounds[0]:#x} to {bounds[-1]:#x} each"
             )
         while True:
             entry_address = self._slot(table, at, level)
@@ -372,11 +377,11 @@ class RadixTable:
                 if page.level == level and self._is_free(entry_address, self._parts(page), level):
                     return page, entry_address
             entry = self.format.decode(self._read(entry_address), level)
-            if entry is None and level > 1:
+            if entry is None and level > fitting[0].level:
                 bits = self.format.table_entry(self.pages.take(self._table_size(level - 1)), level)
                 self._write(entry_address, bits)
                 entry = self.format.decode(bits, level)
-            if not isinstance(entry, TableEntry) or not 0 < entry.level < level:
+            if not isinstance(entry, TableEntry) or not fitting[0].level <= entry.level < level:
                 raise SpecError(f"iova {at:#x} is mapped already", hint="unmap it first")
             table, level = entry.address, entry.level
 

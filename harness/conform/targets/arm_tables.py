@@ -253,7 +253,8 @@ class Tables:
             address = random.getrandbits(random.choice((width, width, 32, 24)))
         address = min(address, (1 << width) - size) & -size
         try:
-            table.map(address, output, size, PERMISSIONS[random.choice(permissions)], largest_page=size)
+            allowed = PERMISSIONS[random.choice(permissions)]
+            table.map(address, output, size, allowed, largest_page=size, smallest_page=size)
         except HarnessError:
             return  # it is taken, or a table that leads there is not as it should be
         mapped.append(Mapped(base + address, size, page.level, (base + address + offset, length)))
