@@ -224,9 +224,6 @@ class ConformMachine:
         self.qmp = Qmp(self.process)
         stack.callback(self.qmp.close)
         self.qmp.connect(listeners["qmp"].accept(self.process, _START_SECONDS), _START_SECONDS)
-        if self.clock is Clock.TCG:
-            # The processor's thread, which lets time jump, and the main loop wait for each other at every DMA.
-            self.process.keep_on_one_processor()
         self.qtest.batch(place(self.board))
         self._check_devices()
         if self._trace:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -156,18 +156,6 @@ class QemuProcess:
     def stderr(self) -> str:
         """The last 16 KiB of what it wrote to stdout and stderr."""
         return self._output.tail
-
-    def keep_on_one_processor(self) -> None:
-        """Keep all of its threads on one of the host's processors: for those that take turns, and wake each other.
-
-        Which one is by the process id, so that QEMUs which are started one after the other are on different ones.
-        Where the host does not allow it, nothing is changed: it is slower, and no less right.
-        """
-        processors = sorted(os.sched_getaffinity(0))
-        one = {processors[self.pid % len(processors)]}
-        for thread in Path(f"/proc/{self.pid}/task").iterdir():
-            with suppress(OSError):  # not allowed, or the thread has just ended
-                os.sched_setaffinity(int(thread.name), one)
 
     def on_end(self, listener: Callable[[], None]) -> None:
         """Have `listener` called, in the loop's thread, when it ends; at once if it has."""

@@ -229,14 +229,3 @@ def test_the_ssh_port_leads_to_this_machine(start: Start) -> None:
     assert one.ssh_port != other.ssh_port
     with socket.create_connection(("127.0.0.1", one.ssh_port), 5):
         pass
-
-
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="this host lets a process run on one processor alone")
-def test_all_threads_of_a_qemu_that_is_to_stay_on_one_processor_do(start: Start) -> None:
-    process = start(spec("edu", "edu")).process  # each with a thread of its own
-    threads = list(Path(f"/proc/{process.pid}/task").iterdir())
-    assert all(len(os.sched_getaffinity(int(thread.name))) > 1 for thread in threads)
-    process.keep_on_one_processor()
-    kept = [os.sched_getaffinity(int(thread.name)) for thread in threads]
-    assert len(kept) > 2
-    assert all(len(each) == 1 and each == kept[0] for each in kept)
