@@ -217,6 +217,23 @@ def test_nothing_is_mapped_twice_and_a_refused_range_leaves_nothing_behind(kind:
         assert mapped(table) == before
 
 
+def test_a_page_that_must_not_be_smaller_is_mapped_as_one_or_not_at_all(kind: Kind) -> None:
+    for size in sizes_of(kind, kind.levels[-1], 1 << 32)[1:]:
+        table = kind.table()
+        table.map(0, size, size, smallest_page=size)
+        assert mapped(table) == [(0, size, size)]
+        table.map(8 * size, 0, table.granule)
+        before, memory = mapped(table), table.pages.memory
+        assert isinstance(memory, SparseMemory)
+        words = dict(memory.words())
+        with pytest.raises(SpecError):  # there is a table, with room for smaller ones
+            table.map(8 * size, 8 * size, size, smallest_page=size, largest_page=size)
+        with pytest.raises(SpecError):  # smaller ones would fit
+            table.map(16 * size, 16 * size + table.granule, size, smallest_page=size)
+        assert mapped(table) == before
+        assert dict(memory.words()) == words
+
+
 def test_memory_that_runs_out_leaves_nothing_mapped(kind: Kind) -> None:
     probe = kind.table()
     probe.map(0, 0, probe.granule)

@@ -208,6 +208,18 @@ def test_nothing_is_listed_where_there_is_no_domain_no_endpoint_or_a_pasid() -> 
     assert list(with_page().iter_mappings(EP, 1)) == []
 
 
+def test_extents_are_where_what_is_listed_lies_and_how_long_it_is() -> None:
+    scattered = with_page()
+    for start, pages in ((0x40_0000, 3), (0x1_0000_0000, 1), (0x100_0000, 0x200)):
+        end = start + pages * PAGE - 1
+        scattered.submit(Map(domain=1, virt_start=start, virt_end=end, phys_start=start, flags=MapFlags.READ))
+    for engine, count in ((scattered, 4), (device(), 0), (device(bypass=True), 1)):
+        listed = [(mapping.iova, mapping.size) for mapping in engine.iter_mappings(EP)]
+        assert len(listed) == count
+        assert engine.extents(EP) == listed
+        assert engine.extents(0x99) == []
+
+
 # Reset, 5.13.4.2 and 5.13.5.
 
 
