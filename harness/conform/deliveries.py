@@ -9,8 +9,7 @@ is compared is which messages there were. Only where they are not the right ones
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import takewhile
-from operator import eq, ne
+from operator import ne
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
@@ -194,8 +193,7 @@ class Deliveries:
 
     def _find_differences(self, requests: Sequence[Request], own: Sequence[MsiWrite]) -> list[_Difference]:
         messages = [request for request in requests if _is_message(request)]
-        arriving = [_wanted(request.outcome) for request in messages]
-        wanted = [arrives for arrives in arriving if arrives is not None]
+        wanted = [arrives for request in messages if (arrives := _wanted(request.outcome)) is not None]
         left = list(self._seen)
         lost = []
         for each in own:
@@ -213,9 +211,7 @@ class Deliveries:
             while left.count(message) > wanted.count(message):
                 left.remove(message)
                 uncalled.append(_Difference(_UNCALLED, message))
-        # The first ones that are as they must be have no better place.
-        same = sum(1 for _ in takewhile(bool, map(eq, arriving, left)))
-        found = list(_assign([self._sender(request) for request in messages[same:]], left[same:]))
+        found = list(_assign([self._sender(request) for request in messages], left))
         # What is nobody's may be a message of the IOMMU's own, with a wrong field.
         for number, difference in enumerate(found):
             if difference.sender is _NOBODY and lost:

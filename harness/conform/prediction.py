@@ -8,7 +8,6 @@ at the first request whose record, or data, is not in the real memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from itertools import chain, combinations
 
 from harness.conform.attempt import Attempt, Search
@@ -109,16 +108,11 @@ class Predictor:
         faults = [number for number, each in enumerate(requests) if each.is_recorded]
         kinds = self._kinds_of_silence(requests)
 
-        @cache
-        def is_told_by(recorded: tuple[int, ...]) -> bool:
-            self._play.record_faults(requests[number] for number in recorded)
-            return is_told()
-
         def fits_without(missing: Sequence[int]) -> bool:
             # As a rule it is the registers that say no.
             silent = set(missing)
-            recorded = _up_to_another((number for number in faults if number not in silent), requests)
-            if not is_told_by(tuple(recorded)):
+            self._play.record_faults(_up_to_another(requests[number] for number in faults if number not in silent))
+            if not is_told():
                 return False
             self._play.record_again(requests, missing)
             return fits()
@@ -172,21 +166,16 @@ def _next_silences(faults: list[int]) -> Iterator[list[int]]:
         yield faults[:count] + faults[count + 1 :]
 
 
-def _up_to_another(faults: Iterable[int], requests: Sequence[Request]) -> Iterator[int]:
+def _up_to_another(faults: Iterable[Request]) -> Iterator[Request]:
     """Of faults that are recorded those that the registers tell of which keep the first, and that there were others.
 
     Of more faults of the same requester hardware may take none for another; one of another requester is.
-
-    Args:
-        faults: their numbers,
-        requests: among these.
     """
     first: int | None = None
-    for number in faults:
-        yield number
-        requester = requests[number].access.requester
-        first = requester if first is None else first
-        if requester != first:
+    for fault in faults:
+        yield fault
+        first = fault.access.requester if first is None else first
+        if fault.access.requester != first:
             return
 
 

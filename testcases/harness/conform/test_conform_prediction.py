@@ -379,4 +379,4 @@ def test_of_faults_those_are_recorded_again_up_to_the_first_of_another_requester
     requesters: list[int], recorded: list[int]
 ) -> None:
     faults: list[Any] = [SimpleNamespace(access=SimpleNamespace(requester=each)) for each in requesters]
-    assert [requesters[number] for number in _up_to_another(range(len(faults)), faults)] == recorded
+    assert [fault.access.requester for fault in _up_to_another(faults)] == recorded
