@@ -7,7 +7,7 @@ import mmap
 from harness.conform.command import RAM_BYTES
 from harness.conform.program import Dma, Plug, Program, Read, Reset, Step, Store, Unplug, Write
 from harness.model.access import AccessKind
-from harness.model.memory import MappedMemory, OutsideMemory, Region
+from harness.model.memory import MappedMemory, Region
 
 __all__ = ["ProgramWriter"]
 
@@ -66,21 +66,15 @@ class _Recorder:
 
     def __init__(self, steps: list[Step], ram: int) -> None:
         self._steps = steps
-        self._ram = ram
-        self._image = mmap.mmap(-1, RAM_BYTES)
-        memory = MappedMemory(self._image, [Region(ram, RAM_BYTES)])
-        self.read = memory.read
-        self.read_u64 = memory.read_u64
+        self._image = MappedMemory(mmap.mmap(-1, RAM_BYTES), [Region(ram, RAM_BYTES)])
+        self.read = self._image.read
+        self.read_u64 = self._image.read_u64
 
     def write(self, address: int, data: bytes) -> None:
         """See `WritableMemory`."""
-        first = address - self._ram
-        end = first + len(data)
-        if first < 0 or end > RAM_BYTES:
-            raise OutsideMemory(address, len(data))
-        if self._image[first:end] == data:
+        if self.read(address, len(data)) == data:
             return
-        self._image[first:end] = data
+        self._image.write(address, data)
         steps = self._steps
         last = steps[-1] if steps else None
         if isinstance(last, Store) and last.address + len(last.data) == address:
