@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from harness.checks.dma import check_bytes, check_memory, check_outcome, check_reported, check_unreported
+from harness.checks.dma import check_absent, check_bytes, check_memory, check_outcome, check_reported, check_unreported
 from harness.errors import HarnessError
 from harness.guest.answers import Pages
 from harness.live.machine import LiveMachine
@@ -86,6 +86,7 @@ def write(
     blocked: bool,
     why: str,
     count: int = COUNT,
+    in_use: bool = False,
 ) -> Iterator[Finding]:
     """Have a device write what is in its buffer; what is wrong with the model's walk, memory, or the guest's log.
 
@@ -98,17 +99,25 @@ def write(
         blocked: whether it must be stopped and reported; else it must get through, and nothing be reported.
         why: where that comes from.
         count: bytes.
+        in_use: somebody else writes to the page that it is aimed at, where nothing may arrive.
     """
-    yield from write_in_parts(live, device, iova, aim, *pages, parts=((count, blocked),), why=why)
+    yield from write_in_parts(live, device, iova, aim, *pages, parts=((count, blocked),), why=why, in_use=in_use)
 
 
 def write_in_parts(
-    live: LiveMachine, device: str, iova: int, aim: int, *pages: Pages, parts: Sequence[tuple[int, bool]], why: str
+    live: LiveMachine,
+    device: str,
+    iova: int,
+    aim: int,
+    *pages: Pages,
+    parts: Sequence[tuple[int, bool]],
+    why: str,
+    in_use: bool = False,
 ) -> Iterator[Finding]:
     """As `write`, where one DMA meets what stops it on its way.
 
     Args:
-        live, device, iova, aim, pages, why: as for `write`.
+        live, device, iova, aim, pages, why, in_use: as for `write`.
         parts: of each part, in the order of the addresses: its bytes, and whether it must be blocked. Not more than one
             part is.
     """
@@ -129,7 +138,10 @@ def write_in_parts(
     reports = live.faults(access.requester, since=mark, wait=blocked_part is not None)
     for held in pages:
         live.check_unmoved(held)
-    yield from check_memory(access, seen, whole, arrives=arrives)
+    if in_use:
+        yield from check_absent(access, seen, whole)
+    else:
+        yield from check_memory(access, seen, whole, arrives=arrives)
     yield from check_reported(blocked_part, reports) if blocked_part else check_unreported(access, reports)
 
 

@@ -246,7 +246,8 @@ def after_a_restart(machine: LiveMachine, old: int) -> Iterator[Finding]:
     """
     yield from check_groups(machine.topology, machine.agent.iommu_groups())
     why = "mapped by VFIO for the kernel before this one"
-    yield from write(machine, _ROGUE, _TARGET + 2048, old + 2048, blocked=True, why=why, count=4)
+    # The new kernel may have given the page to anybody.
+    yield from write(machine, _ROGUE, _TARGET + 2048, old + 2048, blocked=True, why=why, count=4, in_use=True)
     page = machine.allocate(1, canary())
     aim = page.frames[0]
     yield from write(machine, _ROGUE, aim, aim, page, blocked=True, why="mapped by nobody", count=4)

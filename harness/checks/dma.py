@@ -15,6 +15,7 @@ from harness.pci import Address
 from harness.report.record import Finding
 
 __all__ = [
+    "check_absent",
     "check_bytes",
     "check_memory",
     "check_outcome",
@@ -64,11 +65,8 @@ def check_memory(access: Access, seen: DmaSeen, walk: str, *, arrives: Collectio
     Raises:
         ValueError: the case could not fail: nobody looked where the payload would stand, or it stood there before.
     """
-    old = [_byte(seen.before, seen.aim + n) for n in range(len(seen.payload))]
-    for part in (arrives, [n for n in range(len(old)) if n not in arrives]):
-        if any(old[n] is None for n in part) or (part and all(old[n] == seen.payload[n] for n in part)):
-            there = " ".join("??" if byte is None else f"{byte:02x}" for byte in old)
-            raise ValueError(f"a DMA to {seen.aim:#x} would not show: there stood {there} (??: nobody looked)")
+    for part in (arrives, [n for n in range(len(seen.payload)) if n not in arrives]):
+        _require_that_it_would_show(seen, part)
     for start, before in sorted(seen.before.items()):
         wanted = bytearray(before)
         for n in arrives:
@@ -86,8 +84,42 @@ def check_memory(access: Access, seen: DmaSeen, walk: str, *, arrives: Collectio
             )
 
 
-def _byte(pages: Mapping[int, bytes], address: int) -> int | None:
-    return next((page[address - start] for start, page in pages.items() if 0 <= address - start < len(page)), None)
+def check_absent(access: Access, seen: DmaSeen, walk: str) -> Iterator[Finding]:
+    """What a write that is blocked has for payload is not where it was aimed, in memory that somebody else uses.
+
+    Whoever that is may change it at any time, so that nothing else tells.
+
+    Args:
+        access, seen, walk: as for `check_memory`.
+
+    Raises:
+        ValueError: as `check_memory` does.
+    """
+    _require_that_it_would_show(seen, range(len(seen.payload)))
+    if _aimed_at(seen.after, seen) == list(seen.payload):
+        yield Finding(
+            subject=f"memory at {seen.aim:#x} after {access}",
+            expected=f"not {seen.payload[:16].hex(' ')} (payload)",
+            seen=seen.payload[:16].hex(" "),
+            detail=walk,
+        )
+
+
+def _require_that_it_would_show(seen: DmaSeen, part: Collection[int]) -> None:
+    """Refuse a DMA of which some bytes, by their numbers, would not show if they arrived."""
+    old = _aimed_at(seen.before, seen)
+    if any(old[n] is None for n in part) or (part and all(old[n] == seen.payload[n] for n in part)):
+        there = " ".join("??" if byte is None else f"{byte:02x}" for byte in old)
+        raise ValueError(f"a DMA to {seen.aim:#x} would not show: there stood {there} (??: nobody looked)")
+
+
+def _aimed_at(pages: Mapping[int, bytes], seen: DmaSeen) -> list[int | None]:
+    """What stands where the payload was aimed; None for a byte that nobody looked at."""
+    addresses = range(seen.aim, seen.aim + len(seen.payload))
+    return [
+        next((page[address - start] for start, page in pages.items() if 0 <= address - start < len(page)), None)
+        for address in addresses
+    ]
 
 
 def check_bytes(subject: str, wanted: bytes, seen: bytes) -> Iterator[Finding]:

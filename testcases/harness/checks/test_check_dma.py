@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.checks.dma import (
+    check_absent,
     check_memory,
     check_outcome,
     check_reported,
@@ -49,6 +50,16 @@ def test_memory_changed_by_a_write_that_must_be_blocked_is_found() -> None:
     assert finding.expected == "a5 " * 15 + "a5 (unchanged)"
     assert finding.seen == PAYLOAD.hex(" ")
     assert finding.detail == "the walk"
+
+
+def test_of_memory_that_somebody_uses_only_the_payload_tells() -> None:
+    changed = seen((0x1400, PAYLOAD[:12]), (0x1000, b"\0"), (0x3000, PAYLOAD))
+    assert list(check_absent(WRITE, changed, "")) == []
+    (finding,) = check_absent(WRITE, seen((0x1400, PAYLOAD)), "the walk")
+    assert finding.subject.startswith("memory at 0x1400 after ")
+    assert (finding.seen, finding.detail) == (PAYLOAD.hex(" "), "the walk")
+    with pytest.raises(ValueError, match="nobody looked"):
+        list(check_absent(WRITE, seen(aim=0x2000), ""))
 
 
 def test_payload_that_did_not_arrive_is_found() -> None:
